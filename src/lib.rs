@@ -1,0 +1,1 @@
+//! `repro`: declarative, content-hashed reproduction pipelines.
