@@ -47,12 +47,21 @@ pub struct JobSpec {
 pub enum Event {
     Progress(Progress),
     /// A sentence for the log and, when the terminal has room, for the person.
-    Note { text: String },
+    Note {
+        text: String,
+    },
     /// The device the job really uses, such as `NVIDIA H100 80GB HBM3`.
-    Device { name: String },
+    Device {
+        name: String,
+    },
     /// Work was taken up where an earlier, interrupted or shorter run had left it.
-    Resumed { at: u64, unit: String },
-    Checkpoint { at: u64 },
+    Resumed {
+        at: u64,
+        unit: String,
+    },
+    Checkpoint {
+        at: u64,
+    },
 }
 
 /// How far a job is.
@@ -98,7 +107,13 @@ const PROGRESS_EVERY: Duration = Duration::from_millis(100);
 impl Job {
     /// A job that says its events to `events` and stops once `stop` is set.
     pub fn new(spec: JobSpec, events: Box<dyn Write + Send>, stop: Arc<AtomicBool>) -> Self {
-        Self { spec, events, stop, last_progress: None, last_checkpoint: Instant::now() }
+        Self {
+            spec,
+            events,
+            stop,
+            last_progress: None,
+            last_checkpoint: Instant::now(),
+        }
     }
 
     pub fn spec(&self) -> &JobSpec {
@@ -118,7 +133,10 @@ impl Job {
         match self.inputs(port)? {
             [] => Ok(None),
             [one] => Ok(Some(one)),
-            many => bail!("input {port}: expected at most one file, got {}", many.len()),
+            many => bail!(
+                "input {port}: expected at most one file, got {}",
+                many.len()
+            ),
         }
     }
 
@@ -154,7 +172,11 @@ impl Job {
     /// Reports progress; calls that come too fast are dropped, the last one never is.
     pub fn progress(&mut self, progress: Progress) {
         let last = progress.done >= progress.total;
-        if last || self.last_progress.is_none_or(|t| t.elapsed() >= PROGRESS_EVERY) {
+        if last
+            || self
+                .last_progress
+                .is_none_or(|t| t.elapsed() >= PROGRESS_EVERY)
+        {
             self.last_progress = Some(Instant::now());
             self.say(&Event::Progress(progress));
         }

@@ -33,13 +33,25 @@ pub struct Input {
 
 impl Input {
     pub const fn one(name: &'static str, holds: &'static str) -> Self {
-        Self { name, holds, arity: Arity::One }
+        Self {
+            name,
+            holds,
+            arity: Arity::One,
+        }
     }
     pub const fn optional(name: &'static str, holds: &'static str) -> Self {
-        Self { name, holds, arity: Arity::Optional }
+        Self {
+            name,
+            holds,
+            arity: Arity::Optional,
+        }
     }
     pub const fn many(name: &'static str, holds: &'static str) -> Self {
-        Self { name, holds, arity: Arity::Many }
+        Self {
+            name,
+            holds,
+            arity: Arity::Many,
+        }
     }
 }
 
@@ -119,13 +131,15 @@ pub const fn define<S: Stage>(code: &'static [CodeModule]) -> StageDef {
         extends: S::EXTENDS,
         check: |value| {
             let params: S::Params = parse(value)?;
-            serde_json::to_value(&params)
-                .map_err(|e| ParamError { path: String::new(), message: e.to_string() })
+            serde_json::to_value(&params).map_err(|e| ParamError {
+                path: String::new(),
+                message: e.to_string(),
+            })
         },
         schema: || serde_json::to_value(schemars::schema_for!(S::Params)).unwrap_or(Value::Null),
         run: |value, job| {
-            let params: S::Params = parse(value)
-                .map_err(|e| anyhow::anyhow!("params.{}: {}", e.path, e.message))?;
+            let params: S::Params =
+                parse(value).map_err(|e| anyhow::anyhow!("params.{}: {}", e.path, e.message))?;
             S::run(&params, job)
         },
         code,
