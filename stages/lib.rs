@@ -3,6 +3,7 @@
 //! Only [`contract`] and [`STAGES`] are public: the runner can name no model.
 
 pub mod contract;
+mod data;
 
 use contract::StageDef;
 

@@ -1,0 +1,112 @@
+//! Artifact `gaussian`: mean and covariance of features, f64, with the protocol they came from.
+
+use std::path::Path;
+
+use anyhow::{Result, ensure};
+use serde::{Deserialize, Serialize};
+
+use super::tensors::{Entry, Number, TensorFile, save};
+
+/// Moments of `n` feature vectors of length `d`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Gaussian {
+    pub n: usize,
+    pub mean: Vec<f64>,
+    /// Row by row, `d * d`, divided by `n - 1`.
+    pub cov: Vec<f64>,
+    pub protocol: Protocol,
+}
+
+/// How features were made. Two sets are comparable only where all of this agrees.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Protocol {
+    /// What a distance in these features may be called, such as `FID`.
+    pub label: String,
+    /// Name of the feature network.
+    pub extractor: String,
+    /// BLAKE3 of its weights.
+    pub digest: String,
+    pub resize: String,
+    /// Precision of the network; moments are always f64.
+    pub dtype: String,
+}
+
+#[derive(Serialize, Deserialize)]
+struct About {
+    n: usize,
+    protocol: Protocol,
+}
+
+impl Gaussian {
+    pub fn load(path: &Path) -> Result<Self> {
+        let file = TensorFile::open(path)?;
+        let About { n, protocol } = file.about()?;
+        let (_, mean) = file.numbers::<f64>("mean", 1)?;
+        let (shape, cov) = file.numbers::<f64>("cov", 2)?;
+        ensure!(
+            shape == [mean.len(), mean.len()],
+            "{}: a mean of {} and a covariance of {shape:?} do not belong together",
+            path.display(),
+            mean.len()
+        );
+        Ok(Self {
+            n,
+            mean,
+            cov,
+            protocol,
+        })
+    }
+
+    pub fn save(&self, path: &Path) -> Result<()> {
+        let d = self.mean.len();
+        let (mean, cov) = (f64::to_bytes(&self.mean), f64::to_bytes(&self.cov));
+        let entries = [
+            Entry {
+                name: "mean",
+                dtype: f64::DTYPE,
+                shape: vec![d],
+                bytes: &mean,
+            },
+            Entry {
+                name: "cov",
+                dtype: f64::DTYPE,
+                shape: vec![d, d],
+                bytes: &cov,
+            },
+        ];
+        save(
+            path,
+            &entries,
+            &About {
+                n: self.n,
+                protocol: self.protocol.clone(),
+            },
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_round_trip_keeps_numbers_and_protocol() -> Result<()> {
+        let dir = tempfile::tempdir()?;
+        let path = dir.path().join("gaussian.safetensors");
+        let gaussian = Gaussian {
+            n: 3,
+            mean: vec![0.1, 0.2],
+            cov: vec![1.0, 0.5, 0.5, 2.0],
+            protocol: Protocol {
+                label: "FID".into(),
+                extractor: "inception-2015-12-05".into(),
+                digest: "00".into(),
+                resize: "tf-legacy".into(),
+                dtype: "f32".into(),
+            },
+        };
+        gaussian.save(&path)?;
+        assert_eq!(Gaussian::load(&path)?, gaussian);
+        Ok(())
+    }
+}

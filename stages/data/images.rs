@@ -1,0 +1,205 @@
+//! Artifact `images`: uint8 pictures `[n, height, width, channels]` with optional labels.
+
+use std::path::Path;
+
+use anyhow::{Result, ensure};
+use candle_core::{DType, Device, Tensor};
+use safetensors::tensor::Dtype;
+
+use super::tensors::{Entry, TensorFile, save};
+
+/// Images of one size. A loaded set stays in the mapped file, shared by all processes that use it.
+pub struct Images {
+    pub n: usize,
+    pub height: usize,
+    pub width: usize,
+    pub channels: usize,
+    pixels: Pixels,
+    /// One class per image, where the source has classes.
+    pub labels: Option<Vec<u8>>,
+}
+
+enum Pixels {
+    Owned(Vec<u8>),
+    Mapped(TensorFile, std::ops::Range<usize>),
+}
+
+impl Images {
+    /// `pixels` in the order image, row, column, channel; `shape` is height, width, channels.
+    pub fn new(shape: [usize; 3], pixels: Vec<u8>, labels: Option<Vec<u8>>) -> Result<Self> {
+        let [height, width, channels] = shape;
+        let size = height * width * channels;
+        ensure!(
+            size > 0,
+            "images of {height}x{width}x{channels} hold no pixels"
+        );
+        let n = pixels.len() / size;
+        ensure!(
+            n * size == pixels.len() && labels.as_ref().is_none_or(|l| l.len() == n),
+            "{} bytes and {:?} labels are no set of {height}x{width}x{channels} images",
+            pixels.len(),
+            labels.map(|l| l.len())
+        );
+        Ok(Self {
+            n,
+            height,
+            width,
+            channels,
+            pixels: Pixels::Owned(pixels),
+            labels,
+        })
+    }
+
+    pub fn load(path: &Path) -> Result<Self> {
+        let file = TensorFile::open(path)?;
+        let (shape, range) = file.find("images", Dtype::U8, 4)?;
+        let [n, height, width, channels] = [shape[0], shape[1], shape[2], shape[3]];
+        let mut labels = None;
+        if file.has("labels") {
+            let (shape, range) = file.find("labels", Dtype::U8, 1)?;
+            ensure!(
+                shape[0] == n,
+                "{}: {n} images, {} labels",
+                path.display(),
+                shape[0]
+            );
+            labels = Some(file.bytes(range).to_vec());
+        }
+        Ok(Self {
+            n,
+            height,
+            width,
+            channels,
+            pixels: Pixels::Mapped(file, range),
+            labels,
+        })
+    }
+
+    pub fn save(&self, path: &Path) -> Result<()> {
+        let mut entries = vec![Entry {
+            name: "images",
+            dtype: Dtype::U8,
+            shape: vec![self.n, self.height, self.width, self.channels],
+            bytes: self.pixels(),
+        }];
+        if let Some(labels) = &self.labels {
+            let shape = vec![self.n];
+            entries.push(Entry {
+                name: "labels",
+                dtype: Dtype::U8,
+                shape,
+                bytes: labels,
+            });
+        }
+        save(path, &entries, &"images")
+    }
+
+    /// Height, width, channels.
+    pub fn shape(&self) -> [usize; 3] {
+        [self.height, self.width, self.channels]
+    }
+
+    /// Sub-pixels of one image: the D of bits per dimension.
+    pub fn dims(&self) -> usize {
+        self.height * self.width * self.channels
+    }
+
+    pub fn pixels(&self) -> &[u8] {
+        match &self.pixels {
+            Pixels::Owned(pixels) => pixels,
+            Pixels::Mapped(file, range) => file.bytes(range.clone()),
+        }
+    }
+
+    pub fn image(&self, index: usize) -> &[u8] {
+        &self.pixels()[index * self.dims()..(index + 1) * self.dims()]
+    }
+
+    /// Copies of the chosen images, in that order.
+    pub fn select(&self, indices: impl IntoIterator<Item = usize>) -> Self {
+        let mut pixels = Vec::new();
+        let mut labels = self.labels.as_ref().map(|_| Vec::new());
+        let mut n = 0;
+        for index in indices {
+            pixels.extend_from_slice(self.image(index));
+            if let (Some(to), Some(from)) = (&mut labels, &self.labels) {
+                to.push(from[index]);
+            }
+            n += 1;
+        }
+        let (height, width, channels) = (self.height, self.width, self.channels);
+        Self {
+            n,
+            height,
+            width,
+            channels,
+            pixels: Pixels::Owned(pixels),
+            labels,
+        }
+    }
+
+    /// The chosen images `[b, height, width, channels]` as whole numbers 0 to 255 in `dtype`.
+    /// They travel to the device as bytes.
+    pub fn batch(
+        &self,
+        indices: &[usize],
+        dtype: DType,
+        device: &Device,
+    ) -> candle_core::Result<Tensor> {
+        let mut bytes = Vec::with_capacity(indices.len() * self.dims());
+        for &index in indices {
+            bytes.extend_from_slice(self.image(index));
+        }
+        let shape = (indices.len(), self.height, self.width, self.channels);
+        Tensor::from_vec(bytes, shape, device)?.to_dtype(dtype)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn three() -> Images {
+        Images::new([1, 2, 1], vec![1, 2, 3, 4, 5, 6], Some(vec![7, 8, 9])).unwrap()
+    }
+
+    #[test]
+    fn a_saved_set_loads_equal_and_equal_sets_have_equal_bytes() -> Result<()> {
+        let dir = tempfile::tempdir()?;
+        let (a, b) = (dir.path().join("a"), dir.path().join("b"));
+        three().save(&a)?;
+        let loaded = Images::load(&a)?;
+        assert_eq!((loaded.n, loaded.shape()), (3, [1, 2, 1]));
+        assert_eq!(loaded.pixels(), three().pixels());
+        assert_eq!(loaded.labels, three().labels);
+        loaded.save(&b)?;
+        assert_eq!(std::fs::read(&a)?, std::fs::read(&b)?);
+        Ok(())
+    }
+
+    #[test]
+    fn a_batch_holds_the_chosen_images_in_order() -> Result<()> {
+        let batch = three().batch(&[2, 0], DType::F32, &Device::Cpu)?;
+        assert_eq!(batch.dims(), [2, 1, 2, 1]);
+        assert_eq!(batch.flatten_all()?.to_vec1::<f32>()?, [5., 6., 1., 2.]);
+        let chosen = three().select([2, 0]);
+        assert_eq!(chosen.pixels(), [5, 6, 1, 2]);
+        assert_eq!(chosen.labels, Some(vec![9, 7]));
+        Ok(())
+    }
+
+    #[test]
+    fn a_truncated_file_is_named() -> Result<()> {
+        let dir = tempfile::tempdir()?;
+        let path = dir.path().join("images.safetensors");
+        three().save(&path)?;
+        let bytes = std::fs::read(&path)?;
+        std::fs::write(&path, &bytes[..bytes.len() - 3])?;
+        let error = Images::load(&path).err().unwrap().to_string();
+        assert!(
+            error.contains("images.safetensors is not a whole safetensors file"),
+            "{error}"
+        );
+        Ok(())
+    }
+}
