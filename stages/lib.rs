@@ -5,6 +5,8 @@
 pub mod contract;
 mod data;
 
+mod nn;
+
 use contract::StageDef;
 
 /// What each kind's code reaches, made by build.rs: one constant per file of this folder.

@@ -1,0 +1,26 @@
+//! A fully connected layer.
+
+use anyhow::Result;
+use candle_core::Tensor;
+
+use super::init::Init;
+use super::weights::Weights;
+
+/// `x W + b` on `[n, input]`, W of shape `[input, output]`.
+pub struct Dense {
+    weight: Tensor,
+    bias: Tensor,
+}
+
+impl Dense {
+    /// With bias zero at start.
+    pub fn new(input: usize, output: usize, init: Init, w: &Weights) -> Result<Self> {
+        let weight = w.get((input, output), "weight", init)?;
+        let bias = w.get(output, "bias", Init::Zeros)?;
+        Ok(Self { weight, bias })
+    }
+
+    pub fn forward(&self, x: &Tensor) -> candle_core::Result<Tensor> {
+        x.matmul(&self.weight)?.broadcast_add(&self.bias)
+    }
+}

@@ -1,0 +1,122 @@
+//! How a layer's tensors start.
+
+use candle_core::{DType, Device, Result, Shape, Tensor};
+
+use super::noise::Draws;
+
+/// An initialisation. Fans are of HWIO convolution and `[in, out]` dense kernels:
+/// the last dimension is the output, all others the input.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Init {
+    Const(f64),
+    /// `std` times standard normal.
+    Normal {
+        std: f64,
+    },
+    /// As [`Init::Normal`], drawn again beyond two deviations (TensorFlow's truncated normal).
+    TruncatedNormal {
+        std: f64,
+    },
+    /// Uniform within sqrt(6 / (fan_in + fan_out)); TensorFlow's default for kernels.
+    GlorotUniform,
+    /// Normal with std sqrt(2 / fan_in), for kernels followed by a ReLU.
+    HeNormal,
+    /// The identity matrix.
+    Identity,
+}
+
+#[allow(non_upper_case_globals)] // read as variants
+impl Init {
+    pub const Zeros: Self = Self::Const(0.0);
+    pub const Ones: Self = Self::Const(1.0);
+
+    /// Draws a tensor. In every dtype the same f32 numbers.
+    pub fn draw(
+        self,
+        shape: &Shape,
+        noise: &mut Draws,
+        dtype: DType,
+        device: &Device,
+    ) -> Result<Tensor> {
+        let n = shape.elem_count();
+        let (fan_in, fan_out) = fans(shape.dims());
+        let values = match self {
+            Self::Const(c) => {
+                return Tensor::full(c as f32, shape.clone(), device)?.to_dtype(dtype);
+            }
+            Self::Identity => return Tensor::eye(shape.dims()[0], dtype, device),
+            Self::Normal { std } => scaled(noise.normals(n), std),
+            Self::HeNormal => scaled(noise.normals(n), (2.0 / fan_in as f64).sqrt()),
+            Self::GlorotUniform => {
+                let limit = (6.0 / (fan_in + fan_out) as f64).sqrt();
+                let u = noise.uniform(shape.clone(), DType::F32, &Device::Cpu)?;
+                return ((u * (2.0 * limit))? - limit)?
+                    .to_dtype(dtype)?
+                    .to_device(device);
+            }
+            Self::TruncatedNormal { std } => {
+                let mut kept = Vec::with_capacity(n + n / 16);
+                while kept.len() < n {
+                    let missing = n - kept.len();
+                    let draws = noise.normals(missing);
+                    kept.extend(draws.into_iter().filter(|v| v.abs() <= 2.0));
+                }
+                scaled(kept, std)
+            }
+        };
+        Tensor::from_vec(values, shape.clone(), &Device::Cpu)?
+            .to_dtype(dtype)?
+            .to_device(device)
+    }
+}
+
+fn scaled(mut values: Vec<f32>, std: f64) -> Vec<f32> {
+    for v in &mut values {
+        *v *= std as f32;
+    }
+    values
+}
+
+fn fans(dims: &[usize]) -> (usize, usize) {
+    match dims {
+        [] => (1, 1),
+        [n] => (*n, *n),
+        [window @ .., i, o] => {
+            let window: usize = window.iter().product();
+            (window * i, window * o)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::noise::Noise;
+    use super::*;
+
+    fn draw(init: Init, dims: &[usize]) -> Result<Vec<f64>> {
+        let mut noise = Noise::new(0, "init").at(0);
+        init.draw(&dims.into(), &mut noise, DType::F64, &Device::Cpu)?
+            .flatten_all()?
+            .to_vec1()
+    }
+
+    fn std(x: &[f64]) -> f64 {
+        (x.iter().map(|v| v * v).sum::<f64>() / x.len() as f64).sqrt()
+    }
+
+    #[test]
+    fn spreads_are_as_named() -> Result<()> {
+        let dims = [3, 3, 32, 64];
+        let limit = (6.0f64 / (9.0 * 96.0)).sqrt();
+        let glorot = draw(Init::GlorotUniform, &dims)?;
+        assert!(glorot.iter().all(|v| v.abs() <= limit));
+        assert!((std(&glorot) / (limit / 3f64.sqrt()) - 1.0).abs() < 0.02);
+        assert!((std(&draw(Init::HeNormal, &dims)?) / (2.0f64 / 288.0).sqrt() - 1.0).abs() < 0.02);
+        let cut = draw(Init::TruncatedNormal { std: 0.02 }, &dims)?;
+        assert!(cut.iter().all(|v| v.abs() <= 0.04 + 1e-8));
+        // The deviation of a normal cut at two deviations.
+        assert!((std(&cut) / (0.02 * 0.879_626) - 1.0).abs() < 0.02);
+        assert_eq!(draw(Init::Ones, &[2])?, [1.0, 1.0]);
+        Ok(())
+    }
+}
