@@ -1,1 +1,3 @@
 //! `repro`: declarative, content-hashed reproduction pipelines.
+pub mod metrics;
+pub mod table;
