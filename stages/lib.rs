@@ -4,8 +4,8 @@
 
 pub mod contract;
 mod data;
-
 mod nn;
+mod train;
 
 use contract::StageDef;
 

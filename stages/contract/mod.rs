@@ -5,6 +5,8 @@
 //! Neither tensors nor `pipeline.toml` cross this line.
 
 mod job;
+#[cfg(test)]
+pub mod testing;
 
 pub use job::{Event, Interrupted, Job, JobSpec, Progress};
 

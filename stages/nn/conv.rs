@@ -407,7 +407,7 @@ mod tests {
                         let mut unit = vec![0f64; len];
                         unit[i] = 1e-4;
                         let unit = Tensor::from_vec(unit, dims.to_vec(), &Device::Cpu)?;
-                        let mut at = |t: Tensor| -> Result<f64> {
+                        let at = |t: Tensor| -> Result<f64> {
                             var.set(&t)?;
                             apply(&x, &w)?.to_scalar()
                         };

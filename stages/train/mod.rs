@@ -1,0 +1,8 @@
+//! Training: the one loop, its optimisers and its checkpoints.
+
+pub mod checkpoint;
+pub mod fit;
+pub mod optim;
+
+pub use fit::{Dataset, Fitted, ImageSet, Loss, Plan, Trainable, fit};
+pub use optim::Optim;
