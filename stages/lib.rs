@@ -4,6 +4,7 @@
 
 pub mod contract;
 mod data;
+mod metrics;
 mod nn;
 mod train;
 

@@ -1,5 +1,6 @@
 //! Artifacts as files, one module each, and what reads public data sets.
 
+pub mod embedded;
 pub mod gaussian;
 pub mod history;
 pub mod images;

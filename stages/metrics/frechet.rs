@@ -1,0 +1,167 @@
+//! The Fréchet distance between two Gaussians (Dowson and Landau 1982; Heusel et al. 2017).
+
+use anyhow::{Result, ensure};
+use faer::diag::Diag;
+use faer::dyn_stack::{MemBuffer, MemStack};
+use faer::linalg::evd::{ComputeEigenvectors, self_adjoint_evd, self_adjoint_evd_scratch};
+use faer::{Mat, MatRef, Par, Spec};
+
+/// `|m1 - m2|^2 + tr C1 + tr C2 - 2 tr (C1 C2)^(1/2)`; covariances are row by row.
+///
+/// `C1 C2` is not symmetric, so other tools take a general matrix root and repair what rounding
+/// did to it. With `C1 = V L V'`, the matrix `L^(1/2) V' C2 V L^(1/2)` is symmetric and has the
+/// same eigenvalues: their roots sum to the trace, and rank-deficient covariances need no care.
+pub fn frechet(m1: &[f64], c1: &[f64], m2: &[f64], c2: &[f64]) -> Result<f64> {
+    let d = m1.len();
+    ensure!(
+        m2.len() == d && c1.len() == d * d && c2.len() == d * d,
+        "features of {d} and {} numbers cannot be compared",
+        m2.len()
+    );
+    let all = [m1, c1, m2, c2];
+    ensure!(
+        all.iter().all(|x| x.iter().all(|v| v.is_finite())),
+        "a moment is not a finite number"
+    );
+
+    let c1 = MatRef::from_row_major_slice(c1, d, d);
+    let c2 = MatRef::from_row_major_slice(c2, d, d);
+    let (values, vectors) = eigen(c1, true)?;
+    let root = Mat::from_fn(d, d, |i, j| vectors[(i, j)] * values[j].max(0.0).sqrt());
+    // Halves of the product stay on one thread: no number may depend on how many there are.
+    let inner = product(product(root.transpose(), c2).as_ref(), root.as_ref());
+    let (products, _) = eigen(inner.as_ref(), false)?;
+    let cross: f64 = products.iter().map(|v| v.max(0.0).sqrt()).sum();
+    let means: f64 = m1.iter().zip(m2).map(|(a, b)| (a - b) * (a - b)).sum();
+    let traces: f64 = (0..d).map(|i| c1[(i, i)] + c2[(i, i)]).sum();
+    Ok(means + traces - 2.0 * cross)
+}
+
+fn product(a: MatRef<f64>, b: MatRef<f64>) -> Mat<f64> {
+    let mut out = Mat::zeros(a.nrows(), b.ncols());
+    faer::linalg::matmul::matmul(&mut out, faer::Accum::Replace, a, b, 1.0, Par::Seq);
+    out
+}
+
+/// Eigenvalues, and the vectors where they are wanted, of a symmetric matrix.
+fn eigen(a: MatRef<f64>, want_vectors: bool) -> Result<(Vec<f64>, Mat<f64>)> {
+    let d = a.nrows();
+    let mut values = Diag::zeros(d);
+    let mut vectors = Mat::zeros(d, d);
+    let compute = match want_vectors {
+        true => ComputeEigenvectors::Yes,
+        false => ComputeEigenvectors::No,
+    };
+    let scratch = self_adjoint_evd_scratch::<f64>(d, compute, Par::Seq, Spec::default());
+    let done = self_adjoint_evd(
+        a,
+        values.as_mut(),
+        want_vectors.then_some(vectors.as_mut()),
+        Par::Seq,
+        MemStack::new(&mut MemBuffer::new(scratch)),
+        Spec::default(),
+    );
+    ensure!(
+        done.is_ok(),
+        "the eigenvalues of a {d}x{d} covariance did not converge"
+    );
+    Ok(((0..d).map(|i| values.column_vector()[i]).collect(), vectors))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::metrics::moments::Moments;
+    use crate::nn::noise::Noise;
+
+    fn close(value: f64, expected: f64) {
+        assert!(
+            (value - expected).abs() <= 1e-9 * (1.0 + expected.abs()),
+            "{value} {expected}"
+        );
+    }
+
+    /// A full-rank covariance.
+    fn cov(d: usize, seed: u64) -> Mat<f64> {
+        let values = Noise::new(seed, "cov").at(0).normals(3 * d * d);
+        let a = Mat::from_fn(d, 3 * d, |i, j| f64::from(values[i * 3 * d + j]));
+        &a * a.transpose()
+    }
+
+    fn flat(a: &Mat<f64>) -> Vec<f64> {
+        (0..a.nrows())
+            .flat_map(|i| (0..a.ncols()).map(move |j| a[(i, j)]))
+            .collect()
+    }
+
+    #[test]
+    fn closed_forms() -> Result<()> {
+        let c = flat(&cov(4, 1));
+        let zero = [0.0; 4];
+        // Equal covariances: the squared distance of the means.
+        close(frechet(&zero, &c, &zero, &c)?, 0.0);
+        close(frechet(&zero, &c, &[3.0, 0.0, 4.0, 0.0], &c)?, 25.0);
+        // One dimension: (m1 - m2)^2 + (s1 - s2)^2.
+        close(frechet(&[1.0], &[4.0], &[3.0], &[9.0])?, 4.0 + 1.0);
+        // Diagonal: deviations (1, 2) against (2, 4).
+        let diag = |a, b| [a, 0.0, 0.0, b];
+        close(
+            frechet(&[0.0; 2], &diag(1.0, 4.0), &[0.0; 2], &diag(4.0, 16.0))?,
+            1.0 + 4.0,
+        );
+        // C2 = c^2 C1: (1 - c)^2 tr C1.
+        let scaled: Vec<f64> = c.iter().map(|v| 9.0 * v).collect();
+        let trace: f64 = (0..4).map(|i| c[i * 4 + i]).sum();
+        close(frechet(&zero, &c, &zero, &scaled)?, 4.0 * trace);
+        Ok(())
+    }
+
+    #[test]
+    fn it_is_symmetric_and_does_not_see_a_common_rotation() -> Result<()> {
+        let d = 6;
+        let (a, b) = (cov(d, 1), cov(d, 2));
+        let means = Noise::new(3, "means").at(0).normals(2 * d);
+        let means: Vec<f64> = means.into_iter().map(f64::from).collect();
+        let (m1, m2) = means.split_at(d);
+        let distance = frechet(m1, &flat(&a), m2, &flat(&b))?;
+        close(frechet(m2, &flat(&b), m1, &flat(&a))?, distance);
+
+        let (_, q) = eigen(cov(d, 4).as_ref(), true)?;
+        let turn = |c: &Mat<f64>| flat(&(&q * c * q.transpose()));
+        let turned = |m: &[f64]| -> Vec<f64> {
+            (0..d)
+                .map(|i| (0..d).map(|j| q[(i, j)] * m[j]).sum())
+                .collect()
+        };
+        close(
+            frechet(&turned(m1), &turn(&a), &turned(m2), &turn(&b))?,
+            distance,
+        );
+        Ok(())
+    }
+
+    #[test]
+    fn fewer_images_than_features_give_a_finite_distance() -> Result<()> {
+        let d = 40;
+        let of = |seed| -> Result<(Vec<f64>, Vec<f64>)> {
+            let mut moments = Moments::new(d);
+            moments.push(&Noise::new(seed, "few").at(0).normals(10 * d))?;
+            moments.finish()
+        };
+        let (a, b) = (of(1)?, of(2)?);
+        let distance = frechet(&a.0, &a.1, &b.0, &b.1)?;
+        assert!(distance.is_finite() && distance > 0.0, "{distance}");
+        let itself = frechet(&a.0, &a.1, &a.0, &a.1)?;
+        assert!(itself.abs() < 1e-3, "{itself}");
+        Ok(())
+    }
+
+    #[test]
+    fn it_refuses_what_it_cannot_compare() {
+        let error = frechet(&[0.0], &[1.0], &[0.0; 2], &[1.0; 4])
+            .unwrap_err()
+            .to_string();
+        assert_eq!(error, "features of 1 and 2 numbers cannot be compared");
+        assert!(frechet(&[f64::NAN], &[1.0], &[0.0], &[1.0]).is_err());
+    }
+}

@@ -1,0 +1,4 @@
+//! Numbers about sets of images. Nothing here knows files or stages.
+
+pub mod frechet;
+pub mod moments;
