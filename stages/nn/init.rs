@@ -23,6 +23,8 @@ pub enum Init {
     HeNormal,
     /// The identity matrix.
     Identity,
+    /// A square matrix with orthonormal rows, uniform over all such.
+    Orthogonal,
 }
 
 #[allow(non_upper_case_globals)] // read as variants
@@ -45,6 +47,11 @@ impl Init {
                 return Tensor::full(c as f32, shape.clone(), device)?.to_dtype(dtype);
             }
             Self::Identity => return Tensor::eye(shape.dims()[0], dtype, device),
+            Self::Orthogonal => {
+                let rows = orthonormal(&noise.normals(n), shape.dims()[0]);
+                let rows = Tensor::from_vec(rows, shape.clone(), &Device::Cpu)?;
+                return rows.to_dtype(dtype)?.to_device(device);
+            }
             Self::Normal { std } => scaled(noise.normals(n), std),
             Self::HeNormal => scaled(noise.normals(n), (2.0 / fan_in as f64).sqrt()),
             Self::GlorotUniform => {
@@ -75,6 +82,26 @@ fn scaled(mut values: Vec<f32>, std: f64) -> Vec<f32> {
         *v *= std as f32;
     }
     values
+}
+
+/// Gram and Schmidt on the rows of a matrix with `d` columns, in f64. Each row is cleared twice of
+/// those before it, which leaves them orthogonal to rounding.
+fn orthonormal(values: &[f32], d: usize) -> Vec<f64> {
+    let mut rows: Vec<f64> = values.iter().map(|v| f64::from(*v)).collect();
+    let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
+    for i in 0..rows.len() / d {
+        let (before, row) = rows.split_at_mut(i * d);
+        let row = &mut row[..d];
+        for _ in 0..2 {
+            for other in before.chunks_exact(d) {
+                let along = dot(row, other);
+                row.iter_mut().zip(other).for_each(|(v, o)| *v -= along * o);
+            }
+        }
+        let length = dot(row, row).sqrt();
+        row.iter_mut().for_each(|v| *v /= length);
+    }
+    rows
 }
 
 fn fans(dims: &[usize]) -> (usize, usize) {

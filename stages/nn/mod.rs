@@ -1,10 +1,17 @@
 //! Layers and what they stand on: noise, weights, convolution. No losses, no files of a pipeline.
 
+pub mod act_norm;
+pub mod bijector;
 pub mod conv;
+pub mod coupling;
 pub mod dense;
 pub mod device;
+pub mod edge_conv;
 pub mod init;
+pub mod inv_conv;
 pub mod noise;
+pub mod split;
+pub mod squeeze;
 pub mod tensor_file;
 pub mod weights;
 

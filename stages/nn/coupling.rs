@@ -1,0 +1,201 @@
+//! Coupling of Glow: one part of the channels is shifted (and scaled) by a network of the other.
+
+use anyhow::{Result, ensure};
+use candle_core::{D, Tensor};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::act_norm::{ActNorm, Start};
+use super::bijector::{Bijector, no_change};
+use super::conv::{Padding, conv2d};
+use super::edge_conv::{EdgeConv, ZeroConv};
+use super::init::Init;
+use super::weights::Weights;
+
+/// What the network does to the transformed channels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum CouplingKind {
+    /// `z2 + f(z1)`: keeps volumes.
+    Additive,
+    /// `(z2 + shift(z1)) sigmoid(logit(z1) + 2)`.
+    Affine,
+}
+
+/// The first `c / 2` channels condition, the rest are transformed. Of three channels one
+/// conditions and two are transformed, as integer division in the official code has it (A3).
+pub struct Coupling {
+    kind: CouplingKind,
+    split: usize,
+    net: Net,
+}
+
+impl Coupling {
+    pub fn new(kind: CouplingKind, channels: usize, width: usize, w: &Weights) -> Result<Self> {
+        ensure!(channels >= 2, "a coupling needs at least two channels, the images have {channels}");
+        let split = channels / 2;
+        let moved = channels - split;
+        let outputs = match kind {
+            CouplingKind::Additive => moved,
+            CouplingKind::Affine => 2 * moved,
+        };
+        Ok(Self { kind, split, net: Net::new(split, width, outputs, w)? })
+    }
+
+    fn halves(&self, x: &Tensor) -> candle_core::Result<(Tensor, Tensor)> {
+        let c = x.dim(D::Minus1)?;
+        Ok((x.narrow(D::Minus1, 0, self.split)?, x.narrow(D::Minus1, self.split, c - self.split)?))
+    }
+
+    /// `y` and the log-determinant, from the two parts and the network's output.
+    fn transform(&self, z1: &Tensor, z2: &Tensor, h: &Tensor) -> candle_core::Result<(Tensor, Tensor)> {
+        let (z2, log_det) = match self.kind {
+            CouplingKind::Additive => ((z2 + h)?, no_change(z1)?),
+            CouplingKind::Affine => {
+                let (shift, logits) = interleaved(h)?;
+                let log_scale = log_sigmoid(&(logits + 2.0)?)?;
+                let z2 = ((z2 + shift)? * log_scale.exp()?)?;
+                (z2, log_scale.flatten_from(1)?.sum(1)?)
+            }
+        };
+        Ok((Tensor::cat(&[z1, &z2], D::Minus1)?, log_det))
+    }
+}
+
+impl Bijector for Coupling {
+    fn forward(&self, x: &Tensor) -> candle_core::Result<(Tensor, Tensor)> {
+        let (z1, z2) = self.halves(x)?;
+        self.transform(&z1, &z2, &self.net.forward(&z1)?)
+    }
+
+    fn inverse(&self, y: &Tensor) -> candle_core::Result<Tensor> {
+        let (z1, z2) = self.halves(y)?;
+        let h = self.net.forward(&z1)?;
+        let z2 = match self.kind {
+            CouplingKind::Additive => (z2 - h)?,
+            CouplingKind::Affine => {
+                let (shift, logits) = interleaved(&h)?;
+                ((z2 * log_sigmoid(&(logits + 2.0)?)?.neg()?.exp()?)? - shift)?
+            }
+        };
+        Tensor::cat(&[z1, z2], D::Minus1)
+    }
+
+    fn start(&self, x: &Tensor) -> candle_core::Result<Tensor> {
+        let (z1, z2) = self.halves(x)?;
+        Ok(self.transform(&z1, &z2, &self.net.start(&z1)?)?.0)
+    }
+}
+
+/// Even and odd channels.
+pub fn interleaved(h: &Tensor) -> candle_core::Result<(Tensor, Tensor)> {
+    let mut dims = h.dims().to_vec();
+    let last = dims.pop().unwrap_or_default();
+    dims.extend([last / 2, 2]);
+    let pairs = h.reshape(dims)?;
+    Ok((pairs.narrow(D::Minus1, 0, 1)?.squeeze(D::Minus1)?, pairs.narrow(D::Minus1, 1, 1)?.squeeze(D::Minus1)?))
+}
+
+/// `ln sigmoid(x) = min(x, 0) - ln(1 + exp(-|x|))`: no overflow on either side.
+fn log_sigmoid(x: &Tensor) -> candle_core::Result<Tensor> {
+    let tail = (x.abs()?.neg()?.exp()? + 1.0)?.log()?;
+    x.neg()?.relu()?.neg()? - tail
+}
+
+/// conv 3x3, actnorm, ReLU, conv 1x1, actnorm, ReLU, zero conv 3x3 (official `f`).
+struct Net {
+    conv1: EdgeConv,
+    norm1: ActNorm,
+    conv2: Tensor, // [1, 1, width, width]
+    norm2: ActNorm,
+    conv3: ZeroConv,
+}
+
+impl Net {
+    fn new(input: usize, width: usize, output: usize, w: &Weights) -> Result<Self> {
+        let init = Init::Normal { std: 0.05 };
+        Ok(Self {
+            conv1: EdgeConv::new(input, width, init, &w.pp("conv1"))?,
+            norm1: ActNorm::new(width, Start::Data, &w.pp("norm1"))?,
+            conv2: w.pp("conv2").get((1, 1, width, width), "weight", init)?,
+            norm2: ActNorm::new(width, Start::Data, &w.pp("norm2"))?,
+            conv3: ZeroConv::new(width, output, &w.pp("conv3"))?,
+        })
+    }
+
+    fn forward(&self, x: &Tensor) -> candle_core::Result<Tensor> {
+        let h = self.norm1.apply(&self.conv1.forward(x)?)?.relu()?;
+        let h = self.norm2.apply(&self.pointwise(&h)?)?.relu()?;
+        self.conv3.forward(&h)
+    }
+
+    fn start(&self, x: &Tensor) -> candle_core::Result<Tensor> {
+        let h = self.norm1.start(&self.conv1.forward(x)?)?.relu()?;
+        let h = self.norm2.start(&self.pointwise(&h)?)?.relu()?;
+        self.conv3.forward(&h)
+    }
+
+    fn pointwise(&self, x: &Tensor) -> candle_core::Result<Tensor> {
+        conv2d(x, &self.conv2, 1, Padding::all(0))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::{DType, Device};
+
+    use super::*;
+    use crate::nn::noise::Noise;
+
+    fn images(c: usize) -> Result<Tensor> {
+        Ok(Noise::new(1, "x").at(0).normal((2, 4, 4, c), DType::F64, &Device::Cpu)?)
+    }
+
+    #[test]
+    fn an_additive_coupling_starts_as_the_identity() -> Result<()> {
+        let w = Weights::new(0, DType::F64, &Device::Cpu);
+        let x = images(3)?;
+        let layer = Coupling::new(CouplingKind::Additive, 3, 8, &w)?;
+        let y = layer.start(&x)?;
+        assert_eq!(y.flatten_all()?.to_vec1::<f64>()?, x.flatten_all()?.to_vec1::<f64>()?);
+        Ok(())
+    }
+
+    #[test]
+    fn an_affine_coupling_starts_by_scaling_with_sigmoid_2() -> Result<()> {
+        let w = Weights::new(0, DType::F64, &Device::Cpu);
+        let x = images(4)?;
+        let (y, log_det) = Coupling::new(CouplingKind::Affine, 4, 8, &w)?.forward(&x)?;
+        let ratio = (y / x)?.flatten_to(2)?.to_vec2::<f64>()?;
+        for pixel in ratio {
+            assert_eq!(pixel[..2], [1.0, 1.0]);
+            assert!(pixel[2..].iter().all(|s| (s - 0.880_797).abs() < 1e-6));
+        }
+        let expected = 32.0 * 0.880_797_077_977_882_3_f64.ln();
+        assert!(log_det.to_vec1::<f64>()?.iter().all(|l| (l - expected).abs() < 1e-10));
+        Ok(())
+    }
+
+    #[test]
+    fn hidden_actnorms_start_from_data() -> Result<()> {
+        let w = Weights::new(0, DType::F64, &Device::Cpu);
+        let layer = Coupling::new(CouplingKind::Additive, 4, 8, &w)?;
+        let x = images(4)?;
+        layer.start(&x)?;
+        let (z1, _) = layer.halves(&x)?;
+        let h = layer.net.norm1.apply(&layer.net.conv1.forward(&z1)?)?.flatten_to(2)?;
+        for (m, s) in h.mean(0)?.to_vec1::<f64>()?.iter().zip(h.sqr()?.mean(0)?.to_vec1::<f64>()?) {
+            assert!(m.abs() < 1e-9 && (s - 1.0).abs() < 1e-3);
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn log_sigmoid_is_finite_far_out() -> Result<()> {
+        let x = Tensor::new(&[-800f64, -1.0, 0.0, 2.0, 800.0], &Device::Cpu)?;
+        let y = log_sigmoid(&x)?.to_vec1::<f64>()?;
+        let expected = [-800.0, -1.313_261_687, -0.693_147_181, -0.126_928_011, 0.0];
+        assert!(y.iter().zip(expected).all(|(a, b)| (a - b).abs() < 1e-8), "{y:?}");
+        Ok(())
+    }
+}
