@@ -31,7 +31,11 @@ impl ActNorm {
     pub fn new(channels: usize, start: Start, w: &Weights) -> Result<Self> {
         let bias = w.get(channels, "bias", Init::Zeros)?;
         let log_scale = w.get(channels, "log_scale", Init::Zeros)?;
-        Ok(Self { bias, log_scale, start })
+        Ok(Self {
+            bias,
+            log_scale,
+            start,
+        })
     }
 
     /// `bias` and `exp(3 log_scale)`.
@@ -85,7 +89,9 @@ mod tests {
     #[test]
     fn starts_from_data_with_mean_0_and_deviation_1() -> Result<()> {
         let w = Weights::new(0, DType::F64, &Device::Cpu);
-        let x = Noise::new(0, "x").at(0).normal((8, 5, 5, 3), DType::F64, &Device::Cpu)?;
+        let x = Noise::new(0, "x")
+            .at(0)
+            .normal((8, 5, 5, 3), DType::F64, &Device::Cpu)?;
         let x = ((x * 0.2)? + 3.0)?;
         let norm = ActNorm::new(3, Start::Data, &w)?;
         let rows = norm.start(&x)?.flatten_to(2)?;
@@ -101,9 +107,14 @@ mod tests {
     #[test]
     fn starts_as_the_identity_when_asked() -> Result<()> {
         let w = Weights::new(0, DType::F32, &Device::Cpu);
-        let x = Noise::new(0, "x").at(0).normal((2, 5, 5, 3), DType::F32, &Device::Cpu)?;
+        let x = Noise::new(0, "x")
+            .at(0)
+            .normal((2, 5, 5, 3), DType::F32, &Device::Cpu)?;
         let y = ActNorm::new(3, Start::Identity, &w)?.start(&x)?;
-        assert_eq!(y.flatten_all()?.to_vec1::<f32>()?, x.flatten_all()?.to_vec1::<f32>()?);
+        assert_eq!(
+            y.flatten_all()?.to_vec1::<f32>()?,
+            x.flatten_all()?.to_vec1::<f32>()?
+        );
         Ok(())
     }
 }

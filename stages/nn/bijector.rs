@@ -30,7 +30,9 @@ impl<B: Bijector> Bijector for Vec<B> {
     }
 
     fn inverse(&self, y: &Tensor) -> Result<Tensor> {
-        self.iter().rev().try_fold(y.clone(), |y, layer| layer.inverse(&y))
+        self.iter()
+            .rev()
+            .try_fold(y.clone(), |y, layer| layer.inverse(&y))
     }
 
     fn start(&self, x: &Tensor) -> Result<Tensor> {
@@ -66,14 +68,18 @@ mod tests {
     /// Adds `std` times noise to every tensor, so that nothing is zero or the identity.
     pub fn disturb(w: &Weights, std: f64) -> Result<()> {
         for (name, var) in w.all() {
-            let noise = Noise::new(5, &name).at(0).normal(var.shape(), w.dtype(), w.device())?;
+            let noise = Noise::new(5, &name)
+                .at(0)
+                .normal(var.shape(), w.dtype(), w.device())?;
             var.set(&(var.as_detached_tensor() + (noise * std)?)?)?;
         }
         Ok(())
     }
 
     fn images(dims: &[usize], dtype: DType) -> Result<Tensor> {
-        Ok(Noise::new(11, "images").at(0).normal(dims, dtype, &Device::Cpu)?)
+        Ok(Noise::new(11, "images")
+            .at(0)
+            .normal(dims, dtype, &Device::Cpu)?)
     }
 
     /// Every layer with its name and the channels of the tiny images it is tried on.
@@ -81,12 +87,32 @@ mod tests {
         let w = Weights::new(3, dtype, &Device::Cpu);
         let coupling = |kind, c, name| Coupling::new(kind, c, 8, &w.pp(name));
         let layers: Vec<(&'static str, Box<dyn Bijector>, usize)> = vec![
-            ("act_norm", Box::new(ActNorm::new(3, Start::Identity, &w.pp("a"))?), 3),
+            (
+                "act_norm",
+                Box::new(ActNorm::new(3, Start::Identity, &w.pp("a"))?),
+                3,
+            ),
             ("inv_conv", Box::new(InvConv::random(3, &w.pp("r"))?), 3),
-            ("additive 1|2", Box::new(coupling(CouplingKind::Additive, 3, "c3")?), 3),
-            ("additive 2|2", Box::new(coupling(CouplingKind::Additive, 4, "c4")?), 4),
-            ("affine 2|2", Box::new(coupling(CouplingKind::Affine, 4, "c4a")?), 4),
-            ("affine 1|2", Box::new(coupling(CouplingKind::Affine, 3, "c3a")?), 3),
+            (
+                "additive 1|2",
+                Box::new(coupling(CouplingKind::Additive, 3, "c3")?),
+                3,
+            ),
+            (
+                "additive 2|2",
+                Box::new(coupling(CouplingKind::Additive, 4, "c4")?),
+                4,
+            ),
+            (
+                "affine 2|2",
+                Box::new(coupling(CouplingKind::Affine, 4, "c4a")?),
+                4,
+            ),
+            (
+                "affine 1|2",
+                Box::new(coupling(CouplingKind::Affine, 3, "c3a")?),
+                3,
+            ),
             ("squeeze", Box::new(Squeeze), 3),
             ("split", Box::new(Split::new(4, &w.pp("s"))?), 4),
             ("top", Box::new(Top::new(4, &w.pp("t"))?), 4),
@@ -96,7 +122,11 @@ mod tests {
     }
 
     fn largest(x: &Tensor) -> Result<f64> {
-        Ok(x.abs()?.flatten_all()?.max(0)?.to_dtype(DType::F64)?.to_scalar()?)
+        Ok(x.abs()?
+            .flatten_all()?
+            .max(0)?
+            .to_dtype(DType::F64)?
+            .to_scalar()?)
     }
 
     /// `|f^-1(f(x)) - x|`, the largest.
@@ -128,12 +158,19 @@ mod tests {
             let error = round_trip(&*layer, &x)?;
             assert!(error < 1e-10, "{name}: round trip {error:e}");
             let (y, log_det) = layer.forward(&x)?;
-            assert_eq!((y.elem_count(), log_det.dims()), (x.elem_count(), &[3][..]), "{name}");
+            assert_eq!(
+                (y.elem_count(), log_det.dims()),
+                (x.elem_count(), &[3][..]),
+                "{name}"
+            );
             for i in 0..3 {
                 let claimed: f64 = log_det.get(i)?.to_scalar()?;
                 let measured = log_det_by_differences(&*layer, &x.narrow(0, i, 1)?)?;
                 let error = (claimed - measured).abs();
-                assert!(error < 1e-8, "{name}: log-det {claimed}, by differences {measured}");
+                assert!(
+                    error < 1e-8,
+                    "{name}: log-det {claimed}, by differences {measured}"
+                );
             }
         }
         for (name, layer, c) in layers(DType::F32)? {

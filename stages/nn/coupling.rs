@@ -32,23 +32,38 @@ pub struct Coupling {
 
 impl Coupling {
     pub fn new(kind: CouplingKind, channels: usize, width: usize, w: &Weights) -> Result<Self> {
-        ensure!(channels >= 2, "a coupling needs at least two channels, the images have {channels}");
+        ensure!(
+            channels >= 2,
+            "a coupling needs at least two channels, the images have {channels}"
+        );
         let split = channels / 2;
         let moved = channels - split;
         let outputs = match kind {
             CouplingKind::Additive => moved,
             CouplingKind::Affine => 2 * moved,
         };
-        Ok(Self { kind, split, net: Net::new(split, width, outputs, w)? })
+        Ok(Self {
+            kind,
+            split,
+            net: Net::new(split, width, outputs, w)?,
+        })
     }
 
     fn halves(&self, x: &Tensor) -> candle_core::Result<(Tensor, Tensor)> {
         let c = x.dim(D::Minus1)?;
-        Ok((x.narrow(D::Minus1, 0, self.split)?, x.narrow(D::Minus1, self.split, c - self.split)?))
+        Ok((
+            x.narrow(D::Minus1, 0, self.split)?,
+            x.narrow(D::Minus1, self.split, c - self.split)?,
+        ))
     }
 
     /// `y` and the log-determinant, from the two parts and the network's output.
-    fn transform(&self, z1: &Tensor, z2: &Tensor, h: &Tensor) -> candle_core::Result<(Tensor, Tensor)> {
+    fn transform(
+        &self,
+        z1: &Tensor,
+        z2: &Tensor,
+        h: &Tensor,
+    ) -> candle_core::Result<(Tensor, Tensor)> {
         let (z2, log_det) = match self.kind {
             CouplingKind::Additive => ((z2 + h)?, no_change(z1)?),
             CouplingKind::Affine => {
@@ -93,7 +108,10 @@ pub fn interleaved(h: &Tensor) -> candle_core::Result<(Tensor, Tensor)> {
     let last = dims.pop().unwrap_or_default();
     dims.extend([last / 2, 2]);
     let pairs = h.reshape(dims)?;
-    Ok((pairs.narrow(D::Minus1, 0, 1)?.squeeze(D::Minus1)?, pairs.narrow(D::Minus1, 1, 1)?.squeeze(D::Minus1)?))
+    Ok((
+        pairs.narrow(D::Minus1, 0, 1)?.squeeze(D::Minus1)?,
+        pairs.narrow(D::Minus1, 1, 1)?.squeeze(D::Minus1)?,
+    ))
 }
 
 /// `ln sigmoid(x) = min(x, 0) - ln(1 + exp(-|x|))`: no overflow on either side.
@@ -148,7 +166,9 @@ mod tests {
     use crate::nn::noise::Noise;
 
     fn images(c: usize) -> Result<Tensor> {
-        Ok(Noise::new(1, "x").at(0).normal((2, 4, 4, c), DType::F64, &Device::Cpu)?)
+        Ok(Noise::new(1, "x")
+            .at(0)
+            .normal((2, 4, 4, c), DType::F64, &Device::Cpu)?)
     }
 
     #[test]
@@ -157,7 +177,10 @@ mod tests {
         let x = images(3)?;
         let layer = Coupling::new(CouplingKind::Additive, 3, 8, &w)?;
         let y = layer.start(&x)?;
-        assert_eq!(y.flatten_all()?.to_vec1::<f64>()?, x.flatten_all()?.to_vec1::<f64>()?);
+        assert_eq!(
+            y.flatten_all()?.to_vec1::<f64>()?,
+            x.flatten_all()?.to_vec1::<f64>()?
+        );
         Ok(())
     }
 
@@ -172,7 +195,12 @@ mod tests {
             assert!(pixel[2..].iter().all(|s| (s - 0.880_797).abs() < 1e-6));
         }
         let expected = 32.0 * 0.880_797_077_977_882_3_f64.ln();
-        assert!(log_det.to_vec1::<f64>()?.iter().all(|l| (l - expected).abs() < 1e-10));
+        assert!(
+            log_det
+                .to_vec1::<f64>()?
+                .iter()
+                .all(|l| (l - expected).abs() < 1e-10)
+        );
         Ok(())
     }
 
@@ -183,8 +211,17 @@ mod tests {
         let x = images(4)?;
         layer.start(&x)?;
         let (z1, _) = layer.halves(&x)?;
-        let h = layer.net.norm1.apply(&layer.net.conv1.forward(&z1)?)?.flatten_to(2)?;
-        for (m, s) in h.mean(0)?.to_vec1::<f64>()?.iter().zip(h.sqr()?.mean(0)?.to_vec1::<f64>()?) {
+        let h = layer
+            .net
+            .norm1
+            .apply(&layer.net.conv1.forward(&z1)?)?
+            .flatten_to(2)?;
+        for (m, s) in h
+            .mean(0)?
+            .to_vec1::<f64>()?
+            .iter()
+            .zip(h.sqr()?.mean(0)?.to_vec1::<f64>()?)
+        {
             assert!(m.abs() < 1e-9 && (s - 1.0).abs() < 1e-3);
         }
         Ok(())
@@ -195,7 +232,10 @@ mod tests {
         let x = Tensor::new(&[-800f64, -1.0, 0.0, 2.0, 800.0], &Device::Cpu)?;
         let y = log_sigmoid(&x)?.to_vec1::<f64>()?;
         let expected = [-800.0, -1.313_261_687, -0.693_147_181, -0.126_928_011, 0.0];
-        assert!(y.iter().zip(expected).all(|(a, b)| (a - b).abs() < 1e-8), "{y:?}");
+        assert!(
+            y.iter().zip(expected).all(|(a, b)| (a - b).abs() < 1e-8),
+            "{y:?}"
+        );
         Ok(())
     }
 }

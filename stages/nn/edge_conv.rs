@@ -18,7 +18,9 @@ pub struct EdgeConv {
 
 impl EdgeConv {
     pub fn new(input: usize, output: usize, init: Init, w: &Weights) -> Result<Self> {
-        Ok(Self { weight: w.get((3, 3, input + 1, output), "weight", init)? })
+        Ok(Self {
+            weight: w.get((3, 3, input + 1, output), "weight", init)?,
+        })
     }
 
     pub fn forward(&self, x: &Tensor) -> candle_core::Result<Tensor> {
@@ -54,7 +56,11 @@ impl ZeroConv {
         let conv = EdgeConv::new(input, output, Init::Zeros, w)?;
         let bias = w.get(output, "bias", Init::Zeros)?;
         let log_scale = w.get(output, "log_scale", Init::Zeros)?;
-        Ok(Self { conv, bias, log_scale })
+        Ok(Self {
+            conv,
+            bias,
+            log_scale,
+        })
     }
 
     pub fn forward(&self, x: &Tensor) -> candle_core::Result<Tensor> {
@@ -83,13 +89,18 @@ mod tests {
         let w = Weights::new(0, DType::F64, &Device::Cpu);
         let conv = EdgeConv::new(2, 5, Init::Normal { std: 1.0 }, &w)?;
         for (h, width) in [(1, 1), (2, 3), (5, 4)] {
-            let x = Noise::new(0, "x").at(0).normal((2, h, width, 2), DType::F64, &Device::Cpu)?;
+            let x = Noise::new(0, "x")
+                .at(0)
+                .normal((2, h, width, 2), DType::F64, &Device::Cpu)?;
             let padded = x.pad_with_zeros(1, 1, 1)?.pad_with_zeros(2, 1, 1)?;
             let marks = marks(h, width, DType::F64, &Device::Cpu)?;
             let marks = marks.broadcast_as((2, h + 2, width + 2, 1))?;
             let padded = Tensor::cat(&[padded, marks], 3)?;
             let plain = conv2d(&padded, &conv.weight, 1, Padding::all(0))?;
-            let error = (conv.forward(&x)? - plain)?.abs()?.sum_all()?.to_scalar::<f64>()?;
+            let error = (conv.forward(&x)? - plain)?
+                .abs()?
+                .sum_all()?
+                .to_scalar::<f64>()?;
             assert!(error < 1e-10);
         }
         Ok(())

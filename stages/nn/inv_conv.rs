@@ -25,7 +25,9 @@ impl InvConv {
     }
 
     fn new(channels: usize, init: Init, w: &Weights) -> Result<Self> {
-        Ok(Self { weight: w.get((channels, channels), "weight", init)? })
+        Ok(Self {
+            weight: w.get((channels, channels), "weight", init)?,
+        })
     }
 
     pub fn weight(&self) -> &Tensor {
@@ -62,8 +64,14 @@ impl Bijector for InvConv {
 /// `ln |det W|` of a square matrix, as a scalar, computed in f64 on the host. Its gradient is the
 /// transposed inverse.
 pub fn log_abs_det(w: &Tensor) -> candle_core::Result<Tensor> {
-    let value = w.to_device(&Device::Cpu)?.to_dtype(DType::F64)?.contiguous()?;
-    value.apply_op1(LogAbsDet)?.to_dtype(w.dtype())?.to_device(w.device())
+    let value = w
+        .to_device(&Device::Cpu)?
+        .to_dtype(DType::F64)?
+        .contiguous()?;
+    value
+        .apply_op1(LogAbsDet)?
+        .to_dtype(w.dtype())?
+        .to_device(w.device())
 }
 
 struct LogAbsDet;
@@ -74,7 +82,10 @@ fn matrix(name: &str, s: &CpuStorage, l: &Layout) -> candle_core::Result<faer::M
         (CpuStorage::F64(data), Some((from, _)), &[n, m]) if n == m => {
             Ok(faer::Mat::from_fn(n, n, |i, j| data[from + i * n + j]))
         }
-        _ => bail!("{name}: wants a contiguous square f64 matrix, got {:?}", l.dims()),
+        _ => bail!(
+            "{name}: wants a contiguous square f64 matrix, got {:?}",
+            l.dims()
+        ),
     }
 }
 
@@ -86,7 +97,13 @@ impl CustomOp1 for LogAbsDet {
     fn cpu_fwd(&self, s: &CpuStorage, l: &Layout) -> candle_core::Result<(CpuStorage, Shape)> {
         let lu = matrix(self.name(), s, l)?.partial_piv_lu();
         // The determinant itself leaves the range of f64 for wide matrices.
-        let value = lu.U().diagonal().column_vector().iter().map(|u| u.abs().ln()).sum();
+        let value = lu
+            .U()
+            .diagonal()
+            .column_vector()
+            .iter()
+            .map(|u| u.abs().ln())
+            .sum();
         Ok((CpuStorage::F64(vec![value]), Shape::from(())))
     }
 
@@ -119,7 +136,9 @@ mod tests {
             let w = Weights::new(1, DType::F64, &Device::Cpu);
             let layer = InvConv::random(n, &w)?;
             let gram = layer.weight().t()?.matmul(layer.weight())?;
-            let error = (gram - Tensor::eye(n, DType::F64, &Device::Cpu)?)?.abs()?.sum_all()?;
+            let error = (gram - Tensor::eye(n, DType::F64, &Device::Cpu)?)?
+                .abs()?
+                .sum_all()?;
             assert!(error.to_scalar::<f64>()? < 1e-10);
             assert!(layer.log_det()?.to_scalar::<f64>()?.abs() < 1e-10);
         }
@@ -132,7 +151,10 @@ mod tests {
         let x = crate::nn::noise::Noise::new(0, "x").at(0);
         let x = x.clone().normal((2, 4, 4, 3), DType::F32, &Device::Cpu)?;
         let (y, log_det) = InvConv::identity(3, &w)?.forward(&x)?;
-        assert_eq!(y.flatten_all()?.to_vec1::<f32>()?, x.flatten_all()?.to_vec1::<f32>()?);
+        assert_eq!(
+            y.flatten_all()?.to_vec1::<f32>()?,
+            x.flatten_all()?.to_vec1::<f32>()?
+        );
         assert_eq!(log_det.to_vec1::<f32>()?, [0.0, 0.0]);
         Ok(())
     }

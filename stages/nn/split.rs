@@ -22,9 +22,15 @@ pub struct Split {
 
 impl Split {
     pub fn new(channels: usize, w: &Weights) -> Result<Self> {
-        ensure!(channels % 2 == 0, "a split needs an even number of channels, got {channels}");
+        ensure!(
+            channels % 2 == 0,
+            "a split needs an even number of channels, got {channels}"
+        );
         let half = channels / 2;
-        Ok(Self { half, conv: ZeroConv::new(half, channels, w)? })
+        Ok(Self {
+            half,
+            conv: ZeroConv::new(half, channels, w)?,
+        })
     }
 
     fn prior(&self, z1: &Tensor) -> candle_core::Result<(Tensor, Tensor)> {
@@ -32,7 +38,10 @@ impl Split {
     }
 
     fn halves(&self, x: &Tensor) -> candle_core::Result<(Tensor, Tensor)> {
-        Ok((x.narrow(D::Minus1, 0, self.half)?, x.narrow(D::Minus1, self.half, self.half)?))
+        Ok((
+            x.narrow(D::Minus1, 0, self.half)?,
+            x.narrow(D::Minus1, self.half, self.half)?,
+        ))
     }
 }
 
@@ -61,20 +70,30 @@ pub struct Top {
 
 impl Top {
     pub fn new(channels: usize, w: &Weights) -> Result<Self> {
-        Ok(Self { conv: ZeroConv::new(2 * channels, 2 * channels, w)?, channels })
+        Ok(Self {
+            conv: ZeroConv::new(2 * channels, 2 * channels, w)?,
+            channels,
+        })
     }
 
     fn prior(&self, like: &Tensor) -> candle_core::Result<(Tensor, Tensor)> {
         let (_, h, w, _) = like.dims4()?;
         let out = self.conv.of_zeros((h, w))?;
-        Ok((out.narrow(3, 0, self.channels)?, out.narrow(3, self.channels, self.channels)?))
+        Ok((
+            out.narrow(3, 0, self.channels)?,
+            out.narrow(3, self.channels, self.channels)?,
+        ))
     }
 }
 
 impl Bijector for Top {
     fn forward(&self, x: &Tensor) -> candle_core::Result<(Tensor, Tensor)> {
         let (mean, log_std) = self.prior(x)?;
-        to_noise(x, &mean.broadcast_as(x.shape())?, &log_std.broadcast_as(x.shape())?)
+        to_noise(
+            x,
+            &mean.broadcast_as(x.shape())?,
+            &log_std.broadcast_as(x.shape())?,
+        )
     }
 
     fn inverse(&self, y: &Tensor) -> candle_core::Result<Tensor> {

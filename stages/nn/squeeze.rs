@@ -15,17 +15,24 @@ impl Bijector for Squeeze {
             bail!("squeeze: height and width of {:?} must be even", x.dims());
         }
         let blocks = x.reshape(&[n, h / 2, 2, w / 2, 2, c][..])?;
-        let y = blocks.permute(&[0, 1, 3, 5, 2, 4][..])?.reshape((n, h / 2, w / 2, 4 * c))?;
+        let y = blocks
+            .permute(&[0, 1, 3, 5, 2, 4][..])?
+            .reshape((n, h / 2, w / 2, 4 * c))?;
         Ok((y, no_change(x)?))
     }
 
     fn inverse(&self, y: &Tensor) -> Result<Tensor> {
         let (n, h, w, c) = y.dims4()?;
         if c % 4 != 0 {
-            bail!("unsqueeze: the channels of {:?} must be a multiple of 4", y.dims());
+            bail!(
+                "unsqueeze: the channels of {:?} must be a multiple of 4",
+                y.dims()
+            );
         }
         let blocks = y.reshape(&[n, h, w, c / 4, 2, 2][..])?;
-        blocks.permute(&[0, 1, 4, 2, 5, 3][..])?.reshape((n, 2 * h, 2 * w, c / 4))
+        blocks
+            .permute(&[0, 1, 4, 2, 5, 3][..])?
+            .reshape((n, 2 * h, 2 * w, c / 4))
     }
 }
 
