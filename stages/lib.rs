@@ -5,6 +5,7 @@
 pub mod contract;
 mod data;
 mod metrics;
+mod models;
 mod nn;
 mod train;
 

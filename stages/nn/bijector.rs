@@ -51,18 +51,15 @@ pub fn positions(x: &Tensor) -> Result<f64> {
     Ok((h * w) as f64)
 }
 
+/// What must hold of every bijector.
 #[cfg(test)]
-mod tests {
-    use anyhow::Result;
-    use candle_core::{DType, Device, Tensor, Var};
+pub mod check {
+    use anyhow::{Result, ensure};
+    use candle_core::DType;
 
     use super::*;
-    use crate::nn::act_norm::{ActNorm, Start};
-    use crate::nn::coupling::{Coupling, CouplingKind};
-    use crate::nn::inv_conv::{InvConv, log_abs_det};
+    use crate::nn::inv_conv::log_abs_det;
     use crate::nn::noise::Noise;
-    use crate::nn::split::{Split, Top};
-    use crate::nn::squeeze::Squeeze;
     use crate::nn::weights::Weights;
 
     /// Adds `std` times noise to every tensor, so that nothing is zero or the identity.
@@ -76,68 +73,35 @@ mod tests {
         Ok(())
     }
 
-    fn images(dims: &[usize], dtype: DType) -> Result<Tensor> {
-        Ok(Noise::new(11, "images")
-            .at(0)
-            .normal(dims, dtype, &Device::Cpu)?)
-    }
-
-    /// Every layer with its name and the channels of the tiny images it is tried on.
-    fn layers(dtype: DType) -> Result<Vec<(&'static str, Box<dyn Bijector>, usize)>> {
-        let w = Weights::new(3, dtype, &Device::Cpu);
-        let coupling = |kind, c, name| Coupling::new(kind, c, 8, &w.pp(name));
-        let layers: Vec<(&'static str, Box<dyn Bijector>, usize)> = vec![
-            (
-                "act_norm",
-                Box::new(ActNorm::new(3, Start::Identity, &w.pp("a"))?),
-                3,
-            ),
-            ("inv_conv", Box::new(InvConv::random(3, &w.pp("r"))?), 3),
-            (
-                "additive 1|2",
-                Box::new(coupling(CouplingKind::Additive, 3, "c3")?),
-                3,
-            ),
-            (
-                "additive 2|2",
-                Box::new(coupling(CouplingKind::Additive, 4, "c4")?),
-                4,
-            ),
-            (
-                "affine 2|2",
-                Box::new(coupling(CouplingKind::Affine, 4, "c4a")?),
-                4,
-            ),
-            (
-                "affine 1|2",
-                Box::new(coupling(CouplingKind::Affine, 3, "c3a")?),
-                3,
-            ),
-            ("squeeze", Box::new(Squeeze), 3),
-            ("split", Box::new(Split::new(4, &w.pp("s"))?), 4),
-            ("top", Box::new(Top::new(4, &w.pp("t"))?), 4),
-        ];
-        disturb(&w, 0.1)?;
-        Ok(layers)
-    }
-
-    fn largest(x: &Tensor) -> Result<f64> {
-        Ok(x.abs()?
-            .flatten_all()?
-            .max(0)?
-            .to_dtype(DType::F64)?
-            .to_scalar()?)
-    }
-
-    /// `|f^-1(f(x)) - x|`, the largest.
-    pub fn round_trip(layer: &dyn Bijector, x: &Tensor) -> Result<f64> {
+    /// `|f^-1(f(x)) - x|` stays below a limit everywhere.
+    pub fn round_trip(name: &str, layer: &dyn Bijector, x: &Tensor, limit: f64) -> Result<()> {
         let (y, _) = layer.forward(x)?;
-        largest(&(layer.inverse(&y)? - x)?)
+        let error = (layer.inverse(&y)? - x)?.abs()?.flatten_all()?.max(0)?;
+        let error = error.to_dtype(DType::F64)?.to_scalar::<f64>()?;
+        ensure!(error < limit, "{name}: round trip leaves {error:e}");
+        Ok(())
+    }
+
+    /// The claimed log-determinant of every example is that of the Jacobian, in f64 to 1e-8.
+    pub fn log_det(name: &str, layer: &dyn Bijector, x: &Tensor) -> Result<()> {
+        let claimed = layer.forward(x)?.1.to_vec1::<f64>()?;
+        ensure!(
+            claimed.len() == x.dim(0)?,
+            "{name}: one log-determinant per example"
+        );
+        for (i, claimed) in claimed.into_iter().enumerate() {
+            let measured = log_det_by_differences(layer, &x.narrow(0, i, 1)?)?;
+            ensure!(
+                (claimed - measured).abs() < 1e-8,
+                "{name}: log-det {claimed}, by differences {measured}"
+            );
+        }
+        Ok(())
     }
 
     /// `ln |det J|` of one example, J by central differences: all shifted copies go through as
     /// one batch. The maps are smooth or piecewise linear, so a step of 1e-6 leaves about 1e-10.
-    pub fn log_det_by_differences(layer: &dyn Bijector, x: &Tensor) -> Result<f64> {
+    fn log_det_by_differences(layer: &dyn Bijector, x: &Tensor) -> Result<f64> {
         let step = 1e-6;
         let d = x.elem_count();
         let shifts = (Tensor::eye(d, x.dtype(), x.device())? * step)?;
@@ -150,52 +114,109 @@ mod tests {
         let jacobian = ((y.get(0)? - y.get(1)?)? / (2.0 * step))?;
         Ok(log_abs_det(&jacobian)?.to_scalar()?)
     }
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::Result;
+    use candle_core::{DType, Device, Tensor};
+
+    use super::check::disturb;
+    use super::*;
+    use crate::nn::act_norm::{ActNorm, Start};
+    use crate::nn::coupling::{Coupling, CouplingKind};
+    use crate::nn::inv_conv::InvConv;
+    use crate::nn::noise::Noise;
+    use crate::nn::split::{Split, Top};
+    use crate::nn::squeeze::Squeeze;
+    use crate::nn::weights::Weights;
+
+    /// Every layer with its name and the channels of the tiny images it is tried on.
+    type Case = (&'static str, Box<dyn Bijector>, usize);
+
+    fn layers(dtype: DType) -> Result<Vec<Case>> {
+        let w = Weights::new(3, dtype, &Device::Cpu);
+        let coupling = |kind, c, name| Coupling::new(kind, c, 8, &w.pp(name));
+        let mut layers: Vec<Case> = vec![
+            (
+                "act_norm",
+                Box::new(ActNorm::new(3, Start::Identity, &w.pp("a"))?),
+                3,
+            ),
+            ("inv_conv", Box::new(InvConv::random(3, &w.pp("r"))?), 3),
+            ("squeeze", Box::new(Squeeze), 3),
+            ("split", Box::new(Split::new(4, &w.pp("s"))?), 4),
+            ("top", Box::new(Top::new(4, &w.pp("t"))?), 4),
+        ];
+        for kind in [CouplingKind::Additive, CouplingKind::Affine] {
+            for c in [2, 3, 4] {
+                let layer = coupling(kind, c, format!("{kind:?}{c}"))?;
+                layers.push(("coupling", Box::new(layer), c));
+            }
+        }
+        disturb(&w, 0.1)?;
+        Ok(layers)
+    }
+
+    fn images(c: usize, dtype: DType) -> Result<Tensor> {
+        Ok(Noise::new(11, "images")
+            .at(0)
+            .normal((3, 4, 4, c), dtype, &Device::Cpu)?)
+    }
 
     #[test]
     fn every_layer_is_a_bijector() -> Result<()> {
         for (name, layer, c) in layers(DType::F64)? {
-            let x = images(&[3, 4, 4, c], DType::F64)?;
-            let error = round_trip(&*layer, &x)?;
-            assert!(error < 1e-10, "{name}: round trip {error:e}");
-            let (y, log_det) = layer.forward(&x)?;
-            assert_eq!(
-                (y.elem_count(), log_det.dims()),
-                (x.elem_count(), &[3][..]),
-                "{name}"
-            );
-            for i in 0..3 {
-                let claimed: f64 = log_det.get(i)?.to_scalar()?;
-                let measured = log_det_by_differences(&*layer, &x.narrow(0, i, 1)?)?;
-                let error = (claimed - measured).abs();
-                assert!(
-                    error < 1e-8,
-                    "{name}: log-det {claimed}, by differences {measured}"
-                );
-            }
+            let x = images(c, DType::F64)?;
+            check::round_trip(name, &*layer, &x, 1e-10)?;
+            check::log_det(name, &*layer, &x)?;
         }
         for (name, layer, c) in layers(DType::F32)? {
-            let error = round_trip(&*layer, &images(&[3, 4, 4, c], DType::F32)?)?;
-            assert!(error < 1e-4, "{name}: round trip in f32 {error:e}");
+            check::round_trip(name, &*layer, &images(c, DType::F32)?, 1e-4)?;
         }
         Ok(())
     }
 
-    /// Of a sequence, the log-determinants add up, and gradients of parameters are those of the
-    /// log-determinant: checked against differences, for W too.
     #[test]
-    fn the_gradient_of_log_det_w_is_its_inverse_transposed() -> Result<()> {
-        let w = Var::from_tensor(&images(&[5, 5], DType::F64)?)?;
-        let gradient = log_abs_det(&w)?.backward()?;
-        let gradient = gradient.get(&w).unwrap().flatten_all()?.to_vec1::<f64>()?;
-        for (i, claimed) in gradient.into_iter().enumerate() {
-            let mut unit = vec![0f64; 25];
-            unit[i] = 1e-6;
-            let unit = Tensor::from_vec(unit, (5, 5), &Device::Cpu)?;
-            let at = |w: Tensor| -> Result<f64> { Ok(log_abs_det(&w)?.to_scalar()?) };
-            let w = w.as_detached_tensor();
-            let slope = (at((&w + &unit)?)? - at((&w - &unit)?)?) / 2e-6;
-            assert!((claimed - slope).abs() < 1e-7, "{claimed} {slope}");
+    fn log_determinants_of_a_sequence_add_up() -> Result<()> {
+        let w = Weights::new(3, DType::F64, &Device::Cpu);
+        let layers = (0..3).map(|i| Coupling::new(CouplingKind::Affine, 4, 8, &w.pp(i)));
+        let chain = layers.collect::<Result<Vec<_>>>()?;
+        disturb(&w, 0.1)?;
+        check::round_trip("chain", &chain, &images(4, DType::F64)?, 1e-10)?;
+        check::log_det("chain", &chain, &images(4, DType::F64)?)
+    }
+
+    /// A flow on the plane: its density sums to one over a fine grid.
+    #[test]
+    fn a_density_on_the_plane_sums_to_one() -> Result<()> {
+        let w = Weights::new(3, DType::F64, &Device::Cpu);
+        let layers = (0..2).map(|i| {
+            let w = w.pp(i);
+            let mix = InvConv::random(2, &w.pp("mix"))?;
+            Ok((mix, Coupling::new(CouplingKind::Affine, 2, 8, &w)?))
+        });
+        let layers = layers.collect::<Result<Vec<_>>>()?;
+        disturb(&w, 0.2)?;
+        let (side, reach) = (801, 10.0);
+        let step = 2.0 * reach / (side - 1) as f64;
+        let grid = (0..side * side).flat_map(|k| {
+            let at = |i: usize| i as f64 * step - reach;
+            [at(k / side), at(k % side)]
+        });
+        let grid: Vec<f64> = grid.collect();
+        let mut x = Tensor::from_vec(grid, (side * side, 1, 1, 2), &Device::Cpu)?;
+        let mut log_p = no_change(&x)?;
+        for (mix, coupling) in &layers {
+            for layer in [mix as &dyn Bijector, coupling] {
+                let (y, log_det) = layer.forward(&x)?;
+                x = y;
+                log_p = (log_p + log_det)?;
+            }
         }
+        let log_p = (log_p + crate::nn::density::standard_normal(&x)?)?;
+        let total = log_p.exp()?.sum_all()?.to_scalar::<f64>()? * step * step;
+        assert!((total - 1.0).abs() < 1e-4, "{total}");
         Ok(())
     }
 }

@@ -145,6 +145,27 @@ mod tests {
         Ok(())
     }
 
+    /// The gradient against differences.
+    #[test]
+    fn the_gradient_of_log_det_is_the_transposed_inverse() -> Result<()> {
+        let draw =
+            crate::nn::noise::Noise::new(0, "w")
+                .at(0)
+                .normal((5, 5), DType::F64, &Device::Cpu)?;
+        let w = candle_core::Var::from_tensor(&draw)?;
+        let gradient = log_abs_det(&w)?.backward()?;
+        let gradient = gradient.get(&w).unwrap().flatten_all()?.to_vec1::<f64>()?;
+        for (i, claimed) in gradient.into_iter().enumerate() {
+            let mut unit = vec![0f64; 25];
+            unit[i] = 1e-6;
+            let unit = Tensor::from_vec(unit, (5, 5), &Device::Cpu)?;
+            let at = |w: Tensor| -> Result<f64> { Ok(log_abs_det(&w)?.to_scalar()?) };
+            let slope = (at((&draw + &unit)?)? - at((&draw - &unit)?)?) / 2e-6;
+            assert!((claimed - slope).abs() < 1e-7, "{claimed} {slope}");
+        }
+        Ok(())
+    }
+
     #[test]
     fn the_identity_changes_no_bit() -> Result<()> {
         let w = Weights::new(1, DType::F32, &Device::Cpu);

@@ -5,6 +5,7 @@ pub mod bijector;
 pub mod conv;
 pub mod coupling;
 pub mod dense;
+pub mod density;
 pub mod device;
 pub mod edge_conv;
 pub mod init;

@@ -1,0 +1,325 @@
+//! The multi-scale Glow baseline (Kingma & Dhariwal 2018; official code openai/glow).
+
+use anyhow::{Result, ensure};
+use candle_core::{DType, Device, Tensor};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::step::Step;
+use crate::nn::act_norm::Start;
+use crate::nn::bijector::{Bijector, no_change};
+use crate::nn::coupling::CouplingKind;
+use crate::nn::density::standard_normal;
+use crate::nn::noise::Draws;
+use crate::nn::split::{Split, Top};
+use crate::nn::squeeze::Squeeze;
+use crate::nn::weights::Weights;
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Flow {
+    /// Times the image is squeezed.
+    pub levels: usize,
+    /// Steps per level.
+    pub depth: usize,
+    /// Channels inside the coupling networks.
+    pub width: usize,
+    pub coupling: CouplingKind,
+    /// Whether the prior of the last level is learned (`learntop`) or standard normal.
+    pub learn_top: bool,
+}
+
+/// What a file of weights says of its model.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Config {
+    pub flow: Flow,
+    /// Height, width, channels of the images.
+    pub image: [usize; 3],
+}
+
+/// A bijection between images `[n, h, w, c]` and standard normal noise `[n, h w c]`.
+pub struct Glow {
+    levels: Vec<Level>,
+    top: Option<Top>,
+    image: [usize; 3],
+    dtype: DType,
+    device: Device,
+}
+
+/// Squeeze, steps, and, but for the last level, a split.
+struct Level {
+    steps: Vec<Step>,
+    split: Option<Split>,
+    /// Height, width and channels after the squeeze.
+    shape: [usize; 3],
+}
+
+impl Level {
+    /// Values per image that leave at this level's end.
+    fn leaving(&self) -> usize {
+        let all: usize = self.shape.iter().product();
+        if self.split.is_some() { all / 2 } else { all }
+    }
+}
+
+impl Glow {
+    pub fn new(config: &Config, w: &Weights) -> Result<Self> {
+        let (flow, [mut height, mut width, mut channels]) = (&config.flow, config.image);
+        let side = 1 << flow.levels;
+        ensure!(
+            flow.levels > 0 && height % side == 0 && width % side == 0,
+            "{} levels need at least one squeeze and image sides that are multiples of {side}, \
+             the images are {height}x{width}",
+            flow.levels
+        );
+        let mut levels = Vec::new();
+        for i in 0..flow.levels {
+            (height, width, channels) = (height / 2, width / 2, channels * 4);
+            let level = w.pp(format!("level{i}"));
+            let step = |k| {
+                let w = level.pp(format!("step{k}"));
+                Step::new(flow.coupling, channels, flow.width, Start::Data, &w)
+            };
+            let steps = (0..flow.depth).map(step).collect::<Result<_>>()?;
+            let last = i + 1 == flow.levels;
+            let split = match last {
+                true => None,
+                false => Some(Split::new(channels, &level.pp("split"))?),
+            };
+            levels.push(Level {
+                steps,
+                split,
+                shape: [height, width, channels],
+            });
+            if !last {
+                channels /= 2;
+            }
+        }
+        let top = match flow.learn_top {
+            true => Some(Top::new(channels, &w.pp("top"))?),
+            false => None,
+        };
+        Ok(Self {
+            levels,
+            top,
+            image: config.image,
+            dtype: w.dtype(),
+            device: w.device().clone(),
+        })
+    }
+
+    /// Sub-pixels of an image.
+    pub fn dims(&self) -> usize {
+        self.image.iter().product()
+    }
+
+    /// `ln p(x)` in nats, `[n]`, of images as [`preprocess`] gives them.
+    pub fn log_density(&self, x: &Tensor) -> candle_core::Result<Tensor> {
+        let (noise, log_det) = self.forward(x)?;
+        standard_normal(&noise)? + log_det
+    }
+
+    /// The last level's prior.
+    fn top(&self, z: &Tensor) -> candle_core::Result<(Tensor, Tensor)> {
+        match &self.top {
+            Some(top) => top.forward(z),
+            None => Ok((z.clone(), no_change(z)?)),
+        }
+    }
+
+    /// Images from noise scaled by `temperature`, at every split and at the top.
+    pub fn sample(
+        &self,
+        n: usize,
+        temperature: f64,
+        noise: &mut Draws,
+    ) -> candle_core::Result<Tensor> {
+        let noise = noise.normal((n, self.dims()), self.dtype, &self.device)?;
+        self.inverse(&(noise * temperature)?)
+    }
+}
+
+impl Bijector for Glow {
+    fn forward(&self, x: &Tensor) -> candle_core::Result<(Tensor, Tensor)> {
+        let (mut x, mut log_det) = (x.clone(), no_change(x)?);
+        let mut noise = Vec::new();
+        for level in &self.levels {
+            let (z, by_steps) = level.steps.forward(&Squeeze.forward(&x)?.0)?;
+            log_det = (log_det + by_steps)?;
+            match &level.split {
+                Some(split) => {
+                    let half = level.shape[2] / 2;
+                    let (z, by_prior) = split.forward(&z)?;
+                    noise.push(z.narrow(3, half, half)?.flatten_from(1)?);
+                    x = z.narrow(3, 0, half)?;
+                    log_det = (log_det + by_prior)?;
+                }
+                None => {
+                    let (z, by_prior) = self.top(&z)?;
+                    noise.push(z.flatten_from(1)?);
+                    log_det = (log_det + by_prior)?;
+                }
+            }
+        }
+        Ok((Tensor::cat(&noise, 1)?, log_det))
+    }
+
+    fn inverse(&self, noise: &Tensor) -> candle_core::Result<Tensor> {
+        let n = noise.dim(0)?;
+        let mut end = noise.dim(1)?;
+        let mut x: Option<Tensor> = None;
+        for level in self.levels.iter().rev() {
+            let [h, w, _] = level.shape;
+            let len = level.leaving();
+            end -= len;
+            let z = noise
+                .narrow(1, end, len)?
+                .reshape((n, h, w, len / (h * w)))?;
+            let z = match (&level.split, &self.top, x) {
+                (Some(split), _, Some(x)) => split.inverse(&Tensor::cat(&[&x, &z], 3)?)?,
+                (None, Some(top), _) => top.inverse(&z)?,
+                _ => z,
+            };
+            x = Some(Squeeze.inverse(&level.steps.inverse(&z)?)?);
+        }
+        match x {
+            Some(x) => Ok(x),
+            None => candle_core::bail!("BUG: a Glow without levels"),
+        }
+    }
+
+    fn start(&self, x: &Tensor) -> candle_core::Result<Tensor> {
+        let mut x = x.clone();
+        for level in &self.levels {
+            x = level.steps.start(&Squeeze.forward(&x)?.0)?;
+            // Priors start at N(0, I), and only the half that stays is needed further on.
+            if level.split.is_some() {
+                x = x.narrow(3, 0, level.shape[2] / 2)?;
+            }
+        }
+        Ok(x)
+    }
+}
+
+/// Images of whole numbers 0 to 255 and uniform noise to `x / 256 - 0.5 + u / 256`.
+pub fn preprocess(images: &Tensor, noise: &mut Draws) -> candle_core::Result<Tensor> {
+    let u = noise.uniform(images.shape(), images.dtype(), images.device())?;
+    ((images + u)? / 256.0)? - 0.5
+}
+
+/// `floor(256 (x + 0.5))`, clipped to 0 to 255, as bytes.
+pub fn postprocess(x: &Tensor) -> candle_core::Result<Tensor> {
+    ((x + 0.5)? * 256.0)?
+        .floor()?
+        .clamp(0.0, 255.0)?
+        .to_dtype(DType::U8)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::nn::bijector::check;
+    use crate::nn::noise::Noise;
+
+    fn config(levels: usize, depth: usize, width: usize, coupling: CouplingKind) -> Flow {
+        Flow {
+            levels,
+            depth,
+            width,
+            coupling,
+            learn_top: true,
+        }
+    }
+
+    fn images(dims: (usize, usize, usize, usize), dtype: DType) -> Result<Tensor> {
+        Ok(Noise::new(1, "x").at(0).normal(dims, dtype, &Device::Cpu)?)
+    }
+
+    #[test]
+    fn a_small_glow_is_a_bijector() -> Result<()> {
+        for coupling in [CouplingKind::Additive, CouplingKind::Affine] {
+            let w = Weights::new(0, DType::F64, &Device::Cpu);
+            let flow = config(2, 2, 6, coupling);
+            let glow = Glow::new(
+                &Config {
+                    flow,
+                    image: [4, 4, 3],
+                },
+                &w,
+            )?;
+            let x = images((3, 4, 4, 3), DType::F64)?;
+            glow.start(&x)?;
+            check::disturb(&w, 0.05)?;
+            check::round_trip("glow", &glow, &x, 1e-10)?;
+            check::log_det("glow", &glow, &x)?;
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn a_deep_glow_is_inverted_in_f32() -> Result<()> {
+        let w = Weights::new(0, DType::F32, &Device::Cpu);
+        let flow = config(1, 32, 16, CouplingKind::Additive);
+        let glow = Glow::new(
+            &Config {
+                flow,
+                image: [8, 8, 3],
+            },
+            &w,
+        )?;
+        let x = images((4, 8, 8, 3), DType::F32)?;
+        glow.start(&x)?;
+        check::disturb(&w, 0.01)?;
+        check::round_trip("deep glow", &glow, &x, 1e-4)
+    }
+
+    /// The published model sizes.
+    #[test]
+    fn parameters_are_as_many_as_in_the_official_code() -> Result<()> {
+        for (coupling, count) in [
+            (CouplingKind::Additive, 38_395_668),
+            (CouplingKind::Affine, 44_603_604),
+        ] {
+            let w = Weights::new(0, DType::F32, &Device::Cpu);
+            let config = Config {
+                flow: config(3, 32, 512, coupling),
+                image: [32, 32, 3],
+            };
+            Glow::new(&config, &w)?;
+            assert_eq!(w.count(), count);
+        }
+        Ok(())
+    }
+
+    /// At temperature 0 there is one image; what is sampled is what has that noise.
+    #[test]
+    fn samples_are_the_inverse_of_scaled_noise() -> Result<()> {
+        let w = Weights::new(0, DType::F64, &Device::Cpu);
+        let flow = config(2, 1, 4, CouplingKind::Additive);
+        let glow = Glow::new(
+            &Config {
+                flow,
+                image: [4, 4, 3],
+            },
+            &w,
+        )?;
+        check::disturb(&w, 0.05)?;
+        let draw = |t| -> Result<Tensor> {
+            let x = glow.sample(2, t, &mut Noise::new(0, "s").at(0))?;
+            Ok(glow.forward(&x)?.0)
+        };
+        let half = (draw(1.0)? * 0.5)?;
+        assert!((half - draw(0.5)?)?.abs()?.sum_all()?.to_scalar::<f64>()? < 1e-10);
+        assert!(draw(0.0)?.abs()?.sum_all()?.to_scalar::<f64>()? < 1e-10);
+        Ok(())
+    }
+
+    #[test]
+    fn pixels_survive_the_way_in_and_out() -> Result<()> {
+        let all: Vec<u8> = (0..=255).collect();
+        let images = Tensor::from_vec(all.clone(), (1, 16, 16, 1), &Device::Cpu)?;
+        let x = preprocess(&images.to_dtype(DType::F32)?, &mut Noise::new(0, "u").at(0))?;
+        assert_eq!(postprocess(&x)?.flatten_all()?.to_vec1::<u8>()?, all);
+        Ok(())
+    }
+}
