@@ -1,0 +1,218 @@
+//! Present numbers against a baseline: what moved, and what that means.
+
+use std::ops::Range;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::baseline::{Baseline, Entry};
+use crate::metrics::{Better, Metric};
+use crate::table::{Evidence, Found, Outcome};
+
+/// What became of one number.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(tag = "is", rename_all = "kebab-case")]
+pub enum Verdict {
+    Same,
+    /// It moved, by no more than the tolerance.
+    Within,
+    /// Better by more than the tolerance.
+    Better,
+    /// Worse by more than the tolerance.
+    Worse,
+    /// It is expected, and no result has it.
+    Missing {
+        reason: String,
+    },
+    /// Its result is of another pipeline than the present one.
+    Stale {
+        reason: String,
+    },
+    /// It is not the number that the baseline speaks of.
+    Changed {
+        reason: String,
+    },
+    /// The baseline does not have it.
+    New,
+}
+
+impl Verdict {
+    pub fn fails(&self) -> bool {
+        use Verdict::*;
+        matches!(self, Worse | Missing { .. } | Stale { .. } | Changed { .. })
+    }
+
+    /// The word that stands in the table.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Verdict::Same => "same",
+            Verdict::Within => "within",
+            Verdict::Better => "better",
+            Verdict::Worse => "WORSE",
+            Verdict::Missing { .. } => "MISSING",
+            Verdict::Stale { .. } => "STALE",
+            Verdict::Changed { .. } => "CHANGED",
+            Verdict::New => "new",
+        }
+    }
+
+    pub fn reason(&self) -> Option<&str> {
+        match self {
+            Verdict::Missing { reason }
+            | Verdict::Stale { reason }
+            | Verdict::Changed { reason } => Some(reason),
+            _ => None,
+        }
+    }
+}
+
+/// One number, expected and present.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Line {
+    pub stage: String,
+    pub metric: String,
+    pub label: String,
+    /// The cells of tables that show it, such as `table 2, Ours, fid`.
+    pub cells: Vec<String>,
+    pub verdict: Verdict,
+    pub better: Better,
+    pub baseline: Option<f64>,
+    pub tolerance: Option<f64>,
+    pub now: Option<f64>,
+    pub n: Option<u64>,
+    pub device: Option<String>,
+    /// Bytes of the baseline file.
+    #[serde(skip)]
+    pub span: Option<Range<usize>>,
+}
+
+/// All numbers of a profile.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Report {
+    pub profile: String,
+    pub lines: Vec<Line>,
+}
+
+impl Report {
+    pub fn failures(&self) -> impl Iterator<Item = &Line> {
+        self.lines.iter().filter(|l| l.verdict.fails())
+    }
+}
+
+/// Judges every number of the baseline, then those that it lacks.
+pub fn compare(
+    baseline: &Baseline,
+    evidence: &Evidence,
+    cells: &dyn Fn(&str, &str) -> Vec<String>,
+) -> Report {
+    let mut lines: Vec<Line> = baseline
+        .0
+        .iter()
+        .map(|entry| expected(entry, evidence, cells))
+        .collect();
+    for (stage, found) in &evidence.stages {
+        let Found::Fresh(outcome) = found else {
+            continue;
+        };
+        for metric in &outcome.metrics {
+            if baseline.find(stage, &metric.name).is_none() {
+                lines.push(Line {
+                    cells: cells(stage, &metric.name),
+                    verdict: Verdict::New,
+                    better: metric.better,
+                    baseline: None,
+                    tolerance: None,
+                    span: None,
+                    ..now(stage, metric, outcome)
+                });
+            }
+        }
+    }
+    Report {
+        profile: evidence.profile.name.clone(),
+        lines,
+    }
+}
+
+/// The part of a line that a present number gives.
+fn now(stage: &str, metric: &Metric, outcome: &Outcome) -> Line {
+    Line {
+        stage: stage.into(),
+        metric: metric.name.clone(),
+        label: metric.label.clone(),
+        cells: Vec::new(),
+        verdict: Verdict::New,
+        better: metric.better,
+        baseline: None,
+        tolerance: None,
+        now: Some(metric.value),
+        n: metric.n,
+        device: Some(outcome.device.clone()),
+        span: None,
+    }
+}
+
+fn expected(entry: &Entry, evidence: &Evidence, cells: &dyn Fn(&str, &str) -> Vec<String>) -> Line {
+    let mut line = Line {
+        stage: entry.stage.clone(),
+        metric: entry.metric.clone(),
+        label: entry.label.clone(),
+        cells: cells(&entry.stage, &entry.metric),
+        verdict: Verdict::Same,
+        better: entry.better,
+        baseline: Some(entry.value),
+        tolerance: Some(entry.tolerance),
+        now: None,
+        n: entry.n,
+        device: None,
+        span: Some(entry.span.clone()),
+    };
+    line.verdict = match evidence.stages.get(&entry.stage) {
+        None => Verdict::Missing {
+            reason: "the pipeline has no such stage with metrics".into(),
+        },
+        Some(Found::NotRun) => Verdict::Missing {
+            reason: "not run".into(),
+        },
+        Some(Found::Stale(reason)) => Verdict::Stale {
+            reason: reason.clone(),
+        },
+        Some(Found::Fresh(outcome)) => {
+            match outcome.metrics.iter().find(|m| m.name == entry.metric) {
+                None => Verdict::Missing {
+                    reason: "the stage no longer measures it".into(),
+                },
+                Some(metric) => {
+                    line.now = Some(metric.value);
+                    line.device = Some(outcome.device.clone());
+                    judge(entry, metric)
+                }
+            }
+        }
+    };
+    line
+}
+
+fn judge(entry: &Entry, metric: &Metric) -> Verdict {
+    let changed = |what: &str, was: String, is: String| Verdict::Changed {
+        reason: format!("{what} was {was} and is {is}"),
+    };
+    if metric.label != entry.label {
+        return changed("the label", entry.label.clone(), metric.label.clone());
+    }
+    if metric.n != entry.n {
+        let count = |n: Option<u64>| n.map_or("not given".into(), |n| n.to_string());
+        return changed("n", count(entry.n), count(metric.n));
+    }
+    let moved = (metric.value - entry.value).abs();
+    if metric.value == entry.value {
+        Verdict::Same
+    } else if moved <= entry.tolerance {
+        Verdict::Within
+    } else if entry.better.than(metric.value, entry.value) {
+        Verdict::Better
+    } else {
+        // A value that is not a number is neither within nor better.
+        Verdict::Worse
+    }
+}

@@ -1,0 +1,12 @@
+//! Holding the present numbers to a committed baseline, so that CI notices a worse one.
+
+mod baseline;
+mod compare;
+pub mod print;
+#[cfg(test)]
+mod tests;
+mod update;
+
+pub use baseline::{Baseline, Entry};
+pub use compare::{Line, Report, Verdict, compare};
+pub use update::{differences, update};

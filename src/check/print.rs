@@ -1,0 +1,203 @@
+//! A check's outcome as text for people, JUnit XML for CI systems and GitHub annotations.
+
+use super::compare::{Line, Report, Verdict};
+
+/// The numbers that moved or fail, aligned, and a sentence that counts all.
+pub fn text(report: &Report) -> String {
+    let moved: Vec<&Line> = report
+        .lines
+        .iter()
+        .filter(|l| l.verdict != Verdict::Same)
+        .collect();
+    let mut rows = vec![
+        [
+            "verdict",
+            "stage",
+            "metric",
+            "baseline",
+            "now",
+            "change",
+            "tolerance",
+            "where",
+        ]
+        .map(String::from),
+    ];
+    for line in &moved {
+        let change = line.baseline.zip(line.now).map(|(was, is)| {
+            let change = number(is - was);
+            if is >= was {
+                format!("+{change}")
+            } else {
+                change
+            }
+        });
+        let place = match (line.verdict.reason(), line.cells.is_empty()) {
+            (Some(reason), true) => reason.into(),
+            (Some(reason), false) => format!("{}: {reason}", line.cells.join("; ")),
+            (None, _) => line.cells.join("; "),
+        };
+        let optional = |value: Option<f64>| value.map_or("-".into(), number);
+        rows.push([
+            line.verdict.word().into(),
+            line.stage.clone(),
+            line.metric.clone(),
+            optional(line.baseline),
+            optional(line.now),
+            change.unwrap_or_else(|| "-".into()),
+            optional(line.tolerance),
+            place,
+        ]);
+    }
+    let mut out = String::new();
+    if !moved.is_empty() {
+        out += &aligned(&rows);
+        out.push('\n');
+    }
+    out + &summary(report) + "\n"
+}
+
+fn aligned(rows: &[[String; 8]]) -> String {
+    let width = |i: usize| rows.iter().map(|r| r[i].chars().count()).max().unwrap_or(0);
+    let widths: [usize; 8] = std::array::from_fn(width);
+    let mut out = String::new();
+    for row in rows {
+        let mut line = String::new();
+        for (i, (cell, width)) in row.iter().zip(widths).enumerate() {
+            let pad = " ".repeat(width - cell.chars().count());
+            let numeric = (3..7).contains(&i);
+            line += &if numeric {
+                format!("{pad}{cell}  ")
+            } else {
+                format!("{cell}{pad}  ")
+            };
+        }
+        out += line.trim_end();
+        out.push('\n');
+    }
+    out
+}
+
+/// `quick: 27 numbers, 25 the same, 1 within tolerance, 1 worse`.
+pub fn summary(report: &Report) -> String {
+    let mut parts = vec![format!(
+        "{}: {} numbers",
+        report.profile,
+        report.lines.len()
+    )];
+    let words = [
+        "same", "within", "better", "WORSE", "MISSING", "STALE", "CHANGED", "new",
+    ];
+    let said = [
+        "the same",
+        "within tolerance",
+        "better",
+        "worse",
+        "missing",
+        "stale",
+        "not comparable",
+        "new (`repro check --update` adds them)",
+    ];
+    for (word, say) in words.iter().zip(said) {
+        let count = report
+            .lines
+            .iter()
+            .filter(|l| l.verdict.word() == *word)
+            .count();
+        if count > 0 {
+            parts.push(format!("{count} {say}"));
+        }
+    }
+    parts.join(", ")
+}
+
+/// Five significant digits: enough to see a change, few enough to read.
+fn number(value: f64) -> String {
+    if value == 0.0 || !value.is_finite() {
+        return value.to_string();
+    }
+    let digits = (4 - value.abs().log10().floor() as i32).clamp(0, 9) as usize;
+    let text = format!("{value:.digits$}");
+    match text.contains('.') {
+        true => text.trim_end_matches('0').trim_end_matches('.').into(),
+        false => text,
+    }
+}
+
+/// One sentence about one failure.
+fn sentence(line: &Line) -> String {
+    let what = format!("{} {}", line.stage, line.metric);
+    let text = match (&line.verdict, line.baseline, line.now, line.tolerance) {
+        (Verdict::Worse, Some(was), Some(is), Some(tolerance)) => format!(
+            "{what} got worse: {} -> {}, tolerance {}",
+            number(was),
+            number(is),
+            number(tolerance)
+        ),
+        (verdict, ..) => {
+            let reason = verdict.reason().unwrap_or_default();
+            format!("{what} is {}: {reason}", verdict.word().to_lowercase())
+        }
+    };
+    if line.cells.is_empty() {
+        text
+    } else {
+        format!("{text} ({})", line.cells.join("; "))
+    }
+}
+
+/// JUnit XML: a test case for each number.
+pub fn junit(report: &Report) -> String {
+    let failures = report.failures().count();
+    let mut out = format!(
+        "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<testsuites>\n  <testsuite name=\"{}\" \
+         tests=\"{}\" failures=\"{failures}\" errors=\"0\">\n",
+        xml(&format!("repro check, profile {}", report.profile)),
+        report.lines.len(),
+    );
+    for line in &report.lines {
+        let case = format!(
+            "classname=\"{}\" name=\"{}\"",
+            xml(&line.stage),
+            xml(&line.metric)
+        );
+        out += &match line.verdict.fails() {
+            true => format!(
+                "    <testcase {case}><failure message=\"{}\"/></testcase>\n",
+                xml(&sentence(line))
+            ),
+            false => format!("    <testcase {case}/>\n"),
+        };
+    }
+    out + "  </testsuite>\n</testsuites>\n"
+}
+
+fn xml(text: &str) -> String {
+    let mut out = String::new();
+    for c in text.chars() {
+        match c {
+            '&' => out += "&amp;",
+            '<' => out += "&lt;",
+            '>' => out += "&gt;",
+            '"' => out += "&quot;",
+            c if c.is_control() => out.push(' '),
+            c => out.push(c),
+        }
+    }
+    out
+}
+
+/// Workflow commands that GitHub shows beside the baseline's lines.
+pub fn github(report: &Report, file: &str, text: &str) -> String {
+    let mut out = String::new();
+    for line in report.failures() {
+        let at = line.span.as_ref().map_or(0, |s| s.start.min(text.len()));
+        let number = text.as_bytes()[..at]
+            .iter()
+            .filter(|b| **b == b'\n')
+            .count()
+            + 1;
+        let message = sentence(line).replace('%', "%25").replace('\n', "%0A");
+        out += &format!("::error file={file},line={number},title=repro check::{message}\n");
+    }
+    out
+}

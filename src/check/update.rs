@@ -1,0 +1,140 @@
+//! A new baseline out of the present numbers, and what it changes.
+
+use super::baseline::{Baseline, Entry};
+use super::compare::{Line, Report, Verdict};
+
+/// Where nobody measured how far a number moves by itself.
+const GUESS: f64 = 0.05;
+
+/// The baseline that the present numbers fulfil. `spread` are reports of runs that differ in
+/// their seeds only: the tolerance becomes three standard deviations over them and this one.
+/// Numbers that are stale or missing keep their entry; those no longer measured lose it.
+pub fn update(old: &Baseline, report: &Report, spread: &[Report], version: &str) -> Baseline {
+    let mut entries: Vec<Entry> = Vec::new();
+    for line in &report.lines {
+        let before = old.find(&line.stage, &line.metric);
+        match (line.now, &line.verdict) {
+            (Some(value), verdict) => {
+                entries.push(entry(line, value, verdict, before, spread, version))
+            }
+            (None, Verdict::Stale { .. }) => entries.extend(before.cloned()),
+            (None, Verdict::Missing { reason }) if reason == "not run" => {
+                entries.extend(before.cloned());
+            }
+            (None, _) => {}
+        }
+    }
+    entries.sort_by(|a, b| (&a.stage, &a.metric).cmp(&(&b.stage, &b.metric)));
+    Baseline(entries)
+}
+
+fn entry(
+    line: &Line,
+    value: f64,
+    verdict: &Verdict,
+    before: Option<&Entry>,
+    spread: &[Report],
+    version: &str,
+) -> Entry {
+    let measured = values(line, value, spread);
+    let (tolerance, tolerance_from) = match before {
+        _ if measured.len() > 1 => {
+            let from = format!("three standard deviations over {} runs", measured.len());
+            (round(3.0 * deviation(&measured)), from)
+        }
+        Some(entry) => (entry.tolerance, entry.tolerance_from.clone()),
+        None => (
+            round(GUESS * value.abs()),
+            "5% of the value; its spread is not measured".into(),
+        ),
+    };
+    match before {
+        // Equal numbers keep where they were measured: an update that changes nothing is no diff.
+        Some(entry) if *verdict == Verdict::Same => Entry {
+            tolerance,
+            tolerance_from,
+            ..entry.clone()
+        },
+        _ => Entry {
+            stage: line.stage.clone(),
+            metric: line.metric.clone(),
+            label: line.label.clone(),
+            value,
+            tolerance,
+            tolerance_from,
+            better: line.better,
+            n: line.n,
+            measured: match &line.device {
+                Some(device) => format!("{device}, repro {version}"),
+                None => format!("repro {version}"),
+            },
+            span: 0..0,
+        },
+    }
+}
+
+/// The number in this and the other runs.
+fn values(line: &Line, value: f64, spread: &[Report]) -> Vec<f64> {
+    let others = spread.iter().filter_map(|report| {
+        let same = |l: &&Line| l.stage == line.stage && l.metric == line.metric;
+        report.lines.iter().find(same)?.now
+    });
+    std::iter::once(value).chain(others).collect()
+}
+
+fn deviation(values: &[f64]) -> f64 {
+    let n = values.len() as f64;
+    let mean = values.iter().sum::<f64>() / n;
+    (values.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / (n - 1.0)).sqrt()
+}
+
+/// Three digits are plenty for a tolerance, and read better.
+fn round(value: f64) -> f64 {
+    if value == 0.0 || !value.is_finite() {
+        return value;
+    }
+    let scale = 10f64.powi(2 - value.abs().log10().floor() as i32);
+    (value * scale).round() / scale
+}
+
+/// What the update changes, a line an entry.
+pub fn differences(old: &Baseline, new: &Baseline) -> Vec<String> {
+    let mut lines = Vec::new();
+    for entry in &old.0 {
+        if new.find(&entry.stage, &entry.metric).is_none() {
+            lines.push(format!(
+                "- {} {} = {}",
+                entry.stage, entry.metric, entry.value
+            ));
+        }
+    }
+    for entry in &new.0 {
+        match old.find(&entry.stage, &entry.metric) {
+            None => lines.push(format!(
+                "+ {} {} = {} ± {}",
+                entry.stage, entry.metric, entry.value, entry.tolerance
+            )),
+            Some(before) => {
+                let mut changes = Vec::new();
+                if before.value != entry.value {
+                    changes.push(format!("{} -> {}", before.value, entry.value));
+                }
+                if before.tolerance != entry.tolerance {
+                    changes.push(format!("± {} -> {}", before.tolerance, entry.tolerance));
+                }
+                if before.label != entry.label {
+                    changes.push(format!("{} -> {}", before.label, entry.label));
+                }
+                if before.n != entry.n {
+                    let n = |n: Option<u64>| n.map_or("none".into(), |n| n.to_string());
+                    changes.push(format!("n {} -> {}", n(before.n), n(entry.n)));
+                }
+                if !changes.is_empty() {
+                    let what = changes.join(", ");
+                    lines.push(format!("~ {} {}: {what}", entry.stage, entry.metric));
+                }
+            }
+        }
+    }
+    lines
+}

@@ -1,0 +1,223 @@
+//! A quantity over epochs, seen on training and held-out data.
+
+use std::collections::BTreeMap;
+
+use maud::{Markup, html};
+
+use super::{Drawing, at};
+
+const WIDTH: f64 = 340.0;
+const HEIGHT: f64 = 190.0;
+/// Room for numbers left and below, for names above.
+const LEFT: f64 = 56.0;
+const RIGHT: f64 = 14.0;
+const TOP: f64 = 30.0;
+const BOTTOM: f64 = 26.0;
+/// Points stay visible as such up to this many.
+const DOTS: usize = 30;
+
+/// One chart. `places` are the curves by where they were seen: `train`, `valid`.
+pub fn curve(of: &str, what: &str, places: &BTreeMap<String, Vec<(f64, f64)>>) -> Drawing {
+    let body = html! { (chart(what, places)) };
+    Drawing {
+        width: WIDTH as u32,
+        height: HEIGHT as u32,
+        label: label(of, what, places),
+        body,
+    }
+}
+
+/// All charts of one stage on one sheet, two a row.
+pub fn sheet(of: &str, curves: &crate::history::Curves) -> Drawing {
+    let head = 30.0;
+    let rows = curves.len().div_ceil(2);
+    let body = html! {
+        text.name x="14" y="20" { (of) }
+        @for (i, (what, places)) in curves.iter().enumerate() {
+            @let (x, y) = ((i % 2) as f64 * WIDTH, head + (i / 2) as f64 * HEIGHT);
+            g transform=(format!("translate({} {})", at(x), at(y))) { (chart(what, places)) }
+        }
+    };
+    let each: Vec<String> = curves.iter().map(|(what, p)| label(of, what, p)).collect();
+    let (width, height) = (2.0 * WIDTH, head + rows as f64 * HEIGHT);
+    Drawing {
+        width: width as u32,
+        height: height as u32,
+        label: each.join(" "),
+        body,
+    }
+}
+
+/// What a chart says in words.
+fn label(of: &str, what: &str, places: &BTreeMap<String, Vec<(f64, f64)>>) -> String {
+    let mut parts = Vec::new();
+    for (place, points) in places {
+        if let (Some(first), Some(last)) = (points.first(), points.last()) {
+            let place = if place.is_empty() {
+                String::new()
+            } else {
+                format!(" ({place})")
+            };
+            parts.push(format!(
+                "{what}{place} from {} at {} to {} at {}",
+                short(first.1),
+                first.0,
+                short(last.1),
+                last.0
+            ));
+        }
+    }
+    format!("{of}: {}.", parts.join(", "))
+}
+
+fn chart(what: &str, places: &BTreeMap<String, Vec<(f64, f64)>>) -> Markup {
+    let all = || places.values().flatten().filter(|(_, y)| y.is_finite());
+    let range = |of: fn(&(f64, f64)) -> f64| {
+        let values = all().map(of);
+        let (low, high) = values.fold((f64::MAX, f64::MIN), |(l, h), v| (l.min(v), h.max(v)));
+        if low > high { (0.0, 1.0) } else { (low, high) }
+    };
+    let ((x0, x1), (y0, y1)) = (range(|p| p.0), range(|p| p.1));
+    let log = y0 > 0.0 && y1 / y0 > 30.0;
+    let ticks_y = if log {
+        decades(y0, y1)
+    } else {
+        ticks(y0, y1, 4)
+    };
+    let (y0, y1) = (y0.min(ticks_y[0]), y1.max(ticks_y[ticks_y.len() - 1]));
+    let scale = |v: f64| if log { v.log10() } else { v };
+    let px =
+        |x: f64| LEFT + (WIDTH - LEFT - RIGHT) * if x1 > x0 { (x - x0) / (x1 - x0) } else { 0.5 };
+    let py = |y: f64| {
+        let part = (scale(y) - scale(y0)) / (scale(y1) - scale(y0)).max(f64::MIN_POSITIVE);
+        HEIGHT - BOTTOM - (HEIGHT - TOP - BOTTOM) * part
+    };
+    let whole = |x: &f64| x.fract() == 0.0 && (x0..=x1).contains(x);
+    let ticks_x: Vec<f64> = ticks(x0, x1, 5).into_iter().filter(whole).collect();
+    html! {
+        text.name x=(at(LEFT)) y="16" { (what) @if log { " (log)" } }
+        @for (i, place) in places.keys().filter(|p| !p.is_empty()).enumerate() {
+            text.(place) x=(at(WIDTH - RIGHT - 45.0 * i as f64)) y="16" text-anchor="end" { (place) }
+        }
+        @for y in &ticks_y {
+            line.grid x1=(at(LEFT)) x2=(at(WIDTH - RIGHT)) y1=(at(py(*y))) y2=(at(py(*y))) {}
+            text x=(at(LEFT - 6.0)) y=(at(py(*y) + 4.0)) text-anchor="end" { (short(*y)) }
+        }
+        @for x in &ticks_x {
+            text x=(at(px(*x))) y=(at(HEIGHT - 8.0)) text-anchor="middle" { (short(*x)) }
+        }
+        @for (place, points) in places {
+            @let points: Vec<&(f64, f64)> = points.iter().filter(|(_, y)| y.is_finite()).collect();
+            @let path: Vec<String> =
+                points.iter().map(|(x, y)| format!("{} {}", at(px(*x)), at(py(*y)))).collect();
+            @if path.len() > 1 { path.line.(place) d=(format!("M{}", path.join("L"))) {} }
+            @if points.len() <= DOTS {
+                @for (x, y) in points { circle.dot.(place) cx=(at(px(*x))) cy=(at(py(*y))) r="2.5" {} }
+            }
+        }
+    }
+}
+
+/// About `n` round numbers that cover the range.
+fn ticks(low: f64, high: f64, n: usize) -> Vec<f64> {
+    let span = if high > low {
+        high - low
+    } else {
+        low.abs().max(1.0)
+    };
+    let raw = span / n as f64;
+    let power = 10f64.powf(raw.log10().floor());
+    let step = [1.0, 2.0, 5.0, 10.0]
+        .map(|m| m * power)
+        .into_iter()
+        .find(|s| *s >= raw);
+    let step = step.unwrap_or(10.0 * power);
+    let first = (low / step).floor() as i64;
+    let last = (high / step).ceil() as i64;
+    (first..=last.max(first + 1))
+        .map(|i| i as f64 * step)
+        .collect()
+}
+
+fn decades(low: f64, high: f64) -> Vec<f64> {
+    let (first, last) = (low.log10().floor() as i32, high.log10().ceil() as i32);
+    let every = ((last - first) / 5).max(1);
+    (first..=last)
+        .filter(|i| (i - first) % every == 0 || *i == last)
+        .map(|i| 10f64.powi(i))
+        .collect()
+}
+
+/// `1e-4`, `0.25`, `1,500`: four significant digits at most.
+fn short(value: f64) -> String {
+    let size = value.abs();
+    if size != 0.0 && !(1e-3..1e6).contains(&size) {
+        let text = format!("{value:.1e}").replace(".0e", "e");
+        return text.replace('-', "−");
+    }
+    let digits = if size == 0.0 {
+        0
+    } else {
+        (3 - size.log10().floor() as i32).clamp(0, 6) as usize
+    };
+    let text = format!("{value:.digits$}");
+    let text = match text.contains('.') {
+        true => text.trim_end_matches('0').trim_end_matches('.').to_owned(),
+        false => text,
+    };
+    text.replace('-', "−")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ticks_are_round_and_cover_the_range() {
+        assert_eq!(ticks(0.0, 10.0, 5), [0.0, 2.0, 4.0, 6.0, 8.0, 10.0]);
+        assert_eq!(ticks(1.0, 8.0, 5), [0.0, 2.0, 4.0, 6.0, 8.0]);
+        assert_eq!(ticks(3.0, 3.0, 4), [3.0, 4.0]);
+        assert_eq!(decades(2e-4, 0.5), [1e-4, 1e-3, 1e-2, 1e-1, 1.0]);
+    }
+
+    #[test]
+    fn numbers_are_short() {
+        assert_eq!(
+            [0.25, 1500.0, 3.14159, 1e-4, -2.0, 0.0].map(short),
+            ["0.25", "1500", "3.142", "1e−4", "−2", "0"]
+        );
+    }
+
+    #[test]
+    fn a_chart_says_in_words_what_it_shows_and_draws_inside_its_frame() {
+        let places = BTreeMap::from([
+            (
+                "train".to_owned(),
+                vec![(1.0, 5.0), (2.0, 3.0), (3.0, f64::NAN)],
+            ),
+            ("valid".to_owned(), vec![(1.0, 6.0), (2.0, 4.0)]),
+        ]);
+        let drawing = curve("vae", "loss", &places);
+        assert!(
+            drawing
+                .label
+                .starts_with("vae: loss (train) from 5 at 1 to"),
+            "{}",
+            drawing.label
+        );
+        let text = drawing.body.into_string();
+        assert!(!text.contains("NaN") && !text.contains("inf"), "{text}");
+        assert_eq!(text.matches("<path").count(), 2);
+        for part in text.split("cy=\"").skip(1) {
+            let y: f64 = part.split('"').next().unwrap().parse().unwrap();
+            assert!((TOP - 0.1..=HEIGHT - BOTTOM + 0.1).contains(&y), "{y}");
+        }
+    }
+
+    #[test]
+    fn a_single_point_is_a_dot() {
+        let places = BTreeMap::from([(String::new(), vec![(1.0, 0.0)])]);
+        let text = curve("vae", "lr", &places).body.into_string();
+        assert!(text.contains("<circle") && !text.contains("NaN"), "{text}");
+    }
+}
