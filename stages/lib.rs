@@ -2,14 +2,17 @@
 //!
 //! Only [`contract`] and [`STAGES`] are public: the runner can name no model.
 
+mod bits_per_dim_glow;
 pub mod contract;
 mod data;
+mod glow;
 mod metrics;
 mod models;
 mod nn;
+mod sample_glow;
 mod train;
 
-use contract::StageDef;
+use contract::{StageDef, define};
 
 /// What each kind's code reaches, made by build.rs: one constant per file of this folder.
 mod code {
@@ -17,4 +20,8 @@ mod code {
 }
 
 /// Every kind, in the order in which a paper uses them.
-pub const STAGES: &[StageDef] = &[];
+pub const STAGES: &[StageDef] = &[
+    define::<glow::Glow>(code::GLOW),
+    define::<sample_glow::SampleGlow>(code::SAMPLE_GLOW),
+    define::<bits_per_dim_glow::BitsPerDimGlow>(code::BITS_PER_DIM_GLOW),
+];

@@ -1,4 +1,5 @@
 //! Numbers about sets of images. Nothing here knows files or stages.
 
+pub mod bits;
 pub mod frechet;
 pub mod moments;

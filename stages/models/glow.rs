@@ -1,5 +1,7 @@
 //! The multi-scale Glow baseline (Kingma & Dhariwal 2018; official code openai/glow).
 
+use std::f64::consts::LN_2;
+
 use anyhow::{Result, ensure};
 use candle_core::{DType, Device, Tensor};
 use schemars::JsonSchema;
@@ -10,10 +12,11 @@ use crate::nn::act_norm::Start;
 use crate::nn::bijector::{Bijector, no_change};
 use crate::nn::coupling::CouplingKind;
 use crate::nn::density::standard_normal;
-use crate::nn::noise::Draws;
+use crate::nn::noise::{Draws, Noise};
 use crate::nn::split::{Split, Top};
 use crate::nn::squeeze::Squeeze;
 use crate::nn::weights::Weights;
+use crate::train::{Dataset, Loss, Trainable};
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -119,6 +122,13 @@ impl Glow {
         standard_normal(&noise)? + log_det
     }
 
+    /// Bits per dimension of images 0 to 255, `[n]`, with fresh dequantisation noise.
+    pub fn bits(&self, images: &Tensor, noise: &mut Draws) -> candle_core::Result<Tensor> {
+        let log_density = self.log_density(&preprocess(images, noise)?)?;
+        // 8 is -log2 of the 1/256 by which pixels are scaled.
+        (log_density / (-LN_2 * self.dims() as f64))? + 8.0
+    }
+
     /// The last level's prior.
     fn top(&self, z: &Tensor) -> candle_core::Result<(Tensor, Tensor)> {
         match &self.top {
@@ -199,6 +209,61 @@ impl Bijector for Glow {
         }
         Ok(x)
     }
+}
+
+/// Training of the baseline: `-ln p` in bits per dimension, the official objective.
+pub struct Baseline {
+    glow: Glow,
+    /// The same weights without gradients.
+    frozen: Glow,
+    /// Images on which actnorms start.
+    init_images: usize,
+    seed: u64,
+}
+
+impl Baseline {
+    pub fn new(config: &Config, init_images: usize, seed: u64, w: &Weights) -> Result<Self> {
+        let glow = Glow::new(config, w)?;
+        let frozen = Glow::new(config, &w.frozen())?;
+        Ok(Self {
+            glow,
+            frozen,
+            init_images,
+            seed,
+        })
+    }
+}
+
+impl Trainable<Tensor> for Baseline {
+    fn start(&self, train: &dyn Dataset<Tensor>) -> Result<()> {
+        let noise = Noise::new(self.seed, "glow.start");
+        let chosen = start_images(train, self.init_images, &noise)?;
+        self.frozen.start(&preprocess(&chosen, &mut noise.at(1))?)?;
+        Ok(())
+    }
+
+    fn loss(&self, images: &Tensor, noise: &mut Draws) -> Result<Loss> {
+        let total = self.glow.bits(images, noise)?.mean_all()?;
+        Ok(Loss {
+            parts: vec![("bits/dim", total.clone())],
+            total,
+        })
+    }
+
+    fn validate(&self, images: &Tensor, noise: &mut Draws) -> Result<Loss> {
+        let total = self.frozen.bits(images, noise)?.mean_all()?;
+        Ok(Loss {
+            parts: vec![("bits/dim", total.clone())],
+            total,
+        })
+    }
+}
+
+/// `n` different images of a training set, or all where it has fewer.
+pub fn start_images(train: &dyn Dataset<Tensor>, n: usize, noise: &Noise) -> Result<Tensor> {
+    let order = noise.at(0).permutation(train.len());
+    let chosen: Vec<usize> = order.iter().take(n).map(|i| *i as usize).collect();
+    train.batch(&chosen)
 }
 
 /// Images of whole numbers 0 to 255 and uniform noise to `x / 256 - 0.5 + u / 256`.

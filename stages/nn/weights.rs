@@ -221,6 +221,23 @@ impl Weights {
         part
     }
 
+    /// The same tensors in a frozen store: a model built on it follows the training of this one
+    /// and tracks no gradients.
+    pub fn frozen(&self) -> Self {
+        let frozen = Self::with(Source::Fresh { seed: 0 }, true, self.dtype, &self.device);
+        for (name, entry) in &self.lock().entries {
+            let entry = Entry {
+                var: entry.var.clone(),
+                trained: entry.trained,
+            };
+            frozen.lock().entries.insert(name.clone(), entry);
+        }
+        Self {
+            prefix: self.prefix.clone(),
+            ..frozen
+        }
+    }
+
     /// Writes all tensors and the model's configuration. Equal contents give equal bytes.
     pub fn save<C: Serialize>(&self, path: &Path, config: &C) -> Result<()> {
         let config = serde_json::to_string(config)?;
@@ -268,6 +285,18 @@ mod tests {
             bytes.push(std::fs::read(dir.path().join("w"))?);
         }
         assert_eq!(bytes[0], bytes[1]);
+        Ok(())
+    }
+
+    #[test]
+    fn a_frozen_store_follows_the_trained_one() -> Result<()> {
+        let w = Weights::new(7, DType::F32, &Device::Cpu);
+        fill(&w, &["a"])?;
+        let frozen = w.frozen();
+        let seen = frozen.pp("layer").get((3, 4), "a", Init::Zeros)?;
+        w.all()["layer.a"].set(&Tensor::ones((3, 4), DType::F32, &Device::Cpu)?)?;
+        assert_eq!(seen.sum_all()?.to_scalar::<f32>()?, 12.0);
+        assert!(!seen.is_variable() && frozen.trained().is_empty() && w.trained().len() == 1);
         Ok(())
     }
 

@@ -1,5 +1,6 @@
 //! Training: the one loop, its optimisers and its checkpoints.
 
+pub mod batches;
 pub mod checkpoint;
 pub mod fit;
 pub mod optim;
