@@ -1,0 +1,165 @@
+//! `repro explain`.
+
+use std::fmt::Write as _;
+
+use anyhow::Result;
+use serde_json::json;
+use stages::contract::StageDef;
+
+use super::{Ended, print};
+use crate::graph::{Id, Stage};
+use crate::human;
+use crate::plan::{Planner, Verdict};
+use crate::project::{PipelineArgs, Project};
+
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// A stage or an instance of it
+    stage: String,
+    /// For scripts
+    #[arg(long)]
+    json: bool,
+}
+
+pub fn run(pipeline: &PipelineArgs, args: &Args, kinds: &'static [StageDef]) -> Result<Ended> {
+    let mut project = Project::open(pipeline, kinds)?;
+    let ids = project.graph.select(std::slice::from_ref(&args.stage))?;
+    let all = project.graph.with_needs(&ids);
+    let mut planner = project.planner();
+    planner.judge_all(&all);
+    if args.json {
+        let objects: Vec<_> = ids.iter().map(|id| object(&planner, *id)).collect();
+        print(&format!("{:#}\n", json!(objects)))?;
+    } else {
+        let texts: Result<Vec<String>> = ids.iter().map(|id| text(&planner, *id)).collect();
+        print(&texts?.join("\n"))?;
+    }
+    Ok(Ended::Done)
+}
+
+fn object(planner: &Planner, id: Id) -> serde_json::Value {
+    let manifest = planner.manifest(id);
+    let lines: serde_json::Map<String, serde_json::Value> = manifest
+        .iter()
+        .flat_map(|m| m.iter())
+        .map(|(k, v)| (k.into(), v.into()))
+        .collect();
+    let record = planner
+        .fresh(id)
+        .and_then(|fp| planner.store.record(&fp).ok());
+    let reasons = match planner.verdict(id) {
+        Some(Verdict::Stale(reasons)) => reasons.clone(),
+        _ => Vec::new(),
+    };
+    json!({
+        "stage": planner.graph.stages[id].name,
+        "fresh": planner.fresh(id).is_some(),
+        "reasons": reasons,
+        "manifest": lines,
+        "record": record,
+    })
+}
+
+fn text(planner: &Planner, id: Id) -> Result<String> {
+    let stage = &planner.graph.stages[id];
+    let names = |ids: &[Id]| {
+        ids.iter()
+            .map(|i| planner.graph.stages[*i].name.as_str())
+            .collect::<Vec<_>>()
+            .join(", ")
+    };
+    let mut text = String::new();
+    match planner.verdict(id) {
+        Some(Verdict::Fresh(fp)) => writeln!(
+            text,
+            "{} is fresh: {}",
+            stage.name,
+            planner.store.result(fp).display()
+        )?,
+        Some(Verdict::Waits(ids)) => {
+            writeln!(text, "{} waits for {}", stage.name, names(ids))?;
+        }
+        Some(Verdict::Stale(reasons)) => {
+            writeln!(text, "{} is stale", stage.name)?;
+            for reason in reasons {
+                writeln!(text, "  {reason}")?;
+            }
+            let code = reasons.iter().any(|r| r.starts_with("code "));
+            if code {
+                writeln!(
+                    text,
+                    "  if you know that the result is the same: repro accept {} --why \"...\"",
+                    stage.name
+                )?;
+            }
+        }
+        None => {}
+    }
+    if let Some(seconds) = planner.estimate(id) {
+        writeln!(text, "took      {} the last time", human::seconds(seconds))?;
+    }
+    for input in &stage.inputs {
+        for (from, output) in &input.from {
+            let source: &Stage = &planner.graph.stages[*from];
+            writeln!(
+                text,
+                "input     {} = {}.{}",
+                input.port, source.name, source.outputs[*output].port
+            )?;
+        }
+    }
+    if !stage.users.is_empty() {
+        writeln!(text, "used by   {}", names(&stage.users))?;
+    }
+    if let Some(manifest) = planner.manifest(id) {
+        writeln!(text, "manifest  {}", manifest.fingerprint())?;
+        for line in manifest.to_string().lines() {
+            writeln!(text, "  {line}")?;
+        }
+    }
+    if let Some(fp) = planner.fresh(id) {
+        provenance(planner, &fp, &mut text)?;
+    }
+    Ok(text)
+}
+
+fn provenance(planner: &Planner, fp: &crate::digest::Fingerprint, text: &mut String) -> Result<()> {
+    let record = planner.store.record(fp)?;
+    writeln!(
+        text,
+        "made      {} as {} (profile {}) by repro {} on {} ({})",
+        record.finished,
+        record.result.stage,
+        record.profile,
+        record.repro,
+        record.host,
+        record.system
+    )?;
+    writeln!(
+        text,
+        "used      {} on {}, {} of CPU time in {} threads, {} of memory",
+        human::seconds(record.wall_seconds),
+        record.result.device,
+        human::seconds(record.cpu_seconds),
+        record.threads,
+        human::bytes(record.peak_memory_bytes)
+    )?;
+    if let Some(resumed) = &record.resumed {
+        writeln!(text, "resumed   {resumed}")?;
+    }
+    if let Some(git) = &record.git {
+        let state = if git.dirty { ", with changes" } else { "" };
+        writeln!(text, "commit    {}{state}", git.commit)?;
+    }
+    for made in &record.result.out {
+        writeln!(
+            text,
+            "output    {} {} {}",
+            made.port, made.digest, made.file
+        )?;
+    }
+    for (path, digest) in &record.result.reads {
+        writeln!(text, "read      {path} {digest}")?;
+    }
+    Ok(())
+}

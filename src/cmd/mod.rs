@@ -1,0 +1,95 @@
+//! The command line: one file a command.
+
+mod explain;
+mod run;
+mod status;
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+use stages::contract::StageDef;
+
+use crate::diag::Diagnostic;
+use crate::project::PipelineArgs;
+
+/// Declarative, content-hashed reproduction pipelines.
+///
+/// pipeline.toml declares a paper as stages; `repro run` executes only what is stale.
+#[derive(Debug, Parser)]
+#[command(name = "repro", version, max_term_width = 100)]
+pub struct Cli {
+    #[command(flatten)]
+    pub pipeline: PipelineArgs,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run what is stale
+    Run(run::Args),
+    /// Say what is fresh, what is stale, and why
+    Status(status::Args),
+    /// Everything about one stage: what it depends on, what changed, what came of it
+    Explain(explain::Args),
+    /// Run one job file: what `run` starts for each stage
+    #[command(hide = true)]
+    Worker { job: PathBuf },
+}
+
+/// How a command ended, as scripts see it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    Done = 0,
+    Failed = 1,
+    Wrong = 2,
+    Stale = 3,
+    OutOfTolerance = 4,
+    Interrupted = 5,
+}
+
+pub fn main(kinds: &'static [StageDef]) -> ExitCode {
+    let cli = Cli::parse();
+    if let Command::Worker { job } = &cli.command {
+        return crate::worker::main(job, kinds);
+    }
+    let ended = dispatch(&cli, kinds).unwrap_or_else(|e| {
+        if e.downcast_ref::<std::io::Error>()
+            .is_some_and(|e| e.kind() == std::io::ErrorKind::BrokenPipe)
+        {
+            // `repro status | head` has read enough.
+            return Ended::Done;
+        }
+        match e.downcast_ref::<Diagnostic>() {
+            Some(diagnostic) => {
+                eprintln!("{diagnostic}");
+                Ended::Wrong
+            }
+            None => {
+                eprintln!("error: {e:#}");
+                Ended::Failed
+            }
+        }
+    });
+    ExitCode::from(ended as u8)
+}
+
+fn dispatch(cli: &Cli, kinds: &'static [StageDef]) -> Result<Ended> {
+    match &cli.command {
+        Command::Run(args) => run::run(&cli.pipeline, args, kinds),
+        Command::Status(args) => status::run(&cli.pipeline, args, kinds),
+        Command::Explain(args) => explain::run(&cli.pipeline, args, kinds),
+        Command::Worker { .. } => Ok(Ended::Done),
+    }
+}
+
+/// Writes data to standard output; a reader that has had enough is an error that `main` forgives.
+pub fn print(text: &str) -> Result<()> {
+    let mut out = std::io::stdout().lock();
+    out.write_all(text.as_bytes())?;
+    out.flush()?;
+    Ok(())
+}

@@ -1,0 +1,133 @@
+//! `repro status`.
+
+use anyhow::Result;
+use serde_json::json;
+use stages::contract::StageDef;
+
+use super::{Ended, print};
+use crate::graph::Id;
+use crate::human;
+use crate::plan::{Planner, Verdict};
+use crate::project::{PipelineArgs, Project};
+use crate::store::Holder;
+
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Stages or instances, with all they need; by default everything
+    #[arg(value_name = "STAGE")]
+    stages: Vec<String>,
+    /// For scripts
+    #[arg(long)]
+    json: bool,
+    /// Exit with 3 if anything is stale
+    #[arg(long)]
+    exit_code: bool,
+}
+
+pub fn run(pipeline: &PipelineArgs, args: &Args, kinds: &'static [StageDef]) -> Result<Ended> {
+    let mut project = Project::open(pipeline, kinds)?;
+    let targets = match args.stages.is_empty() {
+        true => (0..project.graph.stages.len()).collect(),
+        false => project.graph.select(&args.stages)?,
+    };
+    let mut shown = project.graph.with_needs(&targets);
+    let holder = Holder::of(&project.store.root.join("lock"));
+    let profiles = project.profiles_with_results();
+    let profile = project.facts.profile.clone();
+    let mut planner = project.planner();
+    planner.judge_all(&shown);
+    shown.sort_unstable();
+    let fresh = shown
+        .iter()
+        .filter(|id| planner.fresh(**id).is_some())
+        .count();
+    if args.json {
+        let stages: Vec<_> = shown.iter().map(|id| object(&planner, *id)).collect();
+        let all = json!({"profile": profile, "running": holder, "stages": stages});
+        print(&format!("{all:#}\n"))?;
+    } else {
+        print(&table(&planner, &shown, fresh))?;
+        if let Some(h) = holder {
+            eprintln!(
+                "running: `{}` (process {} on {}, since {})",
+                h.command, h.pid, h.host, h.since
+            );
+        }
+        if fresh == 0 && !profiles.is_empty() && !profiles.contains(&profile) {
+            eprintln!(
+                "hint: profile `{profile}` has no results; these have: {}",
+                profiles.join(", ")
+            );
+        }
+    }
+    let stale = args.exit_code && fresh < shown.len();
+    Ok(if stale { Ended::Stale } else { Ended::Done })
+}
+
+fn object(planner: &Planner, id: Id) -> serde_json::Value {
+    let stage = &planner.graph.stages[id];
+    let names = |ids: &[Id]| {
+        ids.iter()
+            .map(|i| planner.graph.stages[*i].name.clone())
+            .collect::<Vec<_>>()
+    };
+    let mut object =
+        json!({"stage": stage.name, "kind": stage.kind.name(), "seconds": planner.estimate(id)});
+    match planner.verdict(id) {
+        Some(Verdict::Fresh(fp)) => {
+            object["verdict"] = "fresh".into();
+            object["fingerprint"] = fp.to_string().into();
+        }
+        Some(Verdict::Stale(reasons)) => {
+            object["verdict"] = "stale".into();
+            object["reasons"] = json!(reasons);
+        }
+        Some(Verdict::Waits(ids)) => {
+            object["verdict"] = "waits".into();
+            object["for"] = json!(names(ids));
+        }
+        None => {}
+    }
+    object
+}
+
+fn table(planner: &Planner, shown: &[Id], fresh: usize) -> String {
+    let width = shown
+        .iter()
+        .map(|id| planner.graph.stages[*id].name.len())
+        .max()
+        .unwrap_or(0);
+    let mut text = String::new();
+    let (mut stale, mut seconds) = (None, 0.0);
+    for &id in shown {
+        let name = &planner.graph.stages[id].name;
+        let (verdict, why) = match planner.verdict(id) {
+            Some(Verdict::Stale(reasons)) => {
+                stale = stale.or(Some(name));
+                ("stale", reasons.join("; "))
+            }
+            Some(Verdict::Waits(ids)) => {
+                let names: Vec<&str> = ids
+                    .iter()
+                    .map(|i| planner.graph.stages[*i].name.as_str())
+                    .collect();
+                ("waits", names.join(", "))
+            }
+            _ => ("fresh", String::new()),
+        };
+        if verdict != "fresh" {
+            seconds += planner.estimate(id).unwrap_or_default();
+        }
+        let line = format!("{name:width$}  {verdict}  {why}");
+        text += line.trim_end();
+        text += "\n";
+    }
+    if let Some(stale) = stale {
+        let mut last = format!("{} of {} fresh", fresh, human::count(shown.len(), "stage"));
+        if seconds > 0.0 {
+            last += &format!(", about {} to run", human::seconds(seconds));
+        }
+        text += &format!("{last}.   why: repro explain {stale}   do: repro run\n");
+    }
+    text
+}

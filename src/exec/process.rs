@@ -1,0 +1,88 @@
+//! Starting a stage's process and waiting for its end. The kernel kills it when the runner dies.
+
+#![expect(
+    unsafe_code,
+    reason = "prctl between fork and exec, wait4 for the use of resources"
+)]
+
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command};
+
+/// How a process ended, and what it used.
+#[derive(Debug, Clone, Copy)]
+pub struct Exit {
+    pub code: Option<i32>,
+    pub signal: Option<i32>,
+    pub cpu_seconds: f64,
+    pub peak_memory: u64,
+}
+
+/// Starts in a process group of its own, so that Ctrl-C reaches the runner alone. Must be called
+/// from the thread that lives as long as the run: the kernel ties the child to it.
+pub fn spawn(command: &mut Command) -> io::Result<Child> {
+    let runner = std::process::id() as libc::pid_t;
+    command.process_group(0);
+    // SAFETY: prctl, getppid and _exit are async-signal-safe and touch no memory.
+    unsafe {
+        command.pre_exec(move || {
+            if libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) != 0 {
+                return Err(io::Error::last_os_error());
+            }
+            if libc::getppid() != runner {
+                // The runner died between fork and prctl.
+                libc::_exit(1);
+            }
+            Ok(())
+        });
+    }
+    command.spawn()
+}
+
+/// Waits for a child; to be called once, instead of `Child::wait`.
+pub fn wait(pid: u32) -> io::Result<Exit> {
+    let mut status = 0;
+    let mut usage = MaybeUninit::<libc::rusage>::zeroed();
+    loop {
+        // SAFETY: both pointers are valid for writes; wait4 fills `usage`, which starts zeroed.
+        let got = unsafe { libc::wait4(pid as libc::pid_t, &mut status, 0, usage.as_mut_ptr()) };
+        if got >= 0 {
+            break;
+        }
+        let error = io::Error::last_os_error();
+        if error.kind() != io::ErrorKind::Interrupted {
+            return Err(error);
+        }
+    }
+    // SAFETY: all-zero is a valid rusage, and wait4 has filled it.
+    let usage = unsafe { usage.assume_init() };
+    let seconds = |t: libc::timeval| t.tv_sec as f64 + t.tv_usec as f64 * 1e-6;
+    Ok(Exit {
+        code: libc::WIFEXITED(status).then(|| libc::WEXITSTATUS(status)),
+        signal: libc::WIFSIGNALED(status).then(|| libc::WTERMSIG(status)),
+        cpu_seconds: seconds(usage.ru_utime) + seconds(usage.ru_stime),
+        // Linux counts kibibytes.
+        peak_memory: usage.ru_maxrss as u64 * 1024,
+    })
+}
+
+/// Sends a signal to a child and all that it has started in its group.
+pub fn signal(pid: u32, signal: i32) {
+    // SAFETY: kill touches no memory. A group that is gone is no error here.
+    unsafe {
+        libc::kill(-(pid as libc::pid_t), signal);
+    }
+}
+
+impl Exit {
+    /// `exit 1`, `killed by signal 9 (SIGKILL; out of memory?)`.
+    pub fn describe(&self) -> String {
+        match (self.code, self.signal) {
+            (Some(code), _) => format!("exit {code}"),
+            (_, Some(libc::SIGKILL)) => "killed by SIGKILL: out of memory, or by hand".into(),
+            (_, Some(signal)) => format!("killed by signal {signal}"),
+            _ => "ended in an unknown way".into(),
+        }
+    }
+}

@@ -1,0 +1,41 @@
+"""Lists the files of imported modules at exit, for the runner that set REPRO_IMPORTS."""
+
+import atexit
+import os
+import sys
+
+
+def _write():
+    target = os.environ.get("REPRO_IMPORTS")
+    if not target:
+        return
+    files = set()
+    for module in list(sys.modules.values()):
+        file = getattr(module, "__file__", None)
+        if isinstance(file, str):
+            files.add(os.path.abspath(file))
+    with open(target, "a", encoding="utf-8") as out:
+        out.write("".join(f + "\n" for f in sorted(files)))
+
+
+atexit.register(_write)
+
+
+def _in_child():
+    # A forked child of multiprocessing leaves without atexit, but runs its finalizers.
+    util = sys.modules.get("multiprocessing.util")
+    if util is not None:
+        util.Finalize(None, _write, exitpriority=100)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_in_child)
+
+# The user's own sitecustomize, which this one hides, still has its turn.
+_here = os.path.dirname(os.path.abspath(__file__))
+sys.path[:] = [p for p in sys.path if os.path.abspath(p or ".") != _here]
+sys.modules.pop("sitecustomize", None)
+try:
+    import sitecustomize  # noqa: F401
+except ImportError:
+    pass

@@ -1,0 +1,302 @@
+//! Verdicts: fresh, stale and why, or waiting for an upstream stage. `status` and `run` ask here,
+//! and `run` asks again whenever an input has become known.
+
+use std::collections::HashMap;
+use std::fs;
+use std::io;
+
+use crate::digest::{Digest, Fingerprint};
+use crate::files::Finder;
+use crate::graph::{Graph, Id, Kind};
+use crate::manifest::Manifest;
+use crate::project::Facts;
+use crate::store::{Entry, Health, Store, Work};
+
+#[derive(Debug, Clone, PartialEq)]
+pub enum Verdict {
+    /// This result counts.
+    Fresh(Fingerprint),
+    /// It has to run, for these reasons.
+    Stale(Vec<String>),
+    /// Whether it has to run is known once these stages have.
+    Waits(Vec<Id>),
+}
+
+/// Judges stages, each after those it reads from.
+pub struct Planner<'a> {
+    pub graph: &'a Graph,
+    pub store: &'a mut Store,
+    facts: &'a Facts,
+    finder: Finder,
+    /// True if a missing output may be copied from another result: needs the lock.
+    repair: bool,
+    pub verdicts: Vec<Option<Verdict>>,
+    manifests: Vec<Option<Manifest>>,
+    copies: Option<HashMap<Digest, Vec<(Fingerprint, usize)>>>,
+}
+
+impl<'a> Planner<'a> {
+    pub fn new(graph: &'a Graph, store: &'a mut Store, facts: &'a Facts, repair: bool) -> Self {
+        Self {
+            graph,
+            facts,
+            finder: Finder::new(&facts.dir, &store.root),
+            store,
+            repair,
+            verdicts: vec![None; graph.stages.len()],
+            manifests: vec![None; graph.stages.len()],
+            copies: None,
+        }
+    }
+
+    /// Judges these stages, which must stand in topological order with all they need.
+    pub fn judge_all(&mut self, ids: &[Id]) {
+        for &id in ids {
+            self.judge(id);
+        }
+    }
+
+    pub fn verdict(&self, id: Id) -> Option<&Verdict> {
+        self.verdicts[id].as_ref()
+    }
+
+    pub fn fresh(&self, id: Id) -> Option<Fingerprint> {
+        match self.verdicts[id] {
+            Some(Verdict::Fresh(fp)) => Some(fp),
+            _ => None,
+        }
+    }
+
+    pub fn result(&self, id: Id) -> Option<&Entry> {
+        self.store.index.results.get(&self.fresh(id)?)
+    }
+
+    /// The manifest without what runs are found to read; known if every input is.
+    pub fn manifest(&self, id: Id) -> Option<&Manifest> {
+        self.manifests[id].as_ref()
+    }
+
+    pub fn judge(&mut self, id: Id) {
+        let waits: Vec<Id> = (self.graph.stages[id].needs().into_iter())
+            .filter(|n| self.fresh(*n).is_none())
+            .collect();
+        let verdict = if waits.is_empty() {
+            let manifest = self.describe(id);
+            let verdict = self.verdict_on(id, &manifest);
+            self.manifests[id] = Some(manifest);
+            verdict
+        } else {
+            Verdict::Waits(waits)
+        };
+        self.verdicts[id] = Some(verdict);
+    }
+
+    /// Everything the result depends on, as far as it is declared.
+    fn describe(&mut self, id: Id) -> Manifest {
+        let stage = &self.graph.stages[id];
+        let mut manifest = Manifest::new(stage.kind.name());
+        if stage.params.as_object().is_some_and(|p| !p.is_empty()) {
+            manifest.flatten("params", &stage.params);
+        }
+        for input in &stage.inputs {
+            for (i, (from, output)) in input.from.iter().enumerate() {
+                let digest = self.result(*from).map(|entry| entry.out[*output].digest);
+                let key = match input.from.len() {
+                    1 => format!("input.{}", input.port),
+                    _ => format!("input.{}.{i}", input.port),
+                };
+                if let Some(digest) = digest {
+                    manifest.add(key, digest);
+                }
+            }
+        }
+        match &stage.kind {
+            Kind::Library(def) => {
+                for (module, digest) in def.code {
+                    manifest.add(
+                        format!("code.{module}"),
+                        self.facts.accepted.canonical(def.kind, module, digest),
+                    );
+                }
+                if def.measures_machine {
+                    manifest.add("machine", &self.facts.device.name);
+                }
+            }
+            Kind::Command(command) => {
+                command.describe(&mut manifest, &stage.outputs);
+                for path in self.finder.find(&command.files) {
+                    let digest = self.file(&path);
+                    manifest.add(format!("file.{path}"), digest);
+                }
+                let script = command.script().filter(|s| self.finder.exists(s));
+                let code = self
+                    .finder
+                    .find(&command.code)
+                    .into_iter()
+                    .chain(script.map(str::to_owned));
+                for path in code.collect::<Vec<_>>() {
+                    let digest = self.file(&path);
+                    let digest = self.facts.accepted.canonical(&stage.family, &path, &digest);
+                    manifest.add(format!("code.{path}"), digest);
+                }
+            }
+        }
+        manifest
+    }
+
+    /// Digest of a file of the project, or what is wrong with it.
+    fn file(&mut self, path: &str) -> String {
+        match self.store.digest_of(&self.facts.dir.join(path), false) {
+            Ok(digest) => digest.to_string(),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => "missing".into(),
+            Err(e) => format!("unreadable: {e}"),
+        }
+    }
+
+    fn verdict_on(&mut self, id: Id, manifest: &Manifest) -> Verdict {
+        let fp = manifest.fingerprint();
+        let candidates: Vec<(Fingerprint, Vec<(String, Digest)>)> =
+            (self.store.index.candidates(&fp).iter())
+                .map(|e| (e.fp, e.reads.clone()))
+                .collect();
+        for (fp, reads) in candidates {
+            let same = reads
+                .iter()
+                .all(|(path, was)| self.file(path) == was.to_string());
+            if same {
+                return match self.damage(&fp) {
+                    reasons if reasons.is_empty() => Verdict::Fresh(fp),
+                    reasons => Verdict::Stale(reasons),
+                };
+            }
+        }
+        Verdict::Stale(self.reasons(id, manifest))
+    }
+
+    /// What is wrong with a result's outputs.
+    fn damage(&mut self, fp: &Fingerprint) -> Vec<String> {
+        let Some(outputs) = self.store.index.results.get(fp).map(|e| e.out.len()) else {
+            return Vec::new();
+        };
+        let mut reasons = Vec::new();
+        for number in 0..outputs {
+            let mut health = self.store.health(fp, number, false);
+            if health != Health::Good && self.repair && self.restore(fp, number) {
+                health = self.store.health(fp, number, false);
+            }
+            let port = self
+                .store
+                .index
+                .results
+                .get(fp)
+                .map(|e| e.out[number].port.clone());
+            let port = port.unwrap_or_default();
+            reasons.extend(match health {
+                Health::Good => None,
+                Health::Missing => Some(format!("output {port} is missing")),
+                Health::Changed => Some(format!("output {port} is not what was committed")),
+                Health::Unreadable(why) => Some(format!("output {port} cannot be read: {why}")),
+            });
+        }
+        reasons
+    }
+
+    /// Copies an output from another result that has the same content.
+    fn restore(&mut self, fp: &Fingerprint, number: usize) -> bool {
+        let copies = self.copies.get_or_insert_with(|| {
+            let mut copies: HashMap<Digest, Vec<(Fingerprint, usize)>> = HashMap::new();
+            for entry in self.store.index.results.values() {
+                for (i, made) in entry.out.iter().enumerate() {
+                    copies.entry(made.digest).or_default().push((entry.fp, i));
+                }
+            }
+            copies
+        });
+        let Some(made) = self
+            .store
+            .index
+            .results
+            .get(fp)
+            .map(|e| e.out[number].clone())
+        else {
+            return false;
+        };
+        let others = copies.get(&made.digest).cloned().unwrap_or_default();
+        for (other, i) in others.into_iter().filter(|o| *o != (*fp, number)) {
+            if self.store.health(&other, i, true) != Health::Good {
+                continue;
+            }
+            let Some(from) = self
+                .store
+                .index
+                .results
+                .get(&other)
+                .map(|e| self.store.output(&other, &e.out[i]))
+            else {
+                continue;
+            };
+            let to = self.store.output(fp, &made);
+            let part = to.with_extension("restoring");
+            let copied = from.is_file()
+                && fs::copy(&from, &part)
+                    .and_then(|_| fs::rename(&part, &to))
+                    .is_ok();
+            if copied {
+                return true;
+            }
+        }
+        false
+    }
+
+    fn reasons(&mut self, id: Id, manifest: &Manifest) -> Vec<String> {
+        let Some((old, reads)) = self.last(id) else {
+            return vec!["never run".into()];
+        };
+        let mut now = manifest.clone();
+        for (path, _) in &reads {
+            let digest = self.file(path);
+            now.add(format!("read.{path}"), digest);
+        }
+        match now.changes_since(&old) {
+            changes if changes.is_empty() => vec!["its result is gone".into()],
+            changes => changes,
+        }
+    }
+
+    /// Manifest of the result this stage was last seen fresh with, and the files found read then.
+    pub fn last(&self, id: Id) -> Option<(Manifest, Vec<(String, Digest)>)> {
+        let name = &self.graph.stages[id].name;
+        let key = (self.facts.profile.clone(), name.clone());
+        let fp = self.store.index.names.get(&key)?;
+        let reads = self.store.index.results.get(fp).map(|e| e.reads.clone());
+        Some((self.store.manifest(fp)?, reads.unwrap_or_default()))
+    }
+
+    /// True if the stage is already known under the result it is fresh with.
+    pub fn is_named(&self, id: Id) -> bool {
+        let name = &self.graph.stages[id].name;
+        let key = (self.facts.profile.clone(), name.clone());
+        self.fresh(id).is_some() && self.fresh(id).as_ref() == self.store.index.names.get(&key)
+    }
+
+    /// True if an interrupted run of exactly this work has left a checkpoint.
+    pub fn has_checkpoint(&self, id: Id) -> bool {
+        let Some(manifest) = self.manifest(id) else {
+            return false;
+        };
+        let dir = self
+            .store
+            .root
+            .join("work")
+            .join(manifest.fingerprint().to_string());
+        Work { dir }.has_checkpoint()
+    }
+
+    /// Seconds a run of the stage took the last time it ran under this profile.
+    pub fn estimate(&self, id: Id) -> Option<f64> {
+        let name = &self.graph.stages[id].name;
+        let key = (self.facts.profile.clone(), name.clone());
+        let fp = self.store.index.names.get(&key)?;
+        Some(self.store.index.results.get(fp)?.wall)
+    }
+}

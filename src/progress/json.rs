@@ -1,0 +1,55 @@
+//! One JSON object a line on standard output: `repro run --json`.
+
+use serde_json::{Value, json};
+use stages::contract::Event;
+
+use super::{End, Progress};
+use crate::human;
+
+pub struct Json;
+
+fn say(mut object: Value) {
+    object["time"] = human::now().into();
+    println!("{object}");
+}
+
+impl Progress for Json {
+    fn begin(&mut self, total: usize) {
+        say(json!({"event": "begin", "stages": total}));
+    }
+
+    fn start(&mut self, stage: &str, why: &str) {
+        say(json!({"event": "start", "stage": stage, "why": why}));
+    }
+
+    fn event(&mut self, stage: &str, event: &Event) {
+        if let Ok(mut object) = serde_json::to_value(event) {
+            object["stage"] = stage.into();
+            say(object);
+        }
+    }
+
+    fn end(&mut self, stage: &str, end: &End) {
+        say(match end {
+            End::Done { seconds, bytes } => {
+                json!({"event": "done", "stage": stage, "seconds": seconds, "bytes": bytes})
+            }
+            End::Failed { cause, tail, log } => {
+                json!({"event": "failed", "stage": stage, "cause": cause, "tail": tail, "log": log})
+            }
+            End::Stopped { kept } => {
+                json!({"event": "stopped", "stage": stage, "checkpoint": kept})
+            }
+        });
+    }
+
+    fn fresh(&mut self, stage: &str) {
+        say(json!({"event": "fresh", "stage": stage}));
+    }
+
+    fn say(&mut self, text: &str) {
+        eprintln!("{text}");
+    }
+
+    fn finish(&mut self) {}
+}

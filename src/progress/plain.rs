@@ -1,0 +1,78 @@
+//! One line for each transition and a beat now and then: for CI and cluster logs.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use stages::contract::Event;
+
+use super::{End, Progress, values};
+use crate::human;
+
+/// Seconds between two lines about one running stage.
+const BEAT: Duration = Duration::from_secs(30);
+
+#[derive(Default)]
+pub struct Plain {
+    beats: HashMap<String, Instant>,
+}
+
+fn line(what: &str, stage: &str, rest: &str) {
+    eprintln!(
+        "{}",
+        format!("{} {what:<6} {stage}  {rest}", human::now()).trim_end()
+    );
+}
+
+impl Progress for Plain {
+    fn begin(&mut self, _total: usize) {}
+
+    fn start(&mut self, stage: &str, why: &str) {
+        self.beats.insert(stage.into(), Instant::now());
+        line("start", stage, why);
+    }
+
+    fn event(&mut self, stage: &str, event: &Event) {
+        match event {
+            Event::Progress(progress) => {
+                let due = self.beats.get(stage).is_none_or(|t| t.elapsed() >= BEAT);
+                if due {
+                    self.beats.insert(stage.into(), Instant::now());
+                    let done = format!("{}/{} {}", progress.done, progress.total, progress.unit);
+                    line("beat", stage, &format!("{done}  {}", values(progress)));
+                }
+            }
+            Event::Note { text } => line("note", stage, text),
+            Event::Resumed { at, unit } => line("resume", stage, &format!("at {unit} {at}")),
+            Event::Device { .. } | Event::Checkpoint { .. } => {}
+        }
+    }
+
+    fn end(&mut self, stage: &str, end: &End) {
+        self.beats.remove(stage);
+        match end {
+            End::Done { seconds, bytes } => {
+                let text = format!("{}  {}", human::seconds(*seconds), human::bytes(*bytes));
+                line("done", stage, &text);
+            }
+            End::Failed { cause, tail, log } => {
+                line("FAIL", stage, cause);
+                for text in tail {
+                    eprintln!("  | {text}");
+                }
+                eprintln!("  log: {log}");
+            }
+            End::Stopped { kept: true } => line("stop", stage, "a checkpoint was kept"),
+            End::Stopped { kept: false } => line("stop", stage, ""),
+        }
+    }
+
+    fn fresh(&mut self, stage: &str) {
+        line("fresh", stage, "its inputs have not changed");
+    }
+
+    fn say(&mut self, text: &str) {
+        eprintln!("{text}");
+    }
+
+    fn finish(&mut self) {}
+}

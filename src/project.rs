@@ -1,0 +1,119 @@
+//! A pipeline file, its graph and its store: what every command starts from.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use stages::contract::StageDef;
+
+use crate::accept::Accepted;
+use crate::device::Device;
+use crate::diag::{Diagnostic, Source};
+use crate::graph::Graph;
+use crate::plan::Planner;
+use crate::spec::{Overrides, Spec};
+use crate::store::Store;
+
+/// What the command line says of the pipeline.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub struct PipelineArgs {
+    /// The pipeline file; by default pipeline.toml here or in a folder above
+    #[arg(short, long, value_name = "FILE", global = true)]
+    pub file: Option<PathBuf>,
+    /// Which of the pipeline's profiles
+    #[arg(short, long, env = "REPRO_PROFILE", global = true)]
+    pub profile: Option<String>,
+    /// Change a parameter for this command
+    #[arg(long, value_name = "STAGE.PARAM=VALUE", global = true)]
+    pub set: Vec<String>,
+    /// auto, cpu, cuda or cuda:N
+    #[arg(long, env = "REPRO_DEVICE", default_value = "auto", global = true)]
+    pub device: String,
+    /// Where results are kept; by default artifacts/ beside the pipeline file
+    #[arg(long, value_name = "DIR", env = "REPRO_STORE", global = true)]
+    pub store: Option<PathBuf>,
+}
+
+/// What verdicts depend on besides the graph and the store.
+#[derive(Debug)]
+pub struct Facts {
+    /// The folder of the pipeline file.
+    pub dir: PathBuf,
+    pub profile: String,
+    pub device: Device,
+    pub accepted: Accepted,
+}
+
+#[derive(Debug)]
+pub struct Project {
+    pub spec: Spec,
+    pub graph: Graph,
+    pub facts: Facts,
+    pub store: Store,
+}
+
+impl Project {
+    pub fn open(args: &PipelineArgs, kinds: &'static [StageDef]) -> Result<Self> {
+        let path = match &args.file {
+            Some(path) => path.clone(),
+            None => find()?,
+        };
+        let text = std::fs::read_to_string(&path)
+            .with_context(|| format!("cannot read {}", path.display()))?;
+        let path = std::path::absolute(&path)?;
+        let name = path
+            .file_name()
+            .unwrap_or(path.as_os_str())
+            .to_string_lossy()
+            .into_owned();
+        let overrides = Overrides {
+            profile: args.profile.clone(),
+            set: args.set.clone(),
+        };
+        let spec = Spec::parse(Source::new(name, text), &overrides)?;
+        let graph = Graph::new(&spec, kinds)?;
+        let dir = path.parent().unwrap_or(Path::new("/")).to_path_buf();
+        let root = match &args.store {
+            Some(store) => std::path::absolute(store)?,
+            None => dir.join("artifacts"),
+        };
+        let facts = Facts {
+            profile: spec.profile.name.clone(),
+            device: Device::choose(&args.device)?,
+            accepted: Accepted::load(&dir.join("accepted.toml"))?,
+            dir,
+        };
+        Ok(Self {
+            store: Store::open(&root)?,
+            spec,
+            graph,
+            facts,
+        })
+    }
+
+    /// A planner that only looks.
+    pub fn planner(&mut self) -> Planner<'_> {
+        Planner::new(&self.graph, &mut self.store, &self.facts, false)
+    }
+
+    /// Other profiles that have results here, for whoever wonders where theirs went.
+    pub fn profiles_with_results(&self) -> Vec<String> {
+        let names = self.store.index.names.keys();
+        let mut profiles: Vec<String> = names.map(|(profile, _)| profile.clone()).collect();
+        profiles.sort();
+        profiles.dedup();
+        profiles
+    }
+}
+
+/// pipeline.toml here or in the nearest folder above.
+fn find() -> Result<PathBuf> {
+    let here = std::env::current_dir().context("the current folder is gone")?;
+    let found = here
+        .ancestors()
+        .map(|dir| dir.join("pipeline.toml"))
+        .find(|p| p.is_file());
+    found.ok_or_else(|| {
+        let message = format!("there is no pipeline.toml in {} or above", here.display());
+        Diagnostic::new(message).hint("name one with --file").into()
+    })
+}

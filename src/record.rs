@@ -1,0 +1,53 @@
+//! What was learned by running a stage: `record.json` beside its outputs.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::provenance::Git;
+use crate::store::Entry;
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Record {
+    /// Digests of what was made, and what else planning needs.
+    pub result: Entry,
+    pub kind: String,
+    pub profile: String,
+    pub params: Value,
+    /// Per port, `STAGE.OUTPUT` and digest of what was read.
+    pub inputs: BTreeMap<String, Vec<String>>,
+    /// Digests of the code as it really was, where the manifest holds an accepted equivalent.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub code: BTreeMap<String, String>,
+    pub started: String,
+    pub finished: String,
+    pub wall_seconds: f64,
+    pub cpu_seconds: f64,
+    pub peak_memory_bytes: u64,
+    pub threads: usize,
+    /// `cpu` or `cuda:N`.
+    pub device: String,
+    /// Where work was taken up, if it was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resumed: Option<String>,
+    pub host: String,
+    pub system: String,
+    pub repro: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub git: Option<Git>,
+    /// The arguments of a command.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub command: Vec<String>,
+}
+
+impl Record {
+    pub fn load(path: &Path) -> Result<Self> {
+        let text =
+            std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+        serde_json::from_slice(&text).with_context(|| format!("{} is damaged", path.display()))
+    }
+}

@@ -1,0 +1,163 @@
+//! From the text of pipeline.toml to plain instances: `for`, `at`, profiles and `--set` are
+//! resolved here, and nothing after it knows of them.
+
+mod instance;
+pub mod node;
+mod shape;
+
+use std::ops::Range;
+
+pub use instance::{Instance, Resources};
+use node::{Node, Table, Value};
+
+use crate::diag::{Diagnostic, Source, suggest};
+
+/// A pipeline under one profile.
+#[derive(Debug)]
+pub struct Spec {
+    pub source: Source,
+    pub name: String,
+    pub title: String,
+    pub profile: Profile,
+    /// Every profile that may be asked for, by name.
+    pub profiles: Vec<Profile>,
+    /// In the order of the file; instances of one stage stand together.
+    pub instances: Vec<Instance>,
+}
+
+/// What `[pipeline] profiles.NAME` says.
+#[derive(Debug, Clone, Default)]
+pub struct Profile {
+    pub name: String,
+    /// One sentence: what the profile is for.
+    pub about: String,
+    /// `cuda`, if it is not meant to be run without.
+    pub device: Option<String>,
+    /// What it takes, in words, such as `15 days on one GPU`.
+    pub takes: Option<String>,
+    /// What stands in for the declared data, where something does.
+    pub data: Option<String>,
+}
+
+/// What the command line changes.
+#[derive(Debug, Default, Clone)]
+pub struct Overrides {
+    pub profile: Option<String>,
+    /// `STAGE.PARAM=VALUE`.
+    pub set: Vec<String>,
+}
+
+/// The sections that a pipeline file may have. The last three are read by those who print them.
+const SECTIONS: [&str; 6] = ["pipeline", "stage", "profile", "table", "figure", "check"];
+
+impl Spec {
+    pub fn parse(mut source: Source, overrides: &Overrides) -> Result<Self, Diagnostic> {
+        let file = node::parse(&source)?;
+        let read = shape::Reader(&source);
+        for entry in &file.0 {
+            if !SECTIONS.contains(&entry.key.as_str()) {
+                return Err(source
+                    .error(&entry.key_span, format!("unknown section `{}`", entry.key))
+                    .hint(suggest(&entry.key, SECTIONS)));
+            }
+            read.table(&entry.key, &entry.node)?;
+        }
+        let head = file.get("pipeline").and_then(Node::table);
+        let (name, title, default, profiles) = read.head(head)?;
+        let profile = pick(&profiles, default, overrides.profile.as_deref())?;
+
+        let stages = file.get("stage").and_then(Node::table);
+        let Some(stages) = stages.filter(|s| !s.0.is_empty()) else {
+            let hint = "declare one: [stage.NAME] with a `kind`";
+            return Err(source.error(&(0..0), "no stages").hint(hint));
+        };
+        let chosen = match file.get("profile") {
+            Some(section) => read.profile(section, &profile, &profiles, stages)?,
+            None => None,
+        };
+        let mut instances = Vec::with_capacity(stages.0.len());
+        for entry in &stages.0 {
+            let over = chosen.and_then(|p| p.get(&entry.key));
+            instance::expand(&read, entry, over, &mut instances)?;
+        }
+        for text in &overrides.set {
+            apply_set(&mut source, text, &mut instances)?;
+        }
+        instance::resolve_params_of(&source, &mut instances)?;
+        Ok(Self {
+            source,
+            name,
+            title,
+            profile,
+            profiles,
+            instances,
+        })
+    }
+
+    pub fn error(&self, span: &Range<usize>, message: impl Into<String>) -> Diagnostic {
+        self.source.error(span, message)
+    }
+}
+
+fn pick(
+    profiles: &[Profile],
+    default: Option<String>,
+    asked: Option<&str>,
+) -> Result<Profile, Diagnostic> {
+    let Some(name) = asked.map(str::to_owned).or(default) else {
+        return Ok(profiles.first().cloned().unwrap_or_default());
+    };
+    let found = profiles.iter().find(|p| p.name == name);
+    found.cloned().ok_or_else(|| {
+        let names = profiles.iter().map(|p| p.name.as_str());
+        Diagnostic::new(format!("there is no profile `{name}`")).hint(suggest(&name, names))
+    })
+}
+
+/// `glow.optim.lr=1e-3` or `glow@cifar10.optim.lr=1e-3`.
+fn apply_set(
+    source: &mut Source,
+    text: &str,
+    instances: &mut [Instance],
+) -> Result<(), Diagnostic> {
+    let span = source.add_override(text);
+    let parts = text
+        .split_once('=')
+        .and_then(|(path, value)| Some((path.split_once('.')?, value)));
+    let Some(((stage, param), value)) = parts else {
+        let hint = "write --set STAGE.PARAM=VALUE, such as --set glow.optim.lr=1e-3";
+        return Err(source
+            .error(&span, "this sets no parameter of a stage")
+            .hint(hint));
+    };
+    let value = node::parse_value(value, span.clone());
+    let mut found = false;
+    for instance in instances.iter_mut() {
+        if instance.stage == stage || instance.name == stage {
+            instance.params.set(param.trim(), value.clone());
+            found = true;
+        }
+    }
+    if !found {
+        let names = instances.iter().map(|i| i.stage.as_str());
+        return Err(source
+            .error(&span, format!("there is no stage `{stage}`"))
+            .hint(suggest(stage, names)));
+    }
+    Ok(())
+}
+
+/// Strings of a list, or one string as a list of one.
+pub fn texts(node: &Node) -> Option<Vec<(&str, &Range<usize>)>> {
+    match &node.value {
+        Value::Text(text) => Some(vec![(text, &node.span)]),
+        Value::List(items) => items.iter().map(|i| Some((i.text()?, &i.span))).collect(),
+        _ => None,
+    }
+}
+
+/// A table without the entries named.
+fn without(table: &Table, keys: &[&str]) -> Table {
+    let kept = table.0.iter().filter(|e| !keys.contains(&e.key.as_str()));
+    Table(kept.cloned().collect())
+}

@@ -1,0 +1,204 @@
+//! Work in progress, and how it becomes a result: written, synced, renamed; whole or not at all.
+
+use std::fs::{self, File, OpenOptions, Permissions};
+use std::io::{self, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use rustix::fs::{CWD, RenameFlags, renameat_with};
+
+use super::index::{Entry, Made};
+use super::stat::{self, Stamp, Tree};
+use crate::digest::{Digest, Fingerprint};
+use crate::record::Record;
+
+/// `work/FINGERPRINT/`.
+#[derive(Debug, Clone)]
+pub struct Work {
+    pub dir: PathBuf,
+}
+
+impl Work {
+    /// Makes ready for a run: what an earlier, interrupted one had put out is removed, its
+    /// checkpoint is kept.
+    pub fn prepare(root: &Path, fp: &Fingerprint) -> io::Result<Self> {
+        let work = Self {
+            dir: root.join("work").join(fp.to_string()),
+        };
+        if let Err(e) = fs::create_dir(&work.dir) {
+            if e.kind() != io::ErrorKind::AlreadyExists {
+                return Err(e);
+            }
+            match fs::remove_dir_all(work.result()) {
+                Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+                _ => {}
+            }
+        }
+        fs::create_dir(work.result())?;
+        Ok(work)
+    }
+
+    pub fn result(&self) -> PathBuf {
+        self.dir.join("result")
+    }
+
+    pub fn checkpoint(&self) -> PathBuf {
+        self.dir.join("checkpoint")
+    }
+
+    /// Where an earlier run of the same work has left a checkpoint.
+    pub fn has_checkpoint(&self) -> bool {
+        fs::read_dir(self.checkpoint()).is_ok_and(|mut files| files.next().is_some())
+    }
+
+    pub fn log(&self) -> PathBuf {
+        self.dir.join("log")
+    }
+
+    pub fn open_log(&self) -> io::Result<File> {
+        OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(self.log())
+    }
+
+    /// Digests the outputs and makes them read-only. Fails if one was not written.
+    pub fn collect(&self, outputs: &[(String, String)]) -> Result<Vec<Made>> {
+        let mut made = Vec::with_capacity(outputs.len());
+        for (port, file) in outputs {
+            let path = self.result().join(file);
+            let Ok(meta) = fs::symlink_metadata(&path) else {
+                bail!("it ended without writing its output `{port}` ({file})");
+            };
+            let (digest, stamp) = if meta.is_dir() {
+                (seal_tree(&path)?, None)
+            } else if meta.is_file() {
+                let (digest, stamp) = seal(&path)?;
+                (digest, Some(stamp))
+            } else {
+                bail!("its output `{port}` ({file}) is neither a file nor a directory");
+            };
+            made.push(Made {
+                port: port.clone(),
+                file: file.clone(),
+                digest,
+                stamp,
+            });
+        }
+        Ok(made)
+    }
+
+    /// Digest of `state/`, if the run left one there.
+    pub fn state(&self) -> Result<Option<Digest>> {
+        let path = self.result().join("state");
+        if fs::read_dir(&path).is_ok_and(|mut files| files.next().is_some()) {
+            return Ok(Some(seal_tree(&path)?));
+        }
+        let _ = fs::remove_dir(path);
+        Ok(None)
+    }
+
+    /// Makes this work the result with the record's fingerprint. With `durable`, it is on the
+    /// disk when this returns; otherwise whoever commits sees to it later, and until then the
+    /// index does not vouch for it after a power loss.
+    pub fn commit(
+        &self,
+        root: &Path,
+        manifest: &str,
+        record: &Record,
+        durable: bool,
+    ) -> Result<Entry> {
+        let result = self.result();
+        write(&result.join("manifest.txt"), manifest.as_bytes())?;
+        write(
+            &result.join("record.json"),
+            &serde_json::to_vec_pretty(record)?,
+        )?;
+        match fs::rename(self.log(), result.join("log")) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => {
+                return Err(e).context("cannot keep the log");
+            }
+            _ => {}
+        }
+        if durable {
+            sync_tree(&result)?;
+        }
+        let results = root.join("results");
+        let place = results.join(record.result.fp.to_string());
+        replace(&result, &place).with_context(|| format!("cannot commit {}", place.display()))?;
+        if durable {
+            File::open(&results)?.sync_all()?;
+        }
+        // The result is committed; what is left here is only in the way.
+        let _ = fs::remove_dir_all(&self.dir);
+        Ok(record.result.clone())
+    }
+}
+
+/// Renames `new` to `place`. What was there takes the name of `new`.
+fn replace(new: &Path, place: &Path) -> io::Result<()> {
+    match renameat_with(CWD, new, CWD, place, RenameFlags::NOREPLACE) {
+        Ok(()) => return Ok(()),
+        Err(rustix::io::Errno::EXIST) => {}
+        // A file system without these flags: nothing there is the usual case.
+        Err(_) if !place.exists() => return fs::rename(new, place),
+        Err(_) => {}
+    }
+    if renameat_with(CWD, new, CWD, place, RenameFlags::EXCHANGE).is_ok() {
+        return Ok(());
+    }
+    let aside = new.with_extension("old");
+    fs::rename(place, &aside)?;
+    fs::rename(new, place)
+}
+
+fn write(path: &Path, bytes: &[u8]) -> Result<()> {
+    let attempt = || {
+        let mut file = File::create(path)?;
+        file.write_all(bytes)
+    };
+    attempt().with_context(|| format!("cannot write {}", path.display()))
+}
+
+fn seal(path: &Path) -> Result<(Digest, Stamp)> {
+    let attempt = || {
+        let mode = fs::metadata(path)?.permissions().mode();
+        fs::set_permissions(path, Permissions::from_mode(mode & !0o222))?;
+        let meta = fs::metadata(path)?;
+        Ok((stat::hash_file(path, meta.len())?, Stamp::of(&meta)))
+    };
+    attempt().map_err(|e: io::Error| {
+        anyhow::Error::new(e).context(format!("cannot read {}", path.display()))
+    })
+}
+
+fn seal_tree(dir: &Path) -> Result<Digest> {
+    let mut tree = Tree::new();
+    for name in stat::walk(dir)? {
+        let path = dir.join(&name);
+        let digest = match fs::symlink_metadata(&path)?.is_symlink() {
+            true => Digest::of(fs::read_link(&path)?.as_os_str().as_encoded_bytes()),
+            false => seal(&path)?.0,
+        };
+        tree.add(&name, &digest);
+    }
+    Ok(tree.digest())
+}
+
+/// Every file, then every directory from the innermost out.
+fn sync_tree(dir: &Path) -> Result<()> {
+    for entry in walkdir::WalkDir::new(dir).contents_first(true) {
+        let entry = entry?;
+        if !entry.file_type().is_symlink() {
+            let synced = File::open(entry.path()).and_then(|f| f.sync_all());
+            synced.with_context(|| format!("cannot sync {}", entry.path().display()))?;
+        }
+    }
+    Ok(())
+}
+
+/// Brings all of the store to the disk at once: cheaper than file by file for many small results.
+pub fn sync_all(root: &Path) -> io::Result<()> {
+    Ok(rustix::fs::syncfs(File::open(root)?)?)
+}

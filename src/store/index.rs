@@ -1,0 +1,305 @@
+//! What is known of all results, in one file that is read at once and only appended to.
+//!
+//! Each line is one fact in JSON. A line that was torn by a crash is skipped; results that it
+//! should have told of are found again in `results/`. Facts that were not yet known to be on the
+//! disk when the machine went down are kept, but what they say of files is checked by reading.
+
+use std::collections::HashMap;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::stat::Stamp;
+use crate::digest::{Digest, Fingerprint};
+
+/// A result, as much of its record as planning needs.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Entry {
+    pub fp: Fingerprint,
+    /// Of the manifest without what the run was found to read, if it was found to read anything.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub base: Option<Fingerprint>,
+    /// Instance that made it.
+    pub stage: String,
+    /// Seconds since 1970 at which it was done.
+    pub at: u64,
+    /// Seconds it took, over all its interruptions.
+    pub wall: f64,
+    pub out: Vec<Made>,
+    /// Files that the run was found to read.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub reads: Vec<(String, Digest)>,
+    /// Fingerprint without the parameter that can be raised, and that parameter's value.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub extends: Option<(Fingerprint, u64)>,
+    /// Of the directory from which a longer run continues.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub state: Option<Digest>,
+    /// Where it was computed.
+    pub device: String,
+}
+
+/// One output.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Made {
+    pub port: String,
+    pub file: String,
+    pub digest: Digest,
+    /// Of a file whose content is known to have this digest.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stamp: Option<Stamp>,
+}
+
+#[derive(Serialize, Deserialize)]
+enum Line {
+    /// A result was committed.
+    #[serde(rename = "result")]
+    Result(Entry),
+    /// A stage under a profile was last seen fresh with this result.
+    #[serde(rename = "name")]
+    Name(String, String, Fingerprint),
+    /// A file has this digest.
+    #[serde(rename = "file")]
+    File(String, Stamp, Digest),
+    /// A result is no longer there.
+    #[serde(rename = "gone")]
+    Gone(Fingerprint),
+    /// All above is on the disk.
+    #[serde(rename = "synced")]
+    Synced,
+    /// What follows is written during this boot of the machine.
+    #[serde(rename = "boot")]
+    Boot(String),
+}
+
+#[derive(Debug, Default)]
+pub struct Index {
+    path: PathBuf,
+    pub results: HashMap<Fingerprint, Entry>,
+    /// Results by the manifest without what runs were found to read.
+    by_base: HashMap<Fingerprint, Vec<Fingerprint>>,
+    /// Profile and instance to the result last seen fresh.
+    pub names: HashMap<(String, String), Fingerprint>,
+    pub files: HashMap<String, (Stamp, Digest)>,
+    /// Nothing was written since the last time all was known to be on the disk.
+    pub clean: bool,
+    pending: String,
+    lines: usize,
+    boot_written: bool,
+}
+
+impl Index {
+    pub fn load(path: &Path) -> io::Result<Self> {
+        let text = match fs::read(path) {
+            Ok(bytes) => bytes,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Vec::new(),
+            Err(e) => return Err(e),
+        };
+        let mut index = Self {
+            path: path.into(),
+            clean: !text.is_empty(),
+            ..Self::default()
+        };
+        let mut boot = String::new();
+        let mut unsynced_results = Vec::new();
+        let mut unsynced_files = Vec::new();
+        for line in text.split(|b| *b == b'\n').filter(|l| !l.is_empty()) {
+            index.lines += 1;
+            index.clean = false;
+            match serde_json::from_slice(line) {
+                Ok(Line::Synced) => {
+                    index.clean = true;
+                    unsynced_results.clear();
+                    unsynced_files.clear();
+                }
+                Ok(Line::Boot(id)) => boot = id,
+                Ok(line) => {
+                    match &line {
+                        Line::Result(entry) => unsynced_results.push(entry.fp),
+                        Line::File(path, ..) => unsynced_files.push(path.clone()),
+                        _ => {}
+                    }
+                    index.learn(line);
+                }
+                Err(_) => {}
+            }
+        }
+        if !index.clean && boot != boot_id() {
+            for fp in unsynced_results {
+                index.distrust(&fp);
+            }
+            for path in unsynced_files {
+                index.files.remove(&path);
+            }
+        }
+        Ok(index)
+    }
+
+    fn learn(&mut self, line: Line) {
+        match line {
+            Line::Result(entry) => {
+                if let Some(base) = entry.base {
+                    let all = self.by_base.entry(base).or_default();
+                    all.retain(|fp| *fp != entry.fp);
+                    all.push(entry.fp);
+                }
+                self.results.insert(entry.fp, entry);
+            }
+            Line::Name(profile, stage, fp) => {
+                self.names.insert((profile, stage), fp);
+            }
+            Line::File(path, stamp, digest) => {
+                self.files.insert(path, (stamp, digest));
+            }
+            Line::Gone(fp) => {
+                self.results.remove(&fp);
+            }
+            Line::Synced | Line::Boot(_) => {}
+        }
+    }
+
+    /// Results for a manifest, newest first: the one with that fingerprint, or those whose runs
+    /// were found to read more.
+    pub fn candidates(&self, fp: &Fingerprint) -> Vec<&Entry> {
+        let same = self.results.get(fp).into_iter();
+        let more = self.by_base.get(fp).into_iter().flatten().rev();
+        same.chain(more.filter_map(|fp| self.results.get(fp)))
+            .collect()
+    }
+
+    /// Forgets what is believed of a result's files, so that they are read before use.
+    pub fn distrust(&mut self, fp: &Fingerprint) {
+        if let Some(entry) = self.results.get_mut(fp) {
+            for made in &mut entry.out {
+                made.stamp = None;
+            }
+        }
+    }
+
+    pub fn add_result(&mut self, entry: Entry) {
+        self.note(Line::Result(entry));
+    }
+
+    pub fn add_name(&mut self, profile: &str, stage: &str, fp: Fingerprint) {
+        let key = (profile.to_owned(), stage.to_owned());
+        if self.names.get(&key) != Some(&fp) {
+            self.note(Line::Name(key.0, key.1, fp));
+        }
+    }
+
+    pub fn add_file(&mut self, path: &str, stamp: Stamp, digest: Digest) {
+        self.note(Line::File(path.into(), stamp, digest));
+    }
+
+    pub fn add_gone(&mut self, fp: Fingerprint) {
+        self.note(Line::Gone(fp));
+    }
+
+    fn note(&mut self, line: Line) {
+        if !self.boot_written {
+            self.boot_written = true;
+            self.push(&Line::Boot(boot_id()));
+        }
+        self.push(&line);
+        self.learn(line);
+    }
+
+    fn push(&mut self, line: &Line) {
+        if let Ok(text) = serde_json::to_string(line) {
+            self.pending.push_str(&text);
+            self.pending.push('\n');
+            self.lines += 1;
+        }
+    }
+
+    /// Writes what was noted. A failure leaves the file as it was, and the notes for next time.
+    pub fn flush(&mut self) -> io::Result<()> {
+        if self.pending.is_empty() {
+            return Ok(());
+        }
+        self.clean = false;
+        let mut file = open_append(&self.path)?;
+        let before = file.metadata()?.len();
+        if let Err(e) = file.write_all(self.pending.as_bytes()) {
+            file.set_len(before)?;
+            return Err(e);
+        }
+        self.pending.clear();
+        Ok(())
+    }
+
+    /// Notes that everything is on the disk; the caller has seen to it.
+    pub fn synced(&mut self) -> io::Result<()> {
+        self.push(&Line::Synced);
+        self.flush()?;
+        open_append(&self.path)?.sync_data()?;
+        self.clean = true;
+        Ok(())
+    }
+
+    /// Rewrites the file without what is out of date, if that halves it.
+    pub fn compact(&mut self) -> io::Result<()> {
+        let live = self.results.len() + self.names.len() + self.files.len() + 2;
+        if self.lines < 2 * live + 100 {
+            return Ok(());
+        }
+        let mut text = String::new();
+        let mut line = |line: Line| {
+            if let Ok(json) = serde_json::to_string(&line) {
+                text.push_str(&json);
+                text.push('\n');
+            }
+        };
+        let mut results: Vec<&Entry> = self.results.values().collect();
+        results.sort_by_key(|e| (e.at, e.fp));
+        results
+            .into_iter()
+            .for_each(|e| line(Line::Result(e.clone())));
+        for ((profile, stage), fp) in &self.names {
+            line(Line::Name(profile.clone(), stage.clone(), *fp));
+        }
+        for (path, (stamp, digest)) in &self.files {
+            line(Line::File(path.clone(), *stamp, *digest));
+        }
+        line(Line::Synced);
+        let folder = self.path.parent().unwrap_or(Path::new("."));
+        let mut file = tempfile::NamedTempFile::new_in(folder)?;
+        file.write_all(text.as_bytes())?;
+        file.as_file().sync_all()?;
+        file.persist(&self.path).map_err(|e| e.error)?;
+        self.lines = live;
+        self.boot_written = false;
+        Ok(())
+    }
+}
+
+/// Opens for appending whole lines, also after a line that was torn.
+fn open_append(path: &Path) -> io::Result<File> {
+    use std::os::unix::fs::FileExt;
+    let mut file = OpenOptions::new()
+        .create(true)
+        .read(true)
+        .append(true)
+        .open(path)?;
+    let len = file.metadata()?.len();
+    let mut last = [b'\n'];
+    if len > 0 {
+        file.read_exact_at(&mut last, len - 1)?;
+    }
+    if last != [b'\n'] {
+        file.write_all(b"\n")?;
+    }
+    Ok(file)
+}
+
+/// Changes whenever the machine starts; empty where there is no such thing, and then no fact is
+/// believed that was not synced.
+fn boot_id() -> String {
+    let text = fs::read_to_string("/proc/sys/kernel/random/boot_id");
+    text.map_or_else(
+        |_| format!("process {}", std::process::id()),
+        |t| t.trim().into(),
+    )
+}

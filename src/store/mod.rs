@@ -1,0 +1,198 @@
+//! `artifacts/`: results by fingerprint, work in progress, and what is known of both.
+//!
+//! ```text
+//! artifacts/
+//!   index                  facts, one a line (index.rs)
+//!   lock                   held by the run that writes
+//!   results/FINGERPRINT/   manifest.txt record.json log, the outputs, state/ — never edited
+//!   work/FINGERPRINT/      job.json log checkpoint/ result/ — result/ is renamed to results/
+//!   downloads/             shared by all stages
+//!   trash/                 on its way out
+//! ```
+
+mod commit;
+mod gc;
+mod index;
+mod lock;
+pub mod stat;
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use anyhow::{Context, Result};
+
+pub use commit::{Work, sync_all};
+pub use gc::{Usage, size_of};
+pub use index::{Entry, Index, Made};
+pub use lock::{Holder, Lock};
+use stat::{Stamp, Tree};
+
+use crate::digest::{Digest, Fingerprint};
+use crate::manifest::Manifest;
+use crate::record::Record;
+
+#[derive(Debug)]
+pub struct Store {
+    pub root: PathBuf,
+    pub index: Index,
+}
+
+/// How an output is found.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Health {
+    Good,
+    Missing,
+    /// Its content is not what was committed.
+    Changed,
+    Unreadable(String),
+}
+
+impl Store {
+    /// Reads what is known; writes nothing.
+    pub fn open(root: &Path) -> Result<Self> {
+        let path = root.join("index");
+        let index =
+            Index::load(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        let mut store = Self {
+            root: root.into(),
+            index,
+        };
+        if !store.index.clean {
+            store.adopt();
+        }
+        Ok(store)
+    }
+
+    /// Makes the folders, takes the lock, and reads what is known.
+    pub fn lock(root: &Path, waiting: impl FnOnce(Option<Holder>)) -> Result<(Self, Lock)> {
+        for folder in ["results", "work", "downloads"] {
+            let path = root.join(folder);
+            fs::create_dir_all(&path).with_context(|| format!("cannot make {}", path.display()))?;
+        }
+        let lock = Lock::take(&root.join("lock"), waiting)?;
+        let _ = fs::remove_dir_all(root.join("trash"));
+        Ok((Self::open(root)?, lock))
+    }
+
+    /// Finds results that were committed just before a crash, so that the index lacks them.
+    fn adopt(&mut self) {
+        let Ok(folders) = fs::read_dir(self.root.join("results")) else {
+            return;
+        };
+        for folder in folders.flatten() {
+            let name = folder.file_name();
+            let Some(fp) = name.to_str().and_then(|n| n.parse::<Fingerprint>().ok()) else {
+                continue;
+            };
+            if self.index.results.contains_key(&fp) {
+                continue;
+            }
+            // A record that does not load was torn; its stage runs again.
+            if let Ok(record) = Record::load(&folder.path().join("record.json"))
+                && record.result.fp == fp
+            {
+                self.index.add_result(record.result);
+                self.index.distrust(&fp);
+            }
+        }
+    }
+
+    pub fn result(&self, fp: &Fingerprint) -> PathBuf {
+        self.root.join("results").join(fp.to_string())
+    }
+
+    pub fn output(&self, fp: &Fingerprint, made: &Made) -> PathBuf {
+        self.result(fp).join(&made.file)
+    }
+
+    pub fn manifest(&self, fp: &Fingerprint) -> Option<Manifest> {
+        let text = fs::read_to_string(self.result(fp).join("manifest.txt")).ok()?;
+        Some(Manifest::parse(&text))
+    }
+
+    pub fn record(&self, fp: &Fingerprint) -> Result<Record> {
+        Record::load(&self.result(fp).join("record.json"))
+    }
+
+    /// Whether an output is there with the content that was committed. Reads it only if its
+    /// stamp says that it may have changed, or if `read` demands it.
+    pub fn health(&mut self, fp: &Fingerprint, number: usize, read: bool) -> Health {
+        let Some(made) = self.index.results.get(fp).and_then(|e| e.out.get(number)) else {
+            return Health::Missing;
+        };
+        let (made, path) = (made.clone(), self.output(fp, made));
+        let meta = match fs::symlink_metadata(&path) {
+            Ok(meta) => meta,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Health::Missing,
+            Err(e) => return Health::Unreadable(e.to_string()),
+        };
+        let stamp = Stamp::of(&meta);
+        if !read && meta.is_file() && made.stamp == Some(stamp) {
+            return Health::Good;
+        }
+        match self.digest_of(&path, read) {
+            Ok(digest) if digest == made.digest => {
+                if let Some(entry) = self.index.results.get_mut(fp) {
+                    entry.out[number].stamp = meta.is_file().then_some(stamp);
+                    let entry = entry.clone();
+                    self.index.add_result(entry);
+                }
+                Health::Good
+            }
+            Ok(_) => Health::Changed,
+            Err(e) => Health::Unreadable(e.to_string()),
+        }
+    }
+
+    /// Digest of a file or directory; unchanged files are not read again unless `read` says so.
+    pub fn digest_of(&mut self, path: &Path, read: bool) -> io::Result<Digest> {
+        let meta = fs::metadata(path)?;
+        if meta.is_file() {
+            return self.digest_of_file(path, read);
+        }
+        let mut tree = Tree::new();
+        for name in stat::walk(path)? {
+            let inside = path.join(&name);
+            let link = fs::symlink_metadata(&inside)?.is_symlink();
+            let digest = match link {
+                true => Digest::of(fs::read_link(&inside)?.as_os_str().as_encoded_bytes()),
+                false => self.digest_of_file(&inside, read)?,
+            };
+            tree.add(&name, &digest);
+        }
+        Ok(tree.digest())
+    }
+
+    fn digest_of_file(&mut self, path: &Path, read: bool) -> io::Result<Digest> {
+        let stamp = Stamp::of(&fs::metadata(path)?);
+        let key = path.to_string_lossy();
+        if !read
+            && let Some((known, digest)) = self.index.files.get(key.as_ref())
+            && *known == stamp
+        {
+            return Ok(*digest);
+        }
+        let started = SystemTime::now();
+        let digest = stat::hash_file(path, stamp.size())?;
+        let after = Stamp::of(&fs::metadata(path)?);
+        if after == stamp && stamp.settled(started) {
+            self.index.add_file(&key, stamp, digest);
+        }
+        Ok(digest)
+    }
+
+    /// Moves a result out of the way and forgets it.
+    pub fn discard(&mut self, fp: &Fingerprint) -> io::Result<()> {
+        self.index.add_gone(*fp);
+        let trash = self.root.join("trash");
+        fs::create_dir_all(&trash)?;
+        let place = trash.join(format!("{fp}.{}", std::process::id()));
+        match fs::rename(self.result(fp), &place) {
+            Ok(()) => fs::remove_dir_all(place),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(e) => Err(e),
+        }
+    }
+}

@@ -1,0 +1,37 @@
+//! `repro worker JOB.json`: one stage of the library in a process of its own.
+
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use anyhow::{Context, Result};
+use signal_hook::consts::{SIGINT, SIGTERM};
+use stages::contract::{Interrupted, Job, JobSpec, StageDef};
+
+/// Ends with 0 if the outputs are written, 5 if a checkpoint is, 1 otherwise.
+pub fn main(job: &Path, kinds: &'static [StageDef]) -> ExitCode {
+    match work(job, kinds) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) if e.is::<Interrupted>() => ExitCode::from(5),
+        Err(e) => {
+            eprintln!("{e:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn work(path: &Path, kinds: &'static [StageDef]) -> Result<()> {
+    let stop = Arc::new(AtomicBool::new(false));
+    for signal in [SIGTERM, SIGINT] {
+        signal_hook::flag::register(signal, Arc::clone(&stop))?;
+    }
+    let text = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let spec: JobSpec =
+        serde_json::from_slice(&text).with_context(|| format!("{} is no job", path.display()))?;
+    let kind = kinds.iter().find(|k| k.kind == spec.kind);
+    let kind = kind.with_context(|| format!("this build of repro has no kind {}", spec.kind))?;
+    let params = spec.params.clone();
+    let mut job = Job::new(spec, Box::new(std::io::stdout()), stop);
+    (kind.run)(&params, &mut job)
+}
