@@ -2,15 +2,20 @@
 //!
 //! Only [`contract`] and [`STAGES`] are public: the runner can name no model.
 
-mod bits_per_dim_glow;
 pub mod contract;
 mod data;
-mod glow;
 mod metrics;
 mod models;
 mod nn;
-mod sample_glow;
 mod train;
+
+mod bits_per_dim_glow;
+mod dataset;
+mod extractor;
+mod features;
+mod fid;
+mod glow;
+mod sample_glow;
 
 use contract::{StageDef, define};
 
@@ -21,7 +26,11 @@ mod code {
 
 /// Every kind, in the order in which a paper uses them.
 pub const STAGES: &[StageDef] = &[
+    define::<dataset::Dataset>(code::DATASET),
+    define::<extractor::Extractor>(code::EXTRACTOR),
     define::<glow::Glow>(code::GLOW),
     define::<sample_glow::SampleGlow>(code::SAMPLE_GLOW),
+    define::<features::Features>(code::FEATURES),
+    define::<fid::Fid>(code::FID),
     define::<bits_per_dim_glow::BitsPerDimGlow>(code::BITS_PER_DIM_GLOW),
 ];

@@ -14,6 +14,8 @@ pub struct Gaussian {
     pub mean: Vec<f64>,
     /// Row by row, `d * d`, divided by `n - 1`.
     pub cov: Vec<f64>,
+    /// Where the images came from; of generated ones nothing.
+    pub source: Option<String>,
     pub protocol: Protocol,
 }
 
@@ -34,13 +36,18 @@ pub struct Protocol {
 #[derive(Serialize, Deserialize)]
 struct About {
     n: usize,
+    source: Option<String>,
     protocol: Protocol,
 }
 
 impl Gaussian {
     pub fn load(path: &Path) -> Result<Self> {
         let file = TensorFile::open(path)?;
-        let About { n, protocol } = file.about()?;
+        let About {
+            n,
+            source,
+            protocol,
+        } = file.about()?;
         let (_, mean) = file.numbers::<f64>("mean", 1)?;
         let (shape, cov) = file.numbers::<f64>("cov", 2)?;
         ensure!(
@@ -53,6 +60,7 @@ impl Gaussian {
             n,
             mean,
             cov,
+            source,
             protocol,
         })
     }
@@ -79,6 +87,7 @@ impl Gaussian {
             &entries,
             &About {
                 n: self.n,
+                source: self.source.clone(),
                 protocol: self.protocol.clone(),
             },
         )
@@ -95,6 +104,7 @@ mod tests {
         let path = dir.path().join("gaussian.safetensors");
         let gaussian = Gaussian {
             n: 3,
+            source: Some("three test".into()),
             mean: vec![0.1, 0.2],
             cov: vec![1.0, 0.5, 0.5, 2.0],
             protocol: Protocol {

@@ -17,6 +17,8 @@ pub struct Images {
     pixels: Pixels,
     /// One class per image, where the source has classes.
     pub labels: Option<Vec<u8>>,
+    /// Where they come from, such as `cifar10 test`; of generated images nothing.
+    pub source: Option<String>,
 }
 
 enum Pixels {
@@ -47,6 +49,7 @@ impl Images {
             channels,
             pixels: Pixels::Owned(pixels),
             labels,
+            source: None,
         })
     }
 
@@ -65,6 +68,7 @@ impl Images {
             );
             labels = Some(file.bytes(range).to_vec());
         }
+        let source = file.about()?;
         Ok(Self {
             n,
             height,
@@ -72,6 +76,7 @@ impl Images {
             channels,
             pixels: Pixels::Mapped(file, range),
             labels,
+            source,
         })
     }
 
@@ -91,7 +96,7 @@ impl Images {
                 bytes: labels,
             });
         }
-        save(path, &entries, &"images")
+        save(path, &entries, &self.source)
     }
 
     /// Height, width, channels.
@@ -135,6 +140,7 @@ impl Images {
             channels,
             pixels: Pixels::Owned(pixels),
             labels,
+            source: self.source.clone(),
         }
     }
 
@@ -167,11 +173,16 @@ mod tests {
     fn a_saved_set_loads_equal_and_equal_sets_have_equal_bytes() -> Result<()> {
         let dir = tempfile::tempdir()?;
         let (a, b) = (dir.path().join("a"), dir.path().join("b"));
-        three().save(&a)?;
+        let named = Images {
+            source: Some("three test".into()),
+            ..three()
+        };
+        named.save(&a)?;
         let loaded = Images::load(&a)?;
         assert_eq!((loaded.n, loaded.shape()), (3, [1, 2, 1]));
         assert_eq!(loaded.pixels(), three().pixels());
         assert_eq!(loaded.labels, three().labels);
+        assert_eq!(loaded.source.as_deref(), Some("three test"));
         loaded.save(&b)?;
         assert_eq!(std::fs::read(&a)?, std::fs::read(&b)?);
         Ok(())

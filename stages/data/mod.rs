@@ -1,9 +1,17 @@
 //! Artifacts as files, one module each, and what reads public data sets.
 
-pub mod embedded;
 pub mod gaussian;
 pub mod history;
 pub mod images;
 pub mod latents;
 pub mod metrics;
 pub mod tensors;
+
+mod celeba;
+mod cifar10;
+pub mod embedded;
+mod fashion_mnist;
+mod fetch;
+mod image_folder;
+mod pictures;
+pub mod source;

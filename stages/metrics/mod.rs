@@ -3,3 +3,4 @@
 pub mod bits;
 pub mod frechet;
 pub mod moments;
+pub mod resize;

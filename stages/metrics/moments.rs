@@ -1,8 +1,12 @@
 //! Mean and covariance of feature vectors, in f64, one block at a time.
 
+use std::path::Path;
+
 use anyhow::{Result, bail, ensure};
 use faer::linalg::matmul::triangular::{self, BlockStructure};
-use faer::{Accum, Mat, Par};
+use faer::{Accum, Mat, MatRef, Par};
+
+use crate::data::tensors::{self, Entry, Number, TensorFile};
 
 /// Moments of the rows seen so far. Two halves of a set, accumulated apart, can be merged.
 #[derive(Clone)]
@@ -75,6 +79,42 @@ impl Moments {
         self.scatter += &other.scatter;
         self.add_products(&deviation);
         self.shift(other.n, &other.mean);
+    }
+
+    /// Everything, to go on from later.
+    pub fn save(&self, path: &Path) -> Result<()> {
+        let d = self.mean.len();
+        let scatter: Vec<f64> = (0..d * d).map(|k| self.scatter[(k / d, k % d)]).collect();
+        let (mean, scatter) = (f64::to_bytes(&self.mean), f64::to_bytes(&scatter));
+        let entry = |name, shape, bytes| Entry {
+            name,
+            dtype: f64::DTYPE,
+            shape,
+            bytes,
+        };
+        let entries = [
+            entry("mean", vec![d], &mean),
+            entry("scatter", vec![d, d], &scatter),
+        ];
+        tensors::save(path, &entries, &self.n)
+    }
+
+    pub fn load(path: &Path) -> Result<Self> {
+        let file = TensorFile::open(path)?;
+        let (_, mean) = file.numbers::<f64>("mean", 1)?;
+        let (shape, scatter) = file.numbers::<f64>("scatter", 2)?;
+        let d = mean.len();
+        ensure!(
+            shape == [d, d],
+            "{}: mean and scatter differ in size",
+            path.display()
+        );
+        let scatter = MatRef::from_row_major_slice(&scatter, d, d).to_owned();
+        Ok(Self {
+            n: file.about()?,
+            mean,
+            scatter,
+        })
     }
 
     pub fn n(&self) -> usize {

@@ -1,0 +1,291 @@
+//! CelebA, aligned and cropped: 202,599 JPEG files and the official partition.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+
+use anyhow::{Context, Result, bail, ensure};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use zip::ZipArchive;
+
+use super::fetch::{self, Remote};
+use super::images::Images;
+use super::pictures;
+use super::source::Splits;
+use crate::contract::Job;
+
+/// Square crop and final size (A25), and how many files there are.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Params {
+    /// Take the files 000001.jpg to this number; the official data set has 202599.
+    files: usize,
+    /// 0: the official partition. Otherwise the last that many files are the test split and the
+    /// others the training split, for copies that hold only a part.
+    test_files: usize,
+    top: u32,
+    left: u32,
+    /// Side of the square that is cut out.
+    crop: u32,
+    /// Side it is resized to.
+    size: u32,
+}
+
+const ARCHIVE: Remote = Remote {
+    name: "img_align_celeba.zip",
+    url: "https://drive.usercontent.google.com/download?id=0B7EVK8r0v71pZjFTYXZWM3FlRnM&export=download&confirm=t",
+    sha256: "46fb89443c578308acf364d7d379fe1b9efb793042c0af734b6112e4fd3a8c74",
+    bytes: 1_443_490_838,
+};
+
+const FILES: usize = 202_599;
+/// First file of the official validation and test partitions. The official list is sorted by
+/// file, so two numbers are all of it; a list that lies beside the images is compared.
+const VALID_FROM: usize = 162_771;
+const TEST_FROM: usize = 182_638;
+const LIST: &str = "list_eval_partition.txt";
+
+pub fn load(params: &Params, job: &mut Job) -> Result<Splits> {
+    let count = params.files;
+    ensure!(
+        count > 0 && count <= FILES,
+        "params.source.files = {count}, CelebA has {FILES}"
+    );
+    ensure!(
+        params.test_files < count,
+        "params.source.test_files = {} leaves nothing of {count} files",
+        params.test_files
+    );
+    ensure!(
+        params.size > 0 && params.crop > 0,
+        "params.source: crop and size must not be 0"
+    );
+    let store = open(job)?;
+    store.check(count)?;
+    let mut split = |from: usize, to: usize| -> Result<Images> {
+        let pixels = pictures::gather(to.saturating_sub(from), job, |i| {
+            let (bytes, name) = store.read(from + i)?;
+            let picture = pictures::decode(&bytes, &name)?;
+            let square = [params.top, params.left, params.crop];
+            pictures::crop(&picture, square, params.size, &name)
+        })?;
+        let size = params.size as usize;
+        Images::new([size, size, 3], pixels, None)
+    };
+    if params.test_files > 0 {
+        let cut = count - params.test_files;
+        return Ok(Splits {
+            train: split(1, cut + 1)?,
+            valid: None,
+            test: split(cut + 1, count + 1)?,
+        });
+    }
+    ensure!(
+        count > TEST_FROM,
+        "the official test partition of CelebA starts at file {TEST_FROM}, params.source.files \
+         = {count} ends before it; hint: set test_files to hold out the last files instead"
+    );
+    Ok(Splits {
+        train: split(1, VALID_FROM)?,
+        valid: Some(split(VALID_FROM, TEST_FROM)?),
+        test: split(TEST_FROM, count + 1)?,
+    })
+}
+
+/// Where the pictures are.
+enum Store {
+    Folder(PathBuf),
+    Zip(PathBuf, Mutex<ZipArchive<File>>),
+}
+
+fn open(job: &mut Job) -> Result<Store> {
+    let places = ["img_align_celeba", "celeba/img_align_celeba"];
+    if let Some(folder) = fetch::local(job, &places) {
+        job.note(format!(
+            "{}: the JPEG files themselves are not verified",
+            folder.display()
+        ));
+        return Ok(Store::Folder(folder));
+    }
+    let zip = match fetch::local(job, &[ARCHIVE.name, "celeba/img_align_celeba.zip"]) {
+        Some(given) => {
+            fetch::check(&given, ARCHIVE.sha256)?;
+            given
+        }
+        None => fetch::download(&ARCHIVE, job)?,
+    };
+    let file = File::open(&zip).with_context(|| zip.display().to_string())?;
+    let archive = ZipArchive::new(file)
+        .with_context(|| format!("{} is not a whole zip archive", zip.display()))?;
+    Ok(Store::Zip(zip, Mutex::new(archive)))
+}
+
+impl Store {
+    /// That there are enough files, and that a list beside them is the official one.
+    fn check(&self, count: usize) -> Result<()> {
+        let Self::Folder(folder) = self else {
+            return Ok(());
+        };
+        let missing = (1..=count)
+            .map(name)
+            .find(|name| !folder.join(name).exists());
+        if let Some(name) = missing {
+            bail!(
+                "{} lacks {name}, params.source.files = {count}; hint: lower files to what is \
+                 there and set test_files",
+                folder.display()
+            );
+        }
+        let list = folder.with_file_name(LIST);
+        match std::fs::read_to_string(&list) {
+            Ok(text) => check_list(&text).with_context(|| list.display().to_string()),
+            Err(_) => Ok(()),
+        }
+    }
+
+    fn read(&self, number: usize) -> Result<(Vec<u8>, PathBuf)> {
+        let name = name(number);
+        match self {
+            Self::Folder(folder) => {
+                let path = folder.join(name);
+                let bytes = std::fs::read(&path);
+                Ok((
+                    bytes.with_context(|| format!("cannot read {}", path.display()))?,
+                    path,
+                ))
+            }
+            Self::Zip(path, archive) => {
+                let inner = Path::new("img_align_celeba").join(&name);
+                let mut bytes = vec![];
+                let mut archive = archive.lock().unwrap_or_else(|e| e.into_inner());
+                archive
+                    .by_name(&inner.to_string_lossy())
+                    .map_err(std::io::Error::other)
+                    .and_then(|mut entry| std::io::copy(&mut entry, &mut bytes))
+                    .with_context(|| format!("{}: {}", path.display(), inner.display()))?;
+                Ok((bytes, path.join(inner)))
+            }
+        }
+    }
+}
+
+fn name(number: usize) -> String {
+    format!("{number:06}.jpg")
+}
+
+/// Lines `000001.jpg 0`, with 0, 1, 2 for train, validation, test.
+fn check_list(text: &str) -> Result<()> {
+    for (i, line) in text.lines().enumerate() {
+        let number = i + 1;
+        let partition = usize::from(number >= VALID_FROM) + usize::from(number >= TEST_FROM);
+        let expected = format!("{} {partition}", name(number));
+        ensure!(
+            line.split_whitespace().eq(expected.split_whitespace()),
+            "line {number} is {line:?}, the official one is {expected:?}"
+        );
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::contract::testing::Bench;
+    use crate::dataset::Dataset;
+    use image::{Rgb, RgbImage};
+
+    /// Pictures of 20 by 24 whose upper left square of 8 is red in the strength of their number.
+    fn folder(dir: &Path, n: usize) -> Result<()> {
+        let folder = dir.join("img_align_celeba");
+        std::fs::create_dir_all(&folder)?;
+        for i in 1..=n {
+            let picture = RgbImage::from_fn(20, 24, |x, y| match x < 8 && y < 8 {
+                true => Rgb([20 * i as u8, 0, 0]),
+                false => Rgb([0, 0, 255]),
+            });
+            let file = File::create(folder.join(name(i)))?;
+            let encoder = image::codecs::jpeg::JpegEncoder::new_with_quality(file, 100);
+            picture.write_with_encoder(encoder)?;
+        }
+        Ok(())
+    }
+
+    fn params(files: usize, test_files: usize) -> Params {
+        Params {
+            files,
+            test_files,
+            top: 0,
+            left: 0,
+            crop: 8,
+            size: 4,
+        }
+    }
+
+    fn job(dir: &Path) -> Job {
+        let mut bench = Bench::new::<Dataset>(&[]);
+        bench.spec().data = Some(dir.to_path_buf());
+        bench.job(None).0
+    }
+
+    #[test]
+    fn crop_and_split_follow_the_parameters() -> Result<()> {
+        let dir = tempfile::tempdir()?;
+        folder(dir.path(), 5)?;
+        let splits = load(&params(5, 2), &mut job(dir.path()))?;
+        assert_eq!((splits.train.n, splits.test.n), (3, 2));
+        assert_eq!(splits.test.shape(), [4, 4, 3]);
+        // JPEG blocks are 8x8, so the corner block knows nothing of the blue around it.
+        for (image, number) in [(splits.train.image(0), 1), (splits.test.image(1), 5)] {
+            assert!(
+                image.chunks(3).all(|p| p[0].abs_diff(20 * number) < 6),
+                "{image:?}"
+            );
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn what_is_missing_or_damaged_is_named() -> Result<()> {
+        let dir = tempfile::tempdir()?;
+        folder(dir.path(), 3)?;
+        let error = |p| format!("{:#}", load(&p, &mut job(dir.path())).err().unwrap());
+        let text = error(params(4, 1));
+        assert!(text.contains("img_align_celeba lacks 000004.jpg"), "{text}");
+        let text = error(params(3, 0));
+        assert!(
+            text.starts_with("the official test partition of CelebA starts at file"),
+            "{text}"
+        );
+        let text = error(Params {
+            crop: 21,
+            ..params(3, 1)
+        });
+        assert!(
+            text.contains("000001.jpg is 20x24, too small for the square of 21"),
+            "{text}"
+        );
+
+        let file = dir.path().join("img_align_celeba/000002.jpg");
+        let bytes = std::fs::read(&file)?;
+        std::fs::write(&file, &bytes[..40])?;
+        let text = error(params(3, 1));
+        assert!(
+            text.contains("000002.jpg is not a picture that can be read"),
+            "{text}"
+        );
+        Ok(())
+    }
+
+    #[test]
+    fn a_list_beside_the_images_must_be_the_official_one() {
+        assert!(check_list("000001.jpg 0\n000002.jpg 0\n").is_ok());
+        let error = check_list("000001.jpg 0\n000002.jpg 1\n")
+            .unwrap_err()
+            .to_string();
+        assert_eq!(
+            error,
+            r#"line 2 is "000002.jpg 1", the official one is "000002.jpg 0""#
+        );
+    }
+}

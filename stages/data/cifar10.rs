@@ -1,0 +1,233 @@
+//! CIFAR-10, binary version: five training batches and one test batch of 10,000 records.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail, ensure};
+use candle_core::{DType, Tensor};
+use candle_datasets::vision::cifar;
+use flate2::read::GzDecoder;
+
+use super::fetch::{self, Remote};
+use super::images::Images;
+use super::source::Splits;
+use crate::contract::Job;
+
+const ARCHIVE: Remote = Remote {
+    name: "cifar-10-binary.tar.gz",
+    url: "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz",
+    sha256: "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd",
+    bytes: 170_052_171,
+};
+
+const FOLDER: &str = "cifar-10-batches-bin";
+const TRAIN: [&str; 5] = [
+    "data_batch_1.bin",
+    "data_batch_2.bin",
+    "data_batch_3.bin",
+    "data_batch_4.bin",
+    "data_batch_5.bin",
+];
+const TEST: &str = "test_batch.bin";
+
+/// A label and 32x32 pixels of three planes.
+const RECORD: usize = 1 + 3072;
+const BATCH: usize = 10_000 * RECORD;
+
+/// What [`content`] gives for the official images, whatever their order.
+const TRAIN_CONTENT: &str = "008099c0c1cc0ba89e6dd7ec80c9e200";
+const TEST_CONTENT: &str = "e2d1d50b6841a2227a70322eaf61d5b0";
+
+pub fn load(job: &mut Job) -> Result<Splits> {
+    let folder = folder(job)?;
+    verify(&folder)?;
+    let read = cifar::load_dir(&folder).with_context(|| folder.display().to_string())?;
+    Ok(Splits {
+        train: images(&read.train_images, &read.train_labels)?,
+        valid: None,
+        test: images(&read.test_images, &read.test_labels)?,
+    })
+}
+
+/// The folder of the six files: given, or unpacked from a given or downloaded archive.
+fn folder(job: &mut Job) -> Result<PathBuf> {
+    if let Some(folder) = fetch::local(job, &[FOLDER]) {
+        return Ok(folder);
+    }
+    if let Some(file) = fetch::local(job, &[TEST]) {
+        return Ok(file
+            .parent()
+            .context("BUG: a file without a folder")?
+            .to_path_buf());
+    }
+    let unpacked = job.spec().downloads.join(FOLDER);
+    if unpacked.exists() {
+        return Ok(unpacked);
+    }
+    let archive = match fetch::local(job, &[ARCHIVE.name]) {
+        Some(given) => {
+            fetch::check(&given, ARCHIVE.sha256)?;
+            given
+        }
+        None => fetch::download(&ARCHIVE, job)?,
+    };
+    unpack(&archive, &unpacked)?;
+    Ok(unpacked)
+}
+
+/// Unpacks beside `folder` and renames, so that the folder is whole or not there.
+fn unpack(archive: &Path, folder: &Path) -> Result<()> {
+    let above = folder.parent().context("BUG: a folder without a place")?;
+    std::fs::create_dir_all(above).with_context(|| above.display().to_string())?;
+    let scratch = tempfile::tempdir_in(above).with_context(|| above.display().to_string())?;
+    let broken = || format!("{} is not a whole archive", archive.display());
+    let file = File::open(archive).with_context(broken)?;
+    let mut archive = tar::Archive::new(GzDecoder::new(file));
+    for entry in archive.entries().with_context(broken)? {
+        let mut entry = entry.with_context(broken)?;
+        let path = entry.path().with_context(broken)?.into_owned();
+        // Only the files we know, by their names: an archive cannot write anywhere else.
+        let name = path.file_name().and_then(|n| n.to_str());
+        if let Some(name) = name.filter(|n| TRAIN.contains(n) || *n == TEST) {
+            entry
+                .unpack(scratch.path().join(name))
+                .with_context(broken)?;
+        }
+    }
+    let scratch = scratch.keep();
+    std::fs::rename(&scratch, folder).with_context(|| folder.display().to_string())
+}
+
+/// Sizes first, then the content. The same images in another order are accepted.
+fn verify(folder: &Path) -> Result<()> {
+    let mut bytes = vec![];
+    for name in TRAIN.iter().chain([&TEST]) {
+        let path = folder.join(name);
+        let batch =
+            std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        ensure!(
+            batch.len() == BATCH,
+            "{} has {} bytes, 10000 images take {BATCH}",
+            path.display(),
+            batch.len()
+        );
+        bytes.push(batch);
+    }
+    for (files, expected) in [(&bytes[..5], TRAIN_CONTENT), (&bytes[5..], TEST_CONTENT)] {
+        let found = content(files);
+        if found != expected {
+            bail!(
+                "{} does not hold the images of CIFAR-10 (content {found}, not {expected}); \
+                 hint: image-folder reads other images",
+                folder.display()
+            );
+        }
+    }
+    Ok(())
+}
+
+/// A digest of the set of records, whatever their order: the sum of their BLAKE3 digests.
+fn content(files: &[Vec<u8>]) -> String {
+    let records = files.iter().flat_map(|file| file.chunks_exact(RECORD));
+    let sum = records.fold(0u128, |sum, record| {
+        let hash = blake3::hash(record);
+        let (head, _) = hash.as_bytes().split_at(16);
+        sum.wrapping_add(head.iter().fold(0, |n, &b| n << 8 | u128::from(b)))
+    });
+    format!("{sum:032x}")
+}
+
+/// Back from candle's floats `[n, 3, 32, 32]`, which are exact multiples of 1/255, to bytes.
+fn images(floats: &Tensor, labels: &Tensor) -> Result<Images> {
+    let n = floats.dim(0)?;
+    let mut pixels = Vec::with_capacity(n * (RECORD - 1));
+    for start in (0..n).step_by(1000) {
+        let part = floats
+            .narrow(0, start, 1000.min(n - start))?
+            .permute((0, 2, 3, 1))?;
+        let bytes = (part * 255.0)?.round()?.to_dtype(DType::U8)?;
+        pixels.extend(bytes.flatten_all()?.to_vec1::<u8>()?);
+    }
+    Images::new([32, 32, 3], pixels, Some(labels.to_vec1::<u8>()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use candle_core::Device;
+
+    #[test]
+    fn bytes_survive_candle_s_floats() -> Result<()> {
+        // One image whose planes are 0..255 four times: every byte value at a known place.
+        let bytes: Vec<u8> = (0..3072u32).map(|i| (i % 256) as u8).collect();
+        let tensor = Tensor::from_vec(bytes, (1, 3, 32, 32), &Device::Cpu)?;
+        let floats = (tensor.to_dtype(DType::F32)? / 255.0)?;
+        let images = images(&floats, &Tensor::new(&[7u8], &Device::Cpu)?)?;
+        for (i, pixel) in images.image(0).chunks(3).enumerate() {
+            assert!(pixel.iter().all(|&v| usize::from(v) == i % 256));
+        }
+        assert_eq!(images.labels, Some(vec![7]));
+        Ok(())
+    }
+
+    #[test]
+    fn content_does_not_depend_on_order_but_on_every_byte() {
+        let records: Vec<u8> = (0..2 * RECORD).map(|i| (i % 251) as u8).collect();
+        let (a, b) = records.split_at(RECORD);
+        let swapped = [b, a].concat();
+        assert_eq!(content(&[records.clone()]), content(&[swapped]));
+        assert_eq!(
+            content(&[records.clone()]),
+            content(&[a.to_vec(), b.to_vec()])
+        );
+        let mut changed = records.clone();
+        changed[5] ^= 1;
+        assert_ne!(content(&[records]), content(&[changed]));
+    }
+
+    #[test]
+    fn damage_is_an_error_that_names_the_file() -> Result<()> {
+        let dir = tempfile::tempdir()?;
+        let error = || format!("{:#}", verify(dir.path()).unwrap_err());
+        assert!(error().contains("cannot read") && error().contains("data_batch_1.bin"));
+        std::fs::write(dir.path().join("data_batch_1.bin"), [0; 10])?;
+        assert!(error().ends_with("data_batch_1.bin has 10 bytes, 10000 images take 30730000"));
+        for name in TRAIN.iter().chain([&TEST]) {
+            std::fs::write(dir.path().join(name), vec![0; BATCH])?;
+        }
+        assert!(
+            error().contains("does not hold the images of CIFAR-10"),
+            "{}",
+            error()
+        );
+        Ok(())
+    }
+
+    #[test]
+    fn a_truncated_archive_leaves_no_folder() -> Result<()> {
+        let dir = tempfile::tempdir()?;
+        let archive = dir.path().join("cifar-10-binary.tar.gz");
+        let mut builder = tar::Builder::new(flate2::write::GzEncoder::new(
+            File::create(&archive)?,
+            flate2::Compression::fast(),
+        ));
+        let body = vec![3u8; 5000];
+        let mut header = tar::Header::new_gnu();
+        header.set_size(body.len() as u64);
+        header.set_mode(0o644);
+        header.set_cksum();
+        builder.append_data(&mut header, format!("{FOLDER}/{TEST}"), &body[..])?;
+        builder.into_inner()?.finish()?;
+
+        let whole = std::fs::read(&archive)?;
+        let folder = dir.path().join("unpacked");
+        std::fs::write(&archive, &whole[..whole.len() / 2])?;
+        let error = unpack(&archive, &folder).unwrap_err();
+        assert!(format!("{error:#}").contains("cifar-10-binary.tar.gz is not a whole archive"));
+        assert!(!folder.exists());
+        std::fs::write(&archive, &whole)?;
+        unpack(&archive, &folder)?;
+        assert_eq!(std::fs::read(folder.join(TEST))?, body);
+        Ok(())
+    }
+}

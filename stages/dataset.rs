@@ -1,0 +1,119 @@
+//! Kind `dataset`: a public (or a user's own) data set to train, validation and test images.
+
+use anyhow::{Result, ensure};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::contract::{Input, Job, Output, Stage};
+use crate::data::images::Images;
+use crate::data::source::{Source, Splits};
+
+pub struct Dataset;
+
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Params {
+    source: Source,
+    /// Images held out of the end of the training split; 0: the source's own validation split.
+    valid: usize,
+    /// How many of the training images to keep, from the front; 0: all.
+    train: usize,
+    /// How many of the test images to keep, from the front; 0: all.
+    test: usize,
+}
+
+impl Stage for Dataset {
+    const KIND: &'static str = "dataset";
+    const ABOUT: &'static str = "Train, validation and test images as uint8";
+    const INPUTS: &'static [Input] = &[];
+    const OUTPUTS: &'static [Output] = &[
+        Output::new("train", "images", "train.safetensors"),
+        Output::new("valid", "images", "valid.safetensors"),
+        Output::new("test", "images", "test.safetensors"),
+    ];
+    type Params = Params;
+
+    fn run(params: &Params, job: &mut Job) -> Result<()> {
+        let name = params.source.name();
+        let Splits { train, valid, test } = params.source.load(job)?;
+        let (train, valid) = match (valid, params.valid) {
+            (Some(valid), 0) => (train, valid),
+            (_, n) => {
+                ensure!(
+                    n < train.n,
+                    "params.valid = {n} leaves nothing of the {} training images of {name}",
+                    train.n
+                );
+                let cut = train.n - n;
+                (front(&train, cut), train.select(cut..train.n))
+            }
+        };
+        let splits = [
+            ("train", keep(train, params.train, name, "train")?),
+            ("valid", valid),
+            ("test", keep(test, params.test, name, "test")?),
+        ];
+        for (port, mut images) in splits {
+            images.source = Some(format!("{name} {port}"));
+            images.save(job.output(port)?)?;
+        }
+        Ok(())
+    }
+}
+
+fn keep(images: Images, n: usize, name: &str, split: &str) -> Result<Images> {
+    ensure!(
+        n <= images.n,
+        "params.{split} = {n}, but {name} has {} {split} images",
+        images.n
+    );
+    Ok(match n {
+        0 => images,
+        n => front(&images, n),
+    })
+}
+
+fn front(images: &Images, n: usize) -> Images {
+    images.select(0..n)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::contract::testing::Bench;
+    use serde_json::json;
+
+    #[test]
+    fn validation_images_come_from_the_end_of_the_training_split() -> Result<()> {
+        let source = json!({"kind": "embedded", "look": {"kind": "grey"}});
+        let bench = Bench::new::<Dataset>(&[]);
+        let run = |valid, train, test| {
+            let params = json!({"source": source, "valid": valid, "train": train, "test": test});
+            bench.run::<Dataset>(&params)
+        };
+        let load = |port| Images::load(&bench.output::<Dataset>(port));
+        run(0, 0, 0)?;
+        let all = load("train")?.pixels().to_vec();
+        assert_eq!(
+            (load("train")?.n, load("valid")?.n, load("test")?.n),
+            (6000, 0, 1000)
+        );
+
+        run(500, 40, 30)?;
+        let (train, valid, test) = (load("train")?, load("valid")?, load("test")?);
+        assert_eq!((train.n, valid.n, test.n), (40, 500, 30));
+        assert_eq!(train.pixels(), &all[..40 * 784]);
+        assert_eq!(valid.pixels(), &all[5500 * 784..]);
+        assert_eq!(
+            test.source.as_deref(),
+            Some("fashion-mnist subset (grey) test")
+        );
+
+        let error = run(6000, 0, 0).unwrap_err().to_string();
+        assert!(
+            error.starts_with("params.valid = 6000 leaves nothing of the 6000"),
+            "{error}"
+        );
+        Ok(())
+    }
+}

@@ -1,0 +1,193 @@
+//! Kind `extractor`: the network whose features the Fréchet distance compares.
+
+use anyhow::Result;
+use candle_core::{DType, Device, Tensor};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::Map;
+
+use crate::contract::{Input, Job, Output, Stage};
+use crate::data::embedded::{self, Look};
+use crate::data::images::Images;
+use crate::data::metrics::{self, Better, Metric};
+use crate::metrics::resize::Resize;
+use crate::models::classifier::{self, Classifier, Labelled};
+use crate::models::extractor::Config;
+use crate::nn::device;
+use crate::nn::weights::Weights;
+use crate::train::optim::{Form, Optim, Rule};
+use crate::train::{Dataset, Plan, fit};
+
+pub struct Extractor;
+
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Params {
+    network: Network,
+}
+
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
+enum Network {
+    /// A small network trained here on the embedded images in all their looks.
+    Classifier {
+        seed: u64,
+        width: usize,
+        features: usize,
+        epochs: u64,
+        batch: usize,
+        lr: f64,
+    },
+}
+
+impl Stage for Extractor {
+    const KIND: &'static str = "extractor";
+    const ABOUT: &'static str = "The network whose features a Fréchet distance compares";
+    const INPUTS: &'static [Input] = &[];
+    const OUTPUTS: &'static [Output] = &[
+        Output::new("network", "extractor", "network.safetensors"),
+        Output::new("metrics", "metrics", "metrics.json"),
+    ];
+    type Params = Params;
+
+    fn run(params: &Params, job: &mut Job) -> Result<()> {
+        let device = device::open(&job.spec().device)?;
+        match &params.network {
+            &Network::Classifier {
+                seed,
+                width,
+                features,
+                epochs,
+                batch,
+                lr,
+            } => {
+                let config = classifier::Config { width, features };
+                let optim = Optim {
+                    kind: Rule::Adam,
+                    lr,
+                    beta1: 0.9,
+                    beta2: 0.999,
+                    epsilon: 1e-8,
+                    form: Form::Torch,
+                    halve_every: 0,
+                    warmup_epochs: 0,
+                    clip_norm: 0.0,
+                };
+                let (train, test) = all_looks(seed, &device)?;
+                let weights = Weights::new(seed, DType::F32, &device);
+                let model = Classifier::new(&config, &weights)?;
+                let purpose = "classifier";
+                let optim = &optim;
+                let plan = Plan {
+                    seed,
+                    purpose,
+                    epochs,
+                    batch,
+                    optim,
+                    average: 0.0,
+                    patience: 0,
+                };
+                let fitted = fit(&plan, &weights, &model, &train, &test, job)?;
+                weights.save(job.output("network")?, &Config::Classifier(config))?;
+                let last = fitted.history.last();
+                let accuracy = last.and_then(|epoch| epoch.valid.get("accuracy").copied());
+                let measured = accuracy.map(|value| accuracy_metric(value, test.len()));
+                metrics::save(job.output("metrics")?, measured.as_slice())
+            }
+        }
+    }
+}
+
+fn accuracy_metric(value: f64, n: usize) -> Metric {
+    Metric {
+        name: "accuracy".into(),
+        label: "accuracy on held-out embedded images".into(),
+        value,
+        std_error: Some((value * (1.0 - value) / n as f64).sqrt()),
+        n,
+        better: Better::Higher,
+        unit: String::new(),
+        protocol: Map::new(),
+    }
+}
+
+/// Images as the features stage would show them to the network, with classes.
+struct Looks {
+    sets: Vec<Images>,
+    device: Device,
+}
+
+/// Training and test images in every look, so that one network serves all data sets. The
+/// colours are drawn from the classifier's own seed: it meets those of a data set as it will
+/// meet those of a model, for the first time.
+fn all_looks(seed: u64, device: &Device) -> Result<(Looks, Looks)> {
+    let looks = [Look::Grey, Look::TwoTone { seed }, Look::Gradient { seed }];
+    let mut sets = (vec![], vec![]);
+    for look in looks {
+        let (train, test) = embedded::load(look)?;
+        sets.0.push(train);
+        sets.1.push(test);
+    }
+    let looks = |sets| Looks {
+        sets,
+        device: device.clone(),
+    };
+    Ok((looks(sets.0), looks(sets.1)))
+}
+
+impl Dataset<Labelled> for Looks {
+    fn len(&self) -> usize {
+        self.sets.iter().map(|set| set.n).sum()
+    }
+
+    fn batch(&self, indices: &[usize]) -> Result<Labelled> {
+        let side = classifier::SIDE;
+        let (mut pixels, mut labels) = (vec![], vec![]);
+        for &index in indices {
+            let mut i = index;
+            for set in &self.sets {
+                if i < set.n {
+                    let image = set.image(i);
+                    pixels.extend(Resize::TfLegacy.apply(&[image], set.shape(), side));
+                    labels.extend(set.labels.as_ref().map(|labels| u32::from(labels[i])));
+                    break;
+                }
+                i -= set.n;
+            }
+        }
+        let pixels = Tensor::from_vec(pixels, (indices.len(), side, side, 3), &self.device)?;
+        let n = labels.len();
+        Ok((pixels, Tensor::from_vec(labels, n, &self.device)?))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::contract::testing::Bench;
+    use crate::models::extractor;
+    use serde_json::json;
+
+    #[test]
+    fn a_trained_classifier_is_better_than_chance_and_loads() -> Result<()> {
+        let bench = Bench::new::<Extractor>(&[]);
+        let network = json!({"kind": "classifier", "seed": 1, "width": 2, "features": 8,
+                             "epochs": 1, "batch": 100, "lr": 0.01});
+        bench.run::<Extractor>(&json!({ "network": network }))?;
+        let text = std::fs::read_to_string(bench.output::<Extractor>("metrics"))?;
+        let metrics: serde_json::Value = serde_json::from_str(&text)?;
+        assert!(
+            metrics["metrics"][0]["value"].as_f64() > Some(0.3),
+            "{text}"
+        );
+
+        let path = bench.output::<Extractor>("network");
+        let network = extractor::Extractor::load(&path, &Device::Cpu)?;
+        let (images, _) = embedded::load(Look::Grey)?;
+        let two = [images.image(0), images.image(1)];
+        let features = network.features(&two, images.shape(), Resize::TfLegacy)?;
+        assert_eq!(features.len(), 16);
+        assert!(features.iter().all(|v| *v >= 0.0) && features.iter().any(|v| *v > 0.0));
+        Ok(())
+    }
+}

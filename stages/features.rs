@@ -1,0 +1,233 @@
+//! Kind `features`: images and a network to the mean and covariance of the network's features.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, ensure};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::contract::{Event, Input, Interrupted, Job, Output, Progress, Stage};
+use crate::data::gaussian::Gaussian;
+use crate::data::images::Images;
+use crate::metrics::moments::Moments;
+use crate::metrics::resize::Resize;
+use crate::models::extractor::Extractor;
+use crate::nn::device;
+use crate::nn::noise::Noise;
+
+pub struct Features;
+
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Params {
+    /// Images at a time.
+    batch: usize,
+    /// How many images, chosen at random where there are more; 0: all.
+    n: usize,
+    seed: u64,
+    resize: Resize,
+}
+
+impl Stage for Features {
+    const KIND: &'static str = "features";
+    const ABOUT: &'static str = "Mean and covariance of images' features";
+    const INPUTS: &'static [Input] = &[
+        Input::one("images", "images"),
+        Input::one("extractor", "extractor"),
+    ];
+    const OUTPUTS: &'static [Output] =
+        &[Output::new("gaussian", "gaussian", "gaussian.safetensors")];
+    type Params = Params;
+
+    fn run(params: &Params, job: &mut Job) -> Result<()> {
+        let device = device::open(&job.spec().device)?;
+        let path = job.input("images")?.to_path_buf();
+        let images = Images::load(&path)?;
+        ensure!(params.batch > 0, "params.batch is 0");
+        ensure!(
+            params.n <= images.n,
+            "{} holds {} images, params.n asks for {}; hint: make more samples or lower n",
+            path.display(),
+            images.n,
+            params.n
+        );
+        let chosen = choose(images.n, params);
+        let extractor = Extractor::load(job.input("extractor")?, &device)?;
+
+        let mut walk = Walk::resume(job)?;
+        while walk.done < chosen.len() {
+            if job.checkpoint_due() {
+                walk.checkpoint(job)?;
+                if job.should_stop() {
+                    return Err(Interrupted.into());
+                }
+            }
+            let end = (walk.done + params.batch).min(chosen.len());
+            let batch: Vec<&[u8]> = chosen[walk.done..end]
+                .iter()
+                .map(|&i| images.image(i))
+                .collect();
+            let features = extractor.features(&batch, images.shape(), params.resize)?;
+            let d = features.len() / batch.len();
+            let moments = walk.moments.get_or_insert_with(|| Moments::new(d));
+            moments
+                .push(&features)
+                .with_context(|| path.display().to_string())?;
+            walk.done = end;
+            job.progress(Progress {
+                done: end as u64,
+                total: chosen.len() as u64,
+                unit: "image".into(),
+                ..Progress::default()
+            });
+        }
+
+        let moments = walk.moments.context("no images to take features of")?;
+        let (mean, cov) = moments
+            .finish()
+            .with_context(|| path.display().to_string())?;
+        if moments.n() <= mean.len() {
+            job.note(format!(
+                "{} images for {} features: the covariance is singular and the distance biased",
+                moments.n(),
+                mean.len()
+            ));
+        }
+        let protocol = extractor.protocol(params.resize);
+        let gaussian = Gaussian {
+            n: moments.n(),
+            mean,
+            cov,
+            source: images.source,
+            protocol,
+        };
+        gaussian.save(job.output("gaussian")?)
+    }
+}
+
+/// The chosen images in file order, so that reading stays sequential.
+fn choose(available: usize, params: &Params) -> Vec<usize> {
+    if params.n == 0 || params.n == available {
+        return (0..available).collect();
+    }
+    let order = Noise::new(params.seed, "features.choice")
+        .at(0)
+        .permutation(available);
+    let mut chosen: Vec<usize> = order[..params.n].iter().map(|&i| i as usize).collect();
+    chosen.sort_unstable();
+    chosen
+}
+
+/// How far the images were walked through. Moments are summed in order, so an interrupted walk
+/// ends with the numbers of an uninterrupted one.
+#[derive(Default)]
+struct Walk {
+    done: usize,
+    moments: Option<Moments>,
+}
+
+impl Walk {
+    fn file(job: &Job) -> PathBuf {
+        job.spec().checkpoint.join("moments.safetensors")
+    }
+
+    fn resume(job: &mut Job) -> Result<Self> {
+        let file = Self::file(job);
+        if !file.exists() {
+            return Ok(Self::default());
+        }
+        let moments = Moments::load(&file)?;
+        job.say(&Event::Resumed {
+            at: moments.n() as u64,
+            unit: "image".into(),
+        });
+        Ok(Self {
+            done: moments.n(),
+            moments: Some(moments),
+        })
+    }
+
+    fn checkpoint(&self, job: &mut Job) -> Result<()> {
+        if let Some(moments) = &self.moments {
+            let file = Self::file(job);
+            std::fs::create_dir_all(&job.spec().checkpoint)
+                .with_context(|| format!("cannot make {}", job.spec().checkpoint.display()))?;
+            moments.save(&file)?;
+        }
+        job.checkpointed(self.done as u64);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::contract::testing::Bench;
+    use crate::data::embedded::{self, Look};
+    use crate::models::classifier::{self, Classifier};
+    use crate::models::extractor::Config;
+    use crate::nn::weights::Weights;
+    use candle_core::{DType, Device};
+    use serde_json::json;
+    use std::path::Path;
+
+    /// 300 images and an untrained network.
+    fn inputs(dir: &Path) -> Result<[PathBuf; 2]> {
+        let paths = [dir.join("images"), dir.join("network")];
+        let (images, _) = embedded::load(Look::TwoTone { seed: 1 })?;
+        images.select(0..300).save(&paths[0])?;
+        let weights = Weights::new(1, DType::F32, &Device::Cpu);
+        let config = classifier::Config {
+            width: 2,
+            features: 6,
+        };
+        Classifier::new(&config, &weights)?;
+        weights.save(&paths[1], &Config::Classifier(config))?;
+        Ok(paths)
+    }
+
+    #[test]
+    fn an_interrupted_walk_ends_with_the_same_bytes() -> Result<()> {
+        let dir = tempfile::tempdir()?;
+        let [images, network] = inputs(dir.path())?;
+        let given: [(&str, &Path); 2] = [("images", &images), ("extractor", &network)];
+        let params = json!({"batch": 50, "n": 200, "seed": 3, "resize": "tf-legacy"});
+
+        let whole = Bench::new::<Features>(&given);
+        whole.run::<Features>(&params)?;
+        let mut broken = Bench::new::<Features>(&given);
+        broken.spec().checkpoint_seconds = 0.0;
+        let (mut job, _) = broken.job(Some(2));
+        let error = Features::run(&serde_json::from_value(params.clone())?, &mut job).unwrap_err();
+        assert!(error.is::<Interrupted>(), "{error:?}");
+        let events = broken.run::<Features>(&params)?;
+        assert!(events.contains(r#""event":"resumed""#), "{events}");
+        assert_eq!(whole.bytes::<Features>(), broken.bytes::<Features>());
+
+        let gaussian = Gaussian::load(&whole.output::<Features>("gaussian"))?;
+        assert_eq!((gaussian.n, gaussian.mean.len()), (200, 6));
+        assert_eq!(
+            gaussian.protocol.label,
+            "Fréchet distance (classifier features)"
+        );
+        Ok(())
+    }
+
+    #[test]
+    fn too_many_or_too_few_images_are_errors_with_the_file() -> Result<()> {
+        let dir = tempfile::tempdir()?;
+        let [images, network] = inputs(dir.path())?;
+        let bench = Bench::new::<Features>(&[("images", &images), ("extractor", &network)]);
+        let run = |n| {
+            let params = json!({"batch": 50, "n": n, "seed": 3, "resize": "clean"});
+            format!("{:#}", bench.run::<Features>(&params).unwrap_err())
+        };
+        assert!(run(301).contains("images holds 300 images, params.n asks for 301"));
+        assert!(
+            run(1).ends_with("images: 1 images are too few for a covariance"),
+            "{}",
+            run(1)
+        );
+        Ok(())
+    }
+}

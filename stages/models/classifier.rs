@@ -1,0 +1,113 @@
+//! A small classifier of clothing whose penultimate features serve the Fréchet distance of the
+//! quick profile. A distance in these features is not an FID and is never called one.
+
+use anyhow::Result;
+use candle_core::{D, Tensor};
+use candle_nn::loss::cross_entropy;
+use serde::{Deserialize, Serialize};
+
+use crate::nn::conv::{Padding, conv2d};
+use crate::nn::dense::Dense;
+use crate::nn::init::Init;
+use crate::nn::noise::Draws;
+use crate::nn::weights::Weights;
+use crate::train::{Loss, Trainable};
+
+/// Side of the images it sees.
+pub const SIDE: usize = 32;
+const CLASSES: usize = 10;
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Config {
+    /// Channels of the first convolution; each of the next two has twice as many.
+    pub width: usize,
+    /// Length of the feature vector.
+    pub features: usize,
+}
+
+/// Three convolutions, a mean over the image, a dense layer of features, a dense layer of classes.
+pub struct Classifier {
+    convs: Vec<Conv>,
+    features: Dense,
+    classes: Dense,
+}
+
+struct Conv {
+    weight: Tensor,
+    bias: Tensor,
+    stride: usize,
+}
+
+impl Classifier {
+    pub fn new(config: &Config, w: &Weights) -> Result<Self> {
+        let width = config.width;
+        let sizes = [
+            (3, width, 1),
+            (width, 2 * width, 2),
+            (2 * width, 4 * width, 2),
+        ];
+        let convs = sizes
+            .iter()
+            .enumerate()
+            .map(|(i, &(input, output, stride))| {
+                let w = w.pp(format!("conv{i}"));
+                let weight = w.get((3, 3, input, output), "weight", Init::HeNormal)?;
+                Ok(Conv {
+                    weight,
+                    bias: w.get(output, "bias", Init::Zeros)?,
+                    stride,
+                })
+            });
+        Ok(Self {
+            convs: convs.collect::<Result<_>>()?,
+            features: Dense::new(
+                4 * width,
+                config.features,
+                Init::HeNormal,
+                &w.pp("features"),
+            )?,
+            classes: Dense::new(
+                config.features,
+                CLASSES,
+                Init::GlorotUniform,
+                &w.pp("classes"),
+            )?,
+        })
+    }
+
+    /// Features, none negative, of images `[n, 32, 32, 3]` with values 0 to 255.
+    pub fn features(&self, images: &Tensor) -> Result<Tensor> {
+        let mut x = images.affine(2.0 / 255.0, -1.0)?;
+        for conv in &self.convs {
+            let padding = Padding::tensorflow((x.dim(1)?, x.dim(2)?), 3, conv.stride);
+            x = conv2d(&x, &conv.weight, conv.stride, padding)?;
+            x = x.broadcast_add(&conv.bias)?.relu()?;
+        }
+        Ok(self.features.forward(&x.mean((1, 2))?)?.relu()?)
+    }
+
+    fn logits(&self, images: &Tensor) -> Result<Tensor> {
+        Ok(self.classes.forward(&self.features(images)?)?)
+    }
+}
+
+/// Images `[b, 32, 32, 3]` and their classes.
+pub type Labelled = (Tensor, Tensor);
+
+impl Trainable<Labelled> for Classifier {
+    fn loss(&self, (images, labels): &Labelled, _: &mut Draws) -> Result<Loss> {
+        let logits = self.logits(images)?;
+        let right = logits
+            .argmax(D::Minus1)?
+            .eq(labels)?
+            .to_dtype(logits.dtype())?;
+        Ok(Loss {
+            total: cross_entropy(&logits, labels)?,
+            parts: vec![("accuracy", right.mean_all()?)],
+        })
+    }
+
+    fn validate(&self, batch: &Labelled, noise: &mut Draws) -> Result<Loss> {
+        self.loss(batch, noise)
+    }
+}
