@@ -76,6 +76,11 @@ impl Kind {
             Kind::Command(_) => "command",
         }
     }
+
+    /// True if its results are a property of the machine.
+    pub fn measures_machine(&self) -> bool {
+        matches!(self, Kind::Library(def) if def.measures_machine)
+    }
 }
 
 impl Stage {

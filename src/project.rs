@@ -8,10 +8,12 @@ use stages::contract::StageDef;
 use crate::accept::Accepted;
 use crate::device::Device;
 use crate::diag::{Diagnostic, Source};
+use crate::figures::Figures;
 use crate::graph::Graph;
 use crate::plan::Planner;
 use crate::spec::{Overrides, Spec};
 use crate::store::Store;
+use crate::table::Tables;
 
 /// What the command line says of the pipeline.
 #[derive(Debug, Clone, Default, clap::Args)]
@@ -47,6 +49,8 @@ pub struct Facts {
 pub struct Project {
     pub spec: Spec,
     pub graph: Graph,
+    pub tables: Tables,
+    pub figures: Figures,
     pub facts: Facts,
     pub store: Store,
 }
@@ -84,6 +88,8 @@ impl Project {
         };
         Ok(Self {
             store: Store::open(&root)?,
+            tables: Tables::load(&spec, &graph)?,
+            figures: Figures::load(&spec, &graph)?,
             spec,
             graph,
             facts,
@@ -93,6 +99,17 @@ impl Project {
     /// A planner that only looks.
     pub fn planner(&mut self) -> Planner<'_> {
         Planner::new(&self.graph, &mut self.store, &self.facts, false)
+    }
+
+    /// Says where results are, to whoever looks under a profile that has none.
+    pub fn hint_at_other_profiles(&self) {
+        let (profile, profiles) = (&self.facts.profile, self.profiles_with_results());
+        if !profiles.is_empty() && !profiles.contains(profile) {
+            eprintln!(
+                "hint: profile `{profile}` has no results; these have: {}",
+                profiles.join(", ")
+            );
+        }
     }
 
     /// Other profiles that have results here, for whoever wonders where theirs went.

@@ -1,8 +1,11 @@
 //! The command line: one file a command.
 
+mod check;
 mod explain;
+mod figures;
 mod run;
 mod status;
+mod tables;
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -35,6 +38,12 @@ pub enum Command {
     Status(status::Args),
     /// Everything about one stage: what it depends on, what changed, what came of it
     Explain(explain::Args),
+    /// Print the paper's tables, published numbers beside reproduced ones
+    Tables(tables::Args),
+    /// Write the paper's figures and the training curves
+    Figures(figures::Args),
+    /// Hold the numbers to the committed baseline; exit with 4 if one got worse
+    Check(check::Args),
     /// Run one job file: what `run` starts for each stage
     #[command(hide = true)]
     Worker { job: PathBuf },
@@ -82,6 +91,9 @@ fn dispatch(cli: &Cli, kinds: &'static [StageDef]) -> Result<Ended> {
         Command::Run(args) => run::run(&cli.pipeline, args, kinds),
         Command::Status(args) => status::run(&cli.pipeline, args, kinds),
         Command::Explain(args) => explain::run(&cli.pipeline, args, kinds),
+        Command::Tables(args) => tables::run(&cli.pipeline, args, kinds),
+        Command::Figures(args) => figures::run(&cli.pipeline, args, kinds),
+        Command::Check(args) => check::run(&cli.pipeline, args, kinds),
         Command::Worker { .. } => Ok(Ended::Done),
     }
 }

@@ -9,7 +9,8 @@ use serde_json::Value;
 use super::content::{
     Cell, Column, Measured, Profile, Published, Reproduced, Row, Run, Spread, SpreadOf, Table,
 };
-use super::decl::{CellDecl, ColumnDecl, RowDecl, TableDecl, matches};
+use super::decl::{CellDecl, ColumnDecl, RowDecl, TableDecl};
+use crate::graph::matches;
 use crate::metrics::Metric;
 
 /// What is known of the stages under one profile.

@@ -8,7 +8,10 @@ use serde::de::{Deserializer, MapAccess, Visitor};
 use serde::{Deserialize, de};
 use toml::Spanned;
 
+use crate::diag::{Diagnostic, suggest};
+use crate::graph::{Graph, matches};
 use crate::metrics::Better;
+use crate::spec::Spec;
 
 /// All declared tables, in the order of the file.
 #[derive(Debug, Clone, Default)]
@@ -79,6 +82,31 @@ pub struct Problem {
 }
 
 impl Tables {
+    /// The tables of a pipeline, or the first thing wrong with them.
+    pub fn load(spec: &Spec, graph: &Graph) -> Result<Self, Diagnostic> {
+        #[derive(Deserialize)]
+        struct File {
+            #[serde(default)]
+            table: Tables,
+        }
+        let source = &spec.source;
+        if !source.text().contains("[table.") {
+            return Ok(Self::default());
+        }
+        let File { table } = toml::from_str(source.text())
+            .map_err(|e| source.error(&e.span().unwrap_or(0..0), e.message().replace('\n', " ")))?;
+        let has_metrics = |s: &crate::graph::Stage| (s.name.clone(), s.metrics_port().is_some());
+        let stages: Vec<(String, bool)> = graph.stages.iter().map(has_metrics).collect();
+        match table.problems(&stages).into_iter().next() {
+            None => Ok(table),
+            Some(Problem {
+                span,
+                message,
+                hint,
+            }) => Err(source.error(&span, message).hint(hint)),
+        }
+    }
+
     /// Everything wrong with the declarations. `stages` names every instance and says whether it
     /// has a metrics output.
     pub fn problems(&self, stages: &[(String, bool)]) -> Vec<Problem> {
@@ -215,14 +243,8 @@ impl CellDecl {
         let name = stage.get_ref();
         let mut matching = stages.iter().filter(|(s, _)| matches(name, s)).peekable();
         if matching.peek().is_none() {
-            let names = stages
-                .iter()
-                .filter(|(_, has)| *has)
-                .map(|(s, _)| s.as_str());
-            let hint = match nearest(name, names) {
-                Some(near) => format!("did you mean `{near}`?"),
-                None => "`repro status` lists the stages".into(),
-            };
+            let names = stages.iter().filter(|(_, has)| *has);
+            let hint = suggest(name, names.map(|(s, _)| s.as_str()));
             return Some((stage.span(), format!("there is no stage {name}"), hint));
         }
         let (without, _) = matching.find(|(_, has_metrics)| !has_metrics)?;
@@ -233,50 +255,6 @@ impl CellDecl {
             hint.into(),
         ))
     }
-}
-
-/// True if `pattern` is the name of the instance, `*` standing for any value of an axis.
-pub fn matches(pattern: &str, instance: &str) -> bool {
-    if !pattern.contains('*') {
-        return pattern == instance;
-    }
-    let (Some((stage, values)), Some((of, is))) =
-        (pattern.split_once('@'), instance.split_once('@'))
-    else {
-        return false;
-    };
-    stage == of
-        && values.split(',').count() == is.split(',').count()
-        && values
-            .split(',')
-            .zip(is.split(','))
-            .all(|(p, v)| p == "*" || p == v)
-}
-
-/// The name that differs from `name` in the fewest letters, if few enough to be a slip.
-fn nearest<'a>(name: &str, among: impl Iterator<Item = &'a str>) -> Option<&'a str> {
-    let far = name.chars().count() / 3 + 1;
-    among
-        .map(|a| (distance(name, a), a))
-        .filter(|(d, _)| *d <= far)
-        .min()
-        .map(|(_, a)| a)
-}
-
-/// Levenshtein's edit distance.
-fn distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.chars().enumerate() {
-        let mut corner = i;
-        row[0] = i + 1;
-        for (j, y) in b.iter().enumerate() {
-            let replace = corner + usize::from(x != *y);
-            corner = row[j + 1];
-            row[j + 1] = replace.min(row[j] + 1).min(corner + 1);
-        }
-    }
-    row[b.len()]
 }
 
 /// Keys of a row that are not cells.

@@ -21,7 +21,7 @@ mod tex;
 
 pub use build::{Evidence, Found, Outcome, build};
 pub use content::{Profile, Table};
-pub use decl::{Problem, TableDecl, Tables, matches};
+pub use decl::{Problem, TableDecl, Tables};
 
 use anyhow::Result;
 

@@ -1,0 +1,130 @@
+//! `repro figures`.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use stages::contract::StageDef;
+
+use super::Ended;
+use crate::diag::{Diagnostic, suggest};
+use crate::figures::{self, FigureDecl, Picture, slug};
+use crate::history;
+use crate::plan::Planner;
+use crate::project::{PipelineArgs, Project};
+use crate::svg;
+
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Numbers or names of figures; by default all, and the curves of every training
+    #[arg(value_name = "N")]
+    figures: Vec<String>,
+    /// Where to write them
+    #[arg(long, value_name = "DIR", default_value = "figures")]
+    out: PathBuf,
+}
+
+pub fn run(pipeline: &PipelineArgs, args: &Args, kinds: &'static [StageDef]) -> Result<Ended> {
+    let mut project = Project::open(pipeline, kinds)?;
+    let declared = project.figures.0.clone();
+    for name in &args.figures {
+        let ids = || declared.iter().map(|f| f.id.get_ref().as_str());
+        if !ids().any(|id| id == name) {
+            let message = format!("there is no figure `{name}`");
+            return Err(Diagnostic::new(message).hint(suggest(name, ids())).into());
+        }
+    }
+    let title = project.spec.title.clone();
+    let all: Vec<usize> = project.graph.order.clone();
+    let mut planner = project.planner();
+    planner.judge_all(&all);
+    let mut out = Out {
+        dir: &args.out,
+        written: 0,
+        missing: Vec::new(),
+    };
+    for figure in &declared {
+        if args.figures.is_empty() || args.figures.contains(figure.id.get_ref()) {
+            out.figure(&planner, figure, &title)?;
+        }
+    }
+    if args.figures.is_empty() {
+        out.curves(&planner)?;
+    }
+    for line in &out.missing {
+        eprintln!("{line}");
+    }
+    if out.written == 0 {
+        let message = "there is nothing to draw";
+        let hint = format!("repro run --profile {}", project.facts.profile);
+        return Err(Diagnostic::new(message).hint(hint).into());
+    }
+    Ok(Ended::Done)
+}
+
+struct Out<'a> {
+    dir: &'a Path,
+    written: usize,
+    /// What could not be written, and why.
+    missing: Vec<String>,
+}
+
+impl Out<'_> {
+    fn figure(&mut self, planner: &Planner, figure: &FigureDecl, title: &str) -> Result<()> {
+        let name = format!("figure-{}", figure.id.get_ref());
+        if figure.graph {
+            let text = svg::file(&figures::graph(planner, title, false));
+            return self.write(&format!("{name}.svg"), text.as_bytes());
+        }
+        for (i, panel) in figure.panels.iter().enumerate() {
+            let Ok((id, output)) = panel.find(planner.graph) else {
+                continue;
+            };
+            let place = format!("figure {}, {}", figure.id.get_ref(), panel.stage.get_ref());
+            match figures::picture(planner, id, output) {
+                Picture::File(path) => {
+                    let bytes = std::fs::read(&path)
+                        .with_context(|| format!("cannot read {}", path.display()))?;
+                    let part = match (figure.panels.len(), slug(&panel.caption)) {
+                        (1, _) => String::new(),
+                        (_, caption) if caption.is_empty() => format!("-{}", i + 1),
+                        (_, caption) => format!("-{caption}"),
+                    };
+                    let extension = path.extension().unwrap_or_default().to_string_lossy();
+                    self.write(&format!("{name}{part}.{extension}"), &bytes)?;
+                }
+                Picture::Stale(reason) => self.missing.push(format!("{place}: stale ({reason})")),
+                Picture::NotRun => self.missing.push(format!("{place}: not run")),
+            }
+        }
+        Ok(())
+    }
+
+    /// A sheet of curves for each training that is there.
+    fn curves(&mut self, planner: &Planner) -> Result<()> {
+        for (id, stage) in planner.graph.stages.iter().enumerate() {
+            let histories = stage
+                .outputs
+                .iter()
+                .enumerate()
+                .filter(|(_, o)| o.holds == history::HOLDS);
+            for (output, _) in histories {
+                if let Picture::File(path) = figures::picture(planner, id, output) {
+                    let drawing = svg::sheet(&stage.name, &history::load(&path)?);
+                    let name = format!("curves-{}.svg", slug(&stage.name));
+                    self.write(&name, svg::file(&drawing).as_bytes())?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, name: &str, bytes: &[u8]) -> Result<()> {
+        let dir = self.dir;
+        std::fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
+        let file = dir.join(name);
+        std::fs::write(&file, bytes).with_context(|| format!("cannot write {}", file.display()))?;
+        eprintln!("wrote {}", file.display());
+        self.written += 1;
+        Ok(())
+    }
+}

@@ -1,0 +1,67 @@
+//! What the store has of the stages that measure something: what tables and checks are made of.
+
+use crate::graph::Id;
+use crate::metrics;
+use crate::plan::{Planner, Verdict};
+use crate::project::Project;
+use crate::table::{Evidence, Found, Outcome, Profile};
+
+/// Looks at every stage with metrics. `machine` says whether those that measure the machine
+/// itself, whose numbers no other machine can be held to, are among them.
+pub fn collect(project: &mut Project, machine: bool) -> Evidence {
+    let declared = &project.spec.profile;
+    let profile = Profile {
+        name: declared.name.clone(),
+        about: declared.about.clone(),
+        data: declared.data.clone(),
+    };
+    let wanted: Vec<Id> = (0..project.graph.stages.len())
+        .filter(|id| {
+            let stage = &project.graph.stages[*id];
+            stage.metrics_port().is_some() && (machine || !stage.kind.measures_machine())
+        })
+        .collect();
+    let order = project.graph.with_needs(&wanted);
+    let mut planner = project.planner();
+    planner.judge_all(&order);
+    let found = |id: &Id| (planner.graph.stages[*id].name.clone(), find(&planner, *id));
+    Evidence {
+        profile,
+        stages: wanted.iter().map(found).collect(),
+    }
+}
+
+/// What the store has of one judged stage.
+fn find(planner: &Planner, id: Id) -> Found {
+    let reason = match planner.verdict(id) {
+        Some(Verdict::Fresh(_)) => match outcome(planner, id) {
+            Ok(outcome) => return Found::Fresh(outcome),
+            Err(error) => format!("{error:#}"),
+        },
+        _ if planner.last(id).is_none() => return Found::NotRun,
+        Some(Verdict::Stale(reasons)) => reasons.join("; "),
+        Some(Verdict::Waits(ids)) => {
+            let names: Vec<&str> = ids
+                .iter()
+                .map(|i| planner.graph.stages[*i].name.as_str())
+                .collect();
+            format!("waits for {}", names.join(", "))
+        }
+        None => return Found::NotRun,
+    };
+    Found::Stale(reason)
+}
+
+fn outcome(planner: &Planner, id: Id) -> anyhow::Result<Outcome> {
+    let stage = &planner.graph.stages[id];
+    let made = planner.result(id).zip(stage.metrics_port());
+    let Some((entry, made)) = made.and_then(|(entry, port)| Some((entry, entry.out.get(port)?)))
+    else {
+        anyhow::bail!("its result is gone");
+    };
+    Ok(Outcome {
+        fingerprint: entry.fp.to_string(),
+        device: entry.device.clone(),
+        metrics: metrics::load(&planner.store.output(&entry.fp, made))?,
+    })
+}

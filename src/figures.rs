@@ -1,0 +1,255 @@
+//! `[figure.*]` of pipeline.toml: which stages draw what, and the graph as a figure of its own.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use serde::Deserialize;
+use serde::de::{Deserializer, MapAccess, Visitor};
+use toml::Spanned;
+
+use crate::diag::{Diagnostic, suggest};
+use crate::graph::{Graph, Id};
+use crate::plan::{Planner, Verdict};
+use crate::spec::Spec;
+use crate::svg::{self, Drawing, Node, State};
+
+/// The label of outputs that are pictures.
+pub const HOLDS: &str = "figure";
+
+/// All declared figures, in the order of the file.
+#[derive(Debug, Clone, Default)]
+pub struct Figures(pub Vec<FigureDecl>);
+
+#[derive(Debug, Clone)]
+pub struct FigureDecl {
+    /// What stands behind `figure.`: `2`, `model`.
+    pub id: Spanned<String>,
+    pub title: String,
+    /// True if the figure is the graph of stages.
+    pub graph: bool,
+    pub panels: Vec<PanelDecl>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PanelDecl {
+    /// What this part shows; may be empty where a figure has one part only.
+    #[serde(default)]
+    pub caption: String,
+    /// The instance that draws it.
+    pub stage: Spanned<String>,
+    /// Which of its pictures, where it has several.
+    pub output: Option<Spanned<String>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Body {
+    title: String,
+    #[serde(default)]
+    graph: bool,
+    #[serde(default)]
+    panel: Vec<PanelDecl>,
+}
+
+impl<'de> Deserialize<'de> for Figures {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct InFileOrder;
+        impl<'de> Visitor<'de> for InFileOrder {
+            type Value = Figures;
+
+            fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+                f.write_str("figures by number or name, as in [figure.2]")
+            }
+
+            fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<Figures, M::Error> {
+                let mut figures = Vec::new();
+                while let Some((id, body)) = map.next_entry::<Spanned<String>, Body>()? {
+                    let Body {
+                        title,
+                        graph,
+                        panel: panels,
+                    } = body;
+                    figures.push(FigureDecl {
+                        id,
+                        title,
+                        graph,
+                        panels,
+                    });
+                }
+                figures.sort_by_key(|f| f.id.span().start);
+                Ok(Figures(figures))
+            }
+        }
+        deserializer.deserialize_map(InFileOrder)
+    }
+}
+
+impl Figures {
+    /// The figures of a pipeline, or the first thing wrong with them.
+    pub fn load(spec: &Spec, graph: &Graph) -> Result<Self, Diagnostic> {
+        #[derive(Deserialize)]
+        struct File {
+            #[serde(default)]
+            figure: Figures,
+        }
+        let source = &spec.source;
+        if !source.text().contains("[figure.") {
+            return Ok(Self::default());
+        }
+        let File { figure } = toml::from_str(source.text())
+            .map_err(|e| source.error(&e.span().unwrap_or(0..0), e.message().replace('\n', " ")))?;
+        for figure in &figure.0 {
+            let name = figure.id.get_ref();
+            if figure.graph != figure.panels.is_empty() {
+                let hint = "a figure has either `graph = true` or [[figure.N.panel]]s with a stage";
+                let message = format!("figure {name} shows nothing, or two things");
+                return Err(source.error(&figure.id.span(), message).hint(hint));
+            }
+            for panel in &figure.panels {
+                panel.find(graph).map_err(|(span, message, hint)| {
+                    source
+                        .error(&span, format!("figure {name}: {message}"))
+                        .hint(hint)
+                })?;
+            }
+        }
+        Ok(figure)
+    }
+}
+
+impl PanelDecl {
+    /// The instance and the number of its output.
+    pub fn find(
+        &self,
+        graph: &Graph,
+    ) -> Result<(Id, usize), (std::ops::Range<usize>, String, String)> {
+        let name = self.stage.get_ref();
+        let Some(id) = graph.find(name) else {
+            let names = graph.stages.iter().map(|s| s.name.as_str());
+            let message = format!("there is no stage {name}");
+            return Err((self.stage.span(), message, suggest(name, names)));
+        };
+        let outputs = &graph.stages[id].outputs;
+        let pictures: Vec<usize> = (0..outputs.len())
+            .filter(|o| outputs[*o].holds == HOLDS)
+            .collect();
+        let ports = || pictures.iter().map(|o| outputs[*o].port.as_str());
+        match (&self.output, &pictures[..]) {
+            (None, [one]) => Ok((id, *one)),
+            (_, []) => Err((
+                self.stage.span(),
+                format!("stage {name} draws nothing"),
+                "name a stage with an output that holds `figure`".into(),
+            )),
+            (None, _) => Err((
+                self.stage.span(),
+                format!("stage {name} has several pictures"),
+                format!(
+                    "say which: output = one of {}",
+                    ports().collect::<Vec<_>>().join(", ")
+                ),
+            )),
+            (Some(output), _) => {
+                let wanted = output.get_ref();
+                let found = pictures.iter().find(|o| outputs[**o].port == *wanted);
+                found.map(|o| (id, *o)).ok_or_else(|| {
+                    let message = format!("stage {name} has no picture {wanted}");
+                    (output.span(), message, suggest(wanted, ports()))
+                })
+            }
+        }
+    }
+}
+
+/// A picture as it is now.
+pub enum Picture {
+    File(PathBuf),
+    Stale(String),
+    NotRun,
+}
+
+/// What the store has of an output.
+pub fn picture(planner: &Planner, id: Id, output: usize) -> Picture {
+    match planner.verdict(id) {
+        Some(Verdict::Fresh(fp)) => match planner.result(id).and_then(|e| e.out.get(output)) {
+            Some(made) => Picture::File(planner.store.output(fp, made)),
+            None => Picture::Stale("its result is gone".into()),
+        },
+        _ if planner.last(id).is_none() => Picture::NotRun,
+        Some(Verdict::Stale(reasons)) => Picture::Stale(reasons.join("; ")),
+        Some(Verdict::Waits(ids)) => {
+            let names: Vec<&str> = ids
+                .iter()
+                .map(|i| planner.graph.stages[*i].name.as_str())
+                .collect();
+            Picture::Stale(format!("waits for {}", names.join(", ")))
+        }
+        None => Picture::NotRun,
+    }
+}
+
+/// The graph of stages, a box for all instances of one. `link` makes boxes lead to `#stage-NAME`.
+pub fn graph(planner: &Planner, title: &str, link: bool) -> Drawing {
+    let stages = &planner.graph.stages;
+    let mut families: Vec<&str> = Vec::new();
+    let mut nodes: Vec<Node> = Vec::new();
+    let mut family_of = Vec::with_capacity(stages.len());
+    for (id, stage) in stages.iter().enumerate() {
+        let at = families
+            .iter()
+            .position(|f| *f == stage.family)
+            .unwrap_or_else(|| {
+                families.push(&stage.family);
+                nodes.push(Node {
+                    name: stage.family.clone(),
+                    kind: stage.kind.name().into(),
+                    states: Vec::new(),
+                    link: link.then(|| format!("#stage-{}", slug(&stage.name))),
+                });
+                families.len() - 1
+            });
+        nodes[at].states.push(match planner.verdict(id) {
+            Some(Verdict::Fresh(_)) => State::Fresh,
+            _ if planner.last(id).is_some() => State::Stale,
+            _ => State::Absent,
+        });
+        family_of.push(at);
+    }
+    let mut edges: Vec<(usize, usize)> = Vec::new();
+    for (id, stage) in stages.iter().enumerate() {
+        for need in stage.needs() {
+            let edge = (family_of[need], family_of[id]);
+            // Instances of one stage may read each other; a box has no edge to itself.
+            if edge.0 != edge.1 && !edges.contains(&edge) {
+                edges.push(edge);
+            }
+        }
+    }
+    svg::graph(title, &nodes, &edges)
+}
+
+/// `Glow (T = 0.7)` as part of a file's name: `glow-t-0.7`.
+pub fn slug(text: &str) -> String {
+    let mut slug = String::new();
+    for c in text.to_lowercase().chars() {
+        if c.is_alphanumeric() || (c == '.' && !slug.is_empty()) {
+            slug.push(c);
+        } else if !slug.ends_with('-') && !slug.is_empty() {
+            slug.push('-');
+        }
+    }
+    slug.trim_end_matches(['-', '.']).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn captions_become_names_of_files() {
+        assert_eq!(slug("Glow (T = 0.7)"), "glow-t-0.7");
+        assert_eq!(slug("vae@cifar10,2nd-vae"), "vae-cifar10-2nd-vae");
+        assert_eq!(slug("../etc"), "etc");
+    }
+}
