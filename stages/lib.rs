@@ -15,7 +15,11 @@ mod extractor;
 mod features;
 mod fid;
 mod glow;
+mod latents;
+mod prior;
 mod sample_glow;
+mod second_vae;
+mod vae;
 
 use contract::{StageDef, define};
 
@@ -28,6 +32,10 @@ mod code {
 pub const STAGES: &[StageDef] = &[
     define::<dataset::Dataset>(code::DATASET),
     define::<extractor::Extractor>(code::EXTRACTOR),
+    define::<vae::Vae>(code::VAE),
+    define::<latents::Latents>(code::LATENTS),
+    define::<second_vae::SecondVae>(code::SECOND_VAE),
+    define::<prior::Prior>(code::PRIOR),
     define::<glow::Glow>(code::GLOW),
     define::<sample_glow::SampleGlow>(code::SAMPLE_GLOW),
     define::<features::Features>(code::FEATURES),

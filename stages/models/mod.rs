@@ -2,5 +2,13 @@
 
 pub mod classifier;
 pub mod extractor;
+pub mod gaussian;
 pub mod glow;
+pub mod infogan;
+pub mod latent_set;
+pub mod prior;
+pub mod real_nvp;
+pub mod resnet;
+pub mod second_vae;
 pub mod step;
+pub mod vae;

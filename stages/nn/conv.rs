@@ -1,9 +1,10 @@
 //! Two-dimensional convolution and its transpose as operations of candle's autograd: images
 //! `[n, h, w, c]`, kernels `[kh, kw, cin, cout]`, padding given for each side.
 
-use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor, bail};
+use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor, bail};
 
-use super::kernel::{self, Geometry, Real};
+use super::channel;
+use super::kernel::{self, Geometry, Real, slice};
 
 /// Zeros around an image, or what a transposed convolution cuts off.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -45,6 +46,44 @@ impl Padding {
 
 /// Cross-correlation `y[i] = sum_k x[stride i + k - padding] w[k]`, as every framework calls it.
 pub fn conv2d(x: &Tensor, w: &Tensor, stride: usize, padding: Padding) -> Result<Tensor> {
+    let op = Conv(geometry(x, w, stride, padding)?);
+    x.contiguous()?.apply_op2(&w.contiguous()?, op)
+}
+
+/// [`conv2d`] plus a bias `[cout]`.
+pub fn conv2d_bias(
+    x: &Tensor,
+    w: &Tensor,
+    bias: &Tensor,
+    stride: usize,
+    padding: Padding,
+) -> Result<Tensor> {
+    let op = Conv(geometry(x, w, stride, padding)?);
+    x.contiguous()?.apply_op3(&w.contiguous()?, bias, op)
+}
+
+/// The transpose of [`conv2d`] as a linear map: `y[stride i + k - crop] += x[i] w[k]`, of size
+/// `(h - 1) stride + kh - crop`.
+pub fn conv_transpose2d(x: &Tensor, w: &Tensor, stride: usize, crop: Padding) -> Result<Tensor> {
+    let op = Transposed(transposed_geometry(x, w, stride, crop)?);
+    x.contiguous()?
+        .apply_op2(&w.transpose(2, 3)?.contiguous()?, op)
+}
+
+/// [`conv_transpose2d`] plus a bias `[cout]`.
+pub fn conv_transpose2d_bias(
+    x: &Tensor,
+    w: &Tensor,
+    bias: &Tensor,
+    stride: usize,
+    crop: Padding,
+) -> Result<Tensor> {
+    let op = Transposed(transposed_geometry(x, w, stride, crop)?);
+    x.contiguous()?
+        .apply_op3(&w.transpose(2, 3)?.contiguous()?, bias, op)
+}
+
+fn geometry(x: &Tensor, w: &Tensor, stride: usize, padding: Padding) -> Result<Geometry> {
     let (n, h, width, cin) = x.dims4()?;
     let (kh, kw, kernel_in, cout) = w.dims4()?;
     let (ph, pw) = (
@@ -58,7 +97,9 @@ pub fn conv2d(x: &Tensor, w: &Tensor, stride: usize, padding: Padding) -> Result
             x.dims()
         );
     }
-    let geometry = Geometry {
+    let (oh, ow) = ((ph - kh) / stride + 1, (pw - kw) / stride + 1);
+    let (top, left) = (padding.top, padding.left);
+    Ok(Geometry {
         n,
         h,
         w: width,
@@ -67,31 +108,31 @@ pub fn conv2d(x: &Tensor, w: &Tensor, stride: usize, padding: Padding) -> Result
         kw,
         cout,
         stride,
-        top: padding.top,
-        left: padding.left,
-        oh: (ph - kh) / stride + 1,
-        ow: (pw - kw) / stride + 1,
-    };
-    x.contiguous()?.apply_op2(&w.contiguous()?, Conv(geometry))
+        top,
+        left,
+        oh,
+        ow,
+    })
 }
 
-/// The transpose of [`conv2d`] as a linear map: `y[stride i + k - crop] += x[i] w[k]`, of size
-/// `(h - 1) stride + kh - crop`.
-pub fn conv_transpose2d(x: &Tensor, w: &Tensor, stride: usize, crop: Padding) -> Result<Tensor> {
+/// Of the convolution, from y to x, whose input gradient the transposed convolution is.
+fn transposed_geometry(x: &Tensor, w: &Tensor, stride: usize, crop: Padding) -> Result<Geometry> {
     let (n, h, width, cin) = x.dims4()?;
     let (kh, kw, kernel_in, cout) = w.dims4()?;
     let size = |i: usize, k: usize, cut: usize| ((i - 1) * stride + k).checked_sub(cut);
-    let oh = size(h, kh, crop.top + crop.bottom).unwrap_or(0);
-    let ow = size(width, kw, crop.left + crop.right).unwrap_or(0);
-    if kernel_in != cin || oh == 0 || ow == 0 {
+    let y = (
+        size(h, kh, crop.top + crop.bottom),
+        size(width, kw, crop.left + crop.right),
+    );
+    let (true, (Some(oh @ 1..), Some(ow @ 1..))) = (kernel_in == cin, y) else {
         bail!(
             "conv_transpose2d: kernel {:?} on image {:?}, crop {crop:?}",
             w.dims(),
             x.dims()
         );
-    }
-    // The convolution whose input gradient this is: from y to x.
-    let geometry = Geometry {
+    };
+    let (top, left) = (crop.top, crop.left);
+    Ok(Geometry {
         n,
         h: oh,
         w: ow,
@@ -100,16 +141,16 @@ pub fn conv_transpose2d(x: &Tensor, w: &Tensor, stride: usize, crop: Padding) ->
         kw,
         cout: cin,
         stride,
-        top: crop.top,
-        left: crop.left,
+        top,
+        left,
         oh: h,
         ow: width,
-    };
-    let w = w.transpose(2, 3)?.contiguous()?;
-    x.contiguous()?.apply_op2(&w, Transposed(geometry))
+    })
 }
 
+#[derive(Clone, Copy)]
 struct Conv(Geometry);
+#[derive(Clone, Copy)]
 struct Transposed(Geometry);
 struct InputGradient(Geometry);
 struct KernelGradient(Geometry);
@@ -141,13 +182,6 @@ fn run<T: Real>(a: &[T], b: &[T], len: usize, kernel: impl FnOnce(&[T], &[T], &m
     out
 }
 
-fn slice<'a, T>(name: &str, data: &'a [T], layout: &Layout) -> Result<&'a [T]> {
-    match layout.contiguous_offsets() {
-        Some((from, to)) => Ok(&data[from..to]),
-        None => bail!("{name}: wants contiguous tensors"),
-    }
-}
-
 impl Geometry {
     fn x_shape(&self) -> Shape {
         (self.n, self.h, self.w, self.cin).into()
@@ -175,7 +209,7 @@ impl CustomOp2 for Conv {
         let (g, shape) = (&self.0, self.0.y_shape());
         let len = shape.elem_count();
         let y = on_slices!("conv2d", x, xl, w, wl, len, |x, w, y| kernel::forward(
-            g, x, w, y
+            g, x, w, None, y
         ));
         Ok((y, shape))
     }
@@ -229,6 +263,80 @@ impl CustomOp2 for Transposed {
     }
 }
 
+/// A biased operation from its plain one, a kernel that takes a bias, and its result's shape.
+macro_rules! with_bias {
+    ($op:ident, $name:literal, $kernel:path, $shape:ident) => {
+        impl CustomOp3 for $op {
+            fn name(&self) -> &'static str {
+                $name
+            }
+
+            fn cpu_fwd(
+                &self,
+                x: &CpuStorage,
+                xl: &Layout,
+                w: &CpuStorage,
+                wl: &Layout,
+                b: &CpuStorage,
+                bl: &Layout,
+            ) -> Result<(CpuStorage, Shape)> {
+                let (g, shape) = (&self.0, self.0.$shape());
+                let len = shape.elem_count();
+                if shape.dims().last() != Some(&bl.shape().elem_count()) {
+                    bail!("{}: bias {:?} for {shape:?}", $name, bl.dims());
+                }
+                let y = match b {
+                    CpuStorage::F32(b) => {
+                        let CpuStorage::F32(x) = x else {
+                            bail!("{}: dtypes differ", $name)
+                        };
+                        let CpuStorage::F32(w) = w else {
+                            bail!("{}: dtypes differ", $name)
+                        };
+                        let (x, w) = (slice($name, x, xl)?, slice($name, w, wl)?);
+                        let b = Some(slice($name, b, bl)?);
+                        CpuStorage::F32(run(x, w, len, |x, w, y| $kernel(g, x, w, b, y)))
+                    }
+                    CpuStorage::F64(b) => {
+                        let CpuStorage::F64(x) = x else {
+                            bail!("{}: dtypes differ", $name)
+                        };
+                        let CpuStorage::F64(w) = w else {
+                            bail!("{}: dtypes differ", $name)
+                        };
+                        let (x, w) = (slice($name, x, xl)?, slice($name, w, wl)?);
+                        let b = Some(slice($name, b, bl)?);
+                        CpuStorage::F64(run(x, w, len, |x, w, y| $kernel(g, x, w, b, y)))
+                    }
+                    _ => bail!("{}: wants f32 or f64", $name),
+                };
+                Ok((y, shape))
+            }
+
+            fn bwd(
+                &self,
+                x: &Tensor,
+                w: &Tensor,
+                b: &Tensor,
+                y: &Tensor,
+                dy: &Tensor,
+            ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+                let dy = dy.contiguous()?;
+                let (dx, dw) = CustomOp2::bwd(self, x, w, y, &dy)?;
+                let db = b.track_op().then(|| channel::sum(&dy));
+                Ok((dx, dw, db.transpose()?))
+            }
+        }
+    };
+}
+with_bias!(Conv, "conv2d-bias", kernel::forward, y_shape);
+with_bias!(
+    Transposed,
+    "conv-transpose2d-bias",
+    kernel::input_gradient,
+    x_shape
+);
+
 impl CustomOp2 for InputGradient {
     fn name(&self) -> &'static str {
         "conv2d-input-gradient"
@@ -244,7 +352,7 @@ impl CustomOp2 for InputGradient {
         let (g, shape) = (&self.0, self.0.x_shape());
         let len = shape.elem_count();
         let dx = on_slices!("conv2d-input-gradient", dy, yl, w, wl, len, |dy, w, dx| {
-            kernel::input_gradient(g, dy, w, dx)
+            kernel::input_gradient(g, dy, w, None, dx)
         });
         Ok((dx, shape))
     }
@@ -470,6 +578,38 @@ mod tests {
         };
         let one = on(1).install(work)?;
         assert_eq!(one, on(3).install(work)?);
+        Ok(())
+    }
+
+    #[test]
+    fn a_bias_is_added_to_every_position() -> Result<()> {
+        for c in cases() {
+            for transposed in [false, true] {
+                let (x, w) = (draw(&c.x, 0, DType::F64)?, draw(&c.w, 1, DType::F64)?);
+                let b = Var::from_tensor(&draw(&[c.w[3]], 2, DType::F64)?)?;
+                let (plain, biased) = match transposed {
+                    false => (
+                        conv2d(&x, &w, c.stride, c.padding)?,
+                        conv2d_bias(&x, &w, &b, c.stride, c.padding)?,
+                    ),
+                    true => (
+                        conv_transpose2d(&x, &w, c.stride, c.padding)?,
+                        conv_transpose2d_bias(&x, &w, &b, c.stride, c.padding)?,
+                    ),
+                };
+                let sum = plain.broadcast_add(&b)?;
+                close(&flat(&biased)?, &flat(&sum)?, 1e-12);
+                let (a, e) = (
+                    biased.sqr()?.sum_all()?.backward()?,
+                    sum.sqr()?.sum_all()?.backward()?,
+                );
+                close(
+                    &flat(a.get(&b).unwrap())?,
+                    &flat(e.get(&b).unwrap())?,
+                    1e-10,
+                );
+            }
+        }
         Ok(())
     }
 

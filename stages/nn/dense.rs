@@ -20,7 +20,16 @@ impl Dense {
         Ok(Self { weight, bias })
     }
 
+    pub fn weight(&self) -> &Tensor {
+        &self.weight
+    }
+
     pub fn forward(&self, x: &Tensor) -> candle_core::Result<Tensor> {
-        x.matmul(&self.weight)?.broadcast_add(&self.bias)
+        self.forward_with(x, &self.weight)
+    }
+
+    /// With another matrix in the weight's place, as spectral normalisation wants.
+    pub fn forward_with(&self, x: &Tensor, weight: &Tensor) -> candle_core::Result<Tensor> {
+        x.matmul(weight)?.broadcast_add(&self.bias)
     }
 }

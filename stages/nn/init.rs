@@ -25,6 +25,8 @@ pub enum Init {
     Identity,
     /// A square matrix with orthonormal rows, uniform over all such.
     Orthogonal,
+    /// A random order of 0..n, for a buffer.
+    Permutation,
 }
 
 #[allow(non_upper_case_globals)] // read as variants
@@ -52,6 +54,7 @@ impl Init {
                 let rows = Tensor::from_vec(rows, shape.clone(), &Device::Cpu)?;
                 return rows.to_dtype(dtype)?.to_device(device);
             }
+            Self::Permutation => noise.permutation(n).into_iter().map(|i| i as f32).collect(),
             Self::Normal { std } => scaled(noise.normals(n), std),
             Self::HeNormal => scaled(noise.normals(n), (2.0 / fan_in as f64).sqrt()),
             Self::GlorotUniform => {

@@ -6,18 +6,54 @@
 //! any rounding.
 
 use std::cell::RefCell;
-use std::ops::AddAssign;
+use std::ops::{Add, AddAssign, Mul, Sub};
 
+use candle_core::Layout;
 use gemm::Parallelism;
 use rayon::prelude::*;
 
 /// An element type: f32 or f64.
 pub trait Real:
-    Copy + Default + Send + Sync + AddAssign + PartialEq + From<bool> + 'static
+    Copy
+    + Default
+    + Send
+    + Sync
+    + PartialOrd
+    + AddAssign
+    + Add<Output = Self>
+    + Sub<Output = Self>
+    + Mul<Output = Self>
+    + 'static
 {
+    fn new(value: f64) -> Self;
+    fn f64(self) -> f64;
 }
-impl Real for f32 {}
-impl Real for f64 {}
+
+impl Real for f32 {
+    fn new(value: f64) -> Self {
+        value as Self
+    }
+    fn f64(self) -> f64 {
+        self.into()
+    }
+}
+
+impl Real for f64 {
+    fn new(value: f64) -> Self {
+        value
+    }
+    fn f64(self) -> f64 {
+        self
+    }
+}
+
+/// The elements of a contiguous tensor.
+pub fn slice<'a, T>(name: &str, data: &'a [T], layout: &Layout) -> candle_core::Result<&'a [T]> {
+    match layout.contiguous_offsets() {
+        Some((from, to)) => Ok(&data[from..to]),
+        None => candle_core::bail!("{name}: wants contiguous tensors"),
+    }
+}
 
 /// Sizes of one convolution from `[n, h, w, cin]` to `[n, oh, ow, cout]`.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -96,8 +132,8 @@ fn product<T: Real>(
             rhs.as_ptr(),
             rhs_strides.1 as isize,
             rhs_strides.0 as isize,
-            T::from(true),
-            T::from(true),
+            T::new(1.0),
+            T::new(1.0),
             false,
             false,
             false,
@@ -188,38 +224,52 @@ impl Geometry {
     }
 }
 
-/// `y = x * w`.
-pub fn forward<T: Real>(g: &Geometry, x: &[T], w: &[T], y: &mut [T]) {
-    let (k, tile) = (g.patch(), g.tile());
+/// `y = x * w`, plus the bias, if any.
+pub fn forward<T: Real>(g: &Geometry, x: &[T], w: &[T], bias: Option<&[T]>, y: &mut [T]) {
+    let (k, tile, add) = (g.patch(), g.tile(), bias.is_some());
     y.par_chunks_mut(tile * g.cout)
         .enumerate()
         .for_each(|(i, y)| {
             let (first, count) = (i * tile, y.len() / g.cout);
             let size = (count, g.cout, k);
+            if let Some(bias) = bias {
+                y.chunks_exact_mut(g.cout)
+                    .for_each(|row| row.copy_from_slice(bias));
+            }
             if g.pointwise() {
-                product(size, y, false, (&x[first * k..], (k, 1)), (w, (g.cout, 1)));
+                product(size, y, add, (&x[first * k..], (k, 1)), (w, (g.cout, 1)));
             } else {
                 with_buffer(count * k, |patches| {
                     gather(g, x, first, count, patches);
-                    product(size, y, false, (patches, (k, 1)), (w, (g.cout, 1)));
+                    product(size, y, add, (patches, (k, 1)), (w, (g.cout, 1)));
                 });
             }
         });
 }
 
-/// Gradient of the input: `dx` from `dy`.
-pub fn input_gradient<T: Real>(g: &Geometry, dy: &[T], w: &[T], dx: &mut [T]) {
-    let k = g.patch();
+/// Gradient of the input, `dx` from `dy`; as the forward pass of the transposed convolution it
+/// takes a bias.
+pub fn input_gradient<T: Real>(g: &Geometry, dy: &[T], w: &[T], bias: Option<&[T]>, dx: &mut [T]) {
+    let (k, add) = (g.patch(), bias.is_some());
+    let begin = |dx: &mut [T]| match bias {
+        Some(bias) => dx
+            .chunks_exact_mut(g.cin)
+            .for_each(|row| row.copy_from_slice(bias)),
+        None => dx.fill(T::default()),
+    };
     let transposed = (1, g.cout);
     if g.pointwise() {
         let tile = (TILE / g.cout).clamp(32, 1024);
         dx.par_chunks_mut(tile * k).enumerate().for_each(|(i, dx)| {
             let (first, count) = (i * tile, dx.len() / k);
+            if add {
+                begin(dx);
+            }
             let dy = &dy[first * g.cout..];
             product(
                 (count, k, g.cout),
                 dx,
-                false,
+                add,
                 (dy, (g.cout, 1)),
                 (w, transposed),
             );
@@ -237,13 +287,13 @@ pub fn input_gradient<T: Real>(g: &Geometry, dy: &[T], w: &[T], dx: &mut [T]) {
             left: g.kw - 1 - g.left,
             ..*g
         };
-        forward(&turned, dy, &turn(g, w), dx);
+        forward(&turned, dy, &turn(g, w), bias, dx);
     } else {
         let (per_image, tile) = (g.oh * g.ow, g.tile().min(g.oh * g.ow));
         dx.par_chunks_mut(g.h * g.w * g.cin)
             .enumerate()
             .for_each(|(image, dx)| {
-                dx.fill(T::default());
+                begin(dx);
                 with_buffer(tile * k, |patches| {
                     for start in (0..per_image).step_by(tile) {
                         let count = tile.min(per_image - start);

@@ -1,8 +1,11 @@
 //! Layers and what they stand on: noise, weights, convolution. No losses, no files of a pipeline.
 
 pub mod act_norm;
+pub mod batch_norm;
 pub mod bijector;
+pub mod channel;
 pub mod conv;
+pub mod conv_layer;
 pub mod coupling;
 pub mod dense;
 pub mod density;
@@ -11,6 +14,7 @@ pub mod edge_conv;
 pub mod init;
 pub mod inv_conv;
 pub mod noise;
+pub mod spectral;
 pub mod split;
 pub mod squeeze;
 pub mod tensor_file;

@@ -1,0 +1,194 @@
+//! The ResNet of Dai & Wipf's two-stage VAE (REFERENCE 2.2): encoder and decoder.
+
+use anyhow::{Result, ensure};
+use candle_core::Tensor;
+
+use crate::nn::batch_norm::{BatchNorm, Mode};
+use crate::nn::channel::Activation;
+use crate::nn::conv_layer::{Conv, ConvTranspose, Window};
+use crate::nn::dense::Dense;
+use crate::nn::init::Init::GlorotUniform;
+use crate::nn::weights::Weights;
+
+/// Sizes of the networks; all of them TensorFlow-initialised (Glorot).
+#[derive(Clone, Copy, Debug)]
+pub struct Config {
+    /// Height (= width, a power of two) and channels of the images.
+    pub side: usize,
+    pub channels: usize,
+    pub latent: usize,
+    /// Channels at full resolution, doubled at each halving.
+    pub width: usize,
+    /// Resolutions of the encoder. The decoder always goes down to 2x2.
+    pub scales: usize,
+    /// Residual blocks per resolution.
+    pub blocks: usize,
+    /// Width of the encoder's fully connected block.
+    pub dense: usize,
+    /// Bound of the decoder's channels.
+    pub max_width: usize,
+    /// Channels the decoder's last convolution gives.
+    pub output: usize,
+}
+
+/// Twice (batch norm, ReLU, 3x3 convolution), plus a 3x3 convolution of the input.
+struct Block {
+    norms: [BatchNorm; 2],
+    convs: [Conv; 2],
+    shortcut: Conv,
+}
+
+impl Block {
+    fn new(width: usize, w: &Weights) -> Result<Self> {
+        let conv = |name| Conv::new(Window::three(width, width), GlorotUniform, &w.pp(name));
+        let norm = |name| BatchNorm::new(width, &w.pp(name));
+        Ok(Self {
+            norms: [norm("norm0")?, norm("norm1")?],
+            convs: [conv("conv0")?, conv("conv1")?],
+            shortcut: conv("shortcut")?,
+        })
+    }
+
+    fn forward(&self, x: &Tensor, mode: Mode) -> Result<Tensor> {
+        let mut h = x.clone();
+        for (norm, conv) in self.norms.iter().zip(&self.convs) {
+            h = conv.forward(&norm.forward(&h, mode, Activation::Relu)?)?;
+        }
+        Ok((h + self.shortcut.forward(x)?)?)
+    }
+}
+
+fn scale(width: usize, config: &Config, w: &Weights) -> Result<Vec<Block>> {
+    (0..config.blocks)
+        .map(|i| Block::new(width, &w.pp(format!("block{i}"))))
+        .collect()
+}
+
+fn through(blocks: &[Block], x: Tensor, mode: Mode) -> Result<Tensor> {
+    blocks
+        .iter()
+        .try_fold(x, |h, block| block.forward(&h, mode))
+}
+
+pub struct Encoder {
+    input: Conv,
+    scales: Vec<Vec<Block>>,
+    downs: Vec<Conv>,
+    dense: [Dense; 2],
+    shortcut: Dense,
+    mean: Dense,
+    log_std: Dense,
+}
+
+impl Encoder {
+    pub fn new(config: &Config, w: &Weights) -> Result<Self> {
+        let c = config;
+        ensure!(
+            c.side >> (c.scales - 1) > 0,
+            "an image side of {} cannot be halved {} times; hint: fewer network.scales",
+            c.side,
+            c.scales - 1
+        );
+        let width = |i: usize| c.width << i;
+        let scales = (0..c.scales).map(|i| scale(width(i), c, &w.pp(format!("scale{i}"))));
+        let down = |i| {
+            let window = Window {
+                kernel: 3,
+                stride: 2,
+                input: width(i),
+                output: width(i + 1),
+            };
+            Conv::new(window, GlorotUniform, &w.pp(format!("down{i}")))
+        };
+        let top = width(c.scales - 1);
+        let dense = |input, output, name| Dense::new(input, output, GlorotUniform, &w.pp(name));
+        Ok(Self {
+            input: Conv::new(
+                Window::three(c.channels, c.width),
+                GlorotUniform,
+                &w.pp("input"),
+            )?,
+            scales: scales.collect::<Result<_>>()?,
+            downs: (0..c.scales - 1).map(down).collect::<Result<_>>()?,
+            dense: [
+                dense(top, c.dense, "dense0")?,
+                dense(c.dense, c.dense, "dense1")?,
+            ],
+            shortcut: dense(top, c.dense, "shortcut")?,
+            mean: dense(c.dense, c.latent, "mean")?,
+            log_std: dense(c.dense, c.latent, "log_std")?,
+        })
+    }
+
+    /// Mean and ln deviation of q(z|y), `[n, latent]`.
+    pub fn forward(&self, y: &Tensor, mode: Mode) -> Result<(Tensor, Tensor)> {
+        let mut h = self.input.forward(y)?;
+        for (i, blocks) in self.scales.iter().enumerate() {
+            if i > 0 {
+                h = self.downs[i - 1].forward(&h)?;
+            }
+            h = through(blocks, h, mode)?;
+        }
+        let pooled = h.mean((1, 2))?;
+        let mut h = pooled.clone();
+        for dense in &self.dense {
+            h = dense.forward(&h.relu()?)?;
+        }
+        let h = (h + self.shortcut.forward(&pooled)?)?;
+        Ok((self.mean.forward(&h)?, self.log_std.forward(&h)?))
+    }
+}
+
+pub struct Decoder {
+    input: Dense,
+    top: usize,
+    ups: Vec<(ConvTranspose, Vec<Block>)>,
+    output: Conv,
+}
+
+impl Decoder {
+    pub fn new(config: &Config, w: &Weights) -> Result<Self> {
+        let c = config;
+        ensure!(
+            c.side.is_power_of_two() && c.side >= 4,
+            "the ResNet decoder wants a power of two as image side, not {}; hint: network.kind = \
+             \"infogan\" takes multiples of four",
+            c.side
+        );
+        // One width per resolution, from the output's side down to 2.
+        let widths: Vec<usize> = (0..c.side.ilog2())
+            .map(|i| (c.width << i).min(c.max_width))
+            .collect();
+        let top = widths[widths.len() - 1];
+        let mut ups = Vec::new();
+        for (i, pair) in widths.windows(2).rev().enumerate() {
+            let window = Window {
+                kernel: 3,
+                stride: 2,
+                input: pair[1],
+                output: pair[0],
+            };
+            let up = ConvTranspose::new(window, GlorotUniform, &w.pp(format!("up{i}")))?;
+            ups.push((up, scale(pair[0], c, &w.pp(format!("scale{i}")))?));
+        }
+        Ok(Self {
+            input: Dense::new(c.latent, 4 * top, GlorotUniform, &w.pp("input"))?,
+            top,
+            ups,
+            output: Conv::new(
+                Window::three(c.width, c.output),
+                GlorotUniform,
+                &w.pp("output"),
+            )?,
+        })
+    }
+
+    /// What the last convolution gives, `[n, side, side, output]`.
+    pub fn forward(&self, z: &Tensor, mode: Mode) -> Result<Tensor> {
+        let mut h = self.input.forward(z)?.reshape(((), 2, 2, self.top))?;
+        for (up, blocks) in &self.ups {
+            h = through(blocks, up.forward(&h)?, mode)?;
+        }
+        Ok(self.output.forward(&h)?)
+    }
+}

@@ -1,0 +1,123 @@
+//! Batch normalisation as TensorFlow 1 has it: population variance, and moving averages that are
+//! corrected for their start at zero (Dai & Wipf's code; REFERENCE 2.1).
+
+use anyhow::Result;
+use candle_core::{DType, Tensor, Var};
+
+use super::channel::{self, Activation};
+use super::init::Init;
+use super::weights::Weights;
+
+const EPSILON: f64 = 1e-5;
+const DECAY: f64 = 0.999;
+
+/// Whether batches are normalised by their own statistics or by the moving averages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// Own statistics, which also move the averages.
+    Train,
+    Eval,
+}
+
+/// Normalises the last dimension of `[..., c]`.
+pub struct BatchNorm {
+    scale: Tensor,
+    shift: Tensor,
+    /// Sums of decayed statistics, not yet corrected, `[c]` each.
+    mean: Var,
+    variance: Var,
+    /// How many batches they have seen.
+    steps: Var,
+}
+
+impl BatchNorm {
+    pub fn new(channels: usize, w: &Weights) -> Result<Self> {
+        Ok(Self {
+            scale: w.get(channels, "scale", Init::Ones)?,
+            shift: w.get(channels, "shift", Init::Zeros)?,
+            mean: w.buffer(channels, "moving_mean", Init::Zeros)?,
+            variance: w.buffer(channels, "moving_variance", Init::Zeros)?,
+            steps: w.buffer(1, "steps", Init::Zeros)?,
+        })
+    }
+
+    /// Normalises and applies `activation`, in one pass over memory.
+    pub fn forward(&self, x: &Tensor, mode: Mode, activation: Activation) -> Result<Tensor> {
+        match mode {
+            Mode::Train => {
+                let (y, mean, variance) =
+                    channel::batch_norm(x, &self.scale, &self.shift, EPSILON, activation)?;
+                follow(&self.mean, mean)?;
+                follow(&self.variance, variance)?;
+                self.steps.set(&(self.steps.as_tensor() + 1.0)?.detach())?;
+                Ok(y)
+            }
+            Mode::Eval => {
+                let (scale, shift) = self.frozen()?;
+                Ok(channel::affine(x, &scale, &shift, activation)?)
+            }
+        }
+    }
+
+    /// Scale and shift that stand for the moving averages; before any batch, mean 0, variance 1.
+    fn frozen(&self) -> Result<(Tensor, Tensor)> {
+        let steps = self.steps.to_dtype(DType::F64)?.to_vec1::<f64>()?[0];
+        if steps == 0.0 {
+            let scale = (&self.scale / (1.0 + EPSILON).sqrt())?;
+            return Ok((scale, self.shift.clone()));
+        }
+        let seen = 1.0 - DECAY.powf(steps);
+        let mean = (self.mean.as_detached_tensor() / seen)?;
+        let variance = (self.variance.as_detached_tensor() / seen)?;
+        let scale = (&self.scale / (variance + EPSILON)?.sqrt()?)?;
+        let shift = (&self.shift - (mean * &scale)?)?;
+        Ok((scale, shift))
+    }
+}
+
+/// `average = DECAY average + (1 - DECAY) value`.
+fn follow(average: &Var, value: Vec<f64>) -> Result<()> {
+    let value = Tensor::from_vec(value, average.shape(), average.device())?;
+    let value = (value * (1.0 - DECAY))?.to_dtype(average.dtype())?;
+    Ok(average.set(&((average.as_detached_tensor() * DECAY)? + value)?)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::Device;
+
+    use super::super::noise::Noise;
+    use super::*;
+
+    /// After one batch the corrected averages are that batch's statistics, so both modes agree;
+    /// after two they weigh both nearly alike.
+    #[test]
+    fn averages_are_corrected_for_their_start() -> Result<()> {
+        let w = Weights::new(0, DType::F64, &Device::Cpu);
+        let bn = BatchNorm::new(3, &w)?;
+        let draw = |step, offset: f64| -> Result<Tensor> {
+            let x = Noise::new(0, "bn")
+                .at(step)
+                .normal((4, 5, 5, 3), DType::F64, &Device::Cpu)?;
+            Ok((x + offset)?)
+        };
+        let x = draw(0, 2.0)?;
+        let train = bn.forward(&x, Mode::Train, Activation::Relu)?;
+        let eval = bn.forward(&x, Mode::Eval, Activation::Relu)?;
+        assert!((train - eval)?.abs()?.max_all()?.to_scalar::<f64>()? < 1e-11);
+        bn.forward(&draw(1, 4.0)?, Mode::Train, Activation::None)?;
+        let (scale, shift) = bn.frozen()?;
+        let means = (shift / scale)?.neg()?.to_vec1::<f64>()?;
+        assert!(means.iter().all(|m| (m - 3.0).abs() < 0.3), "{means:?}");
+        Ok(())
+    }
+
+    #[test]
+    fn an_untrained_layer_is_nearly_the_identity() -> Result<()> {
+        let w = Weights::new(0, DType::F64, &Device::Cpu);
+        let x = Tensor::new(&[[1f64, -2.0]], &Device::Cpu)?;
+        let y = BatchNorm::new(2, &w)?.forward(&x, Mode::Eval, Activation::None)?;
+        assert!((y - x)?.abs()?.max_all()?.to_scalar::<f64>()? < 2e-5);
+        Ok(())
+    }
+}

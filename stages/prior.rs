@@ -1,0 +1,92 @@
+//! A flow prior trained on a frozen VAE's latents, with early stopping (section 4.2; A16).
+
+use anyhow::{Result, ensure};
+use candle_core::DType;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::contract::{Input, Job, Output, Stage};
+use crate::data::history;
+use crate::data::latents::Latents;
+use crate::models::latent_set::Posterior;
+use crate::models::prior::{Config, Prior as Model};
+use crate::models::real_nvp;
+use crate::nn::device;
+use crate::nn::noise::Draws;
+use crate::nn::weights::Weights;
+use crate::train::{Loss, Optim, Plan, Trainable, fit};
+
+pub struct Prior;
+
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Params {
+    pub seed: u64,
+    pub epochs: u64,
+    /// Epochs without a better held-out likelihood after which to stop; 0: never.
+    pub patience: u64,
+    pub batch: usize,
+    pub flow: real_nvp::Config,
+    pub optim: Optim,
+}
+
+/// -ln p(z), with z drawn anew from each image's posterior.
+struct Likelihood(Model);
+
+impl Trainable<Posterior> for Likelihood {
+    fn loss(&self, batch: &Posterior, noise: &mut Draws) -> Result<Loss> {
+        let total = self.0.log_prob(&batch.draw(noise)?)?.neg()?.mean_all()?;
+        Ok(Loss {
+            total,
+            parts: Vec::new(),
+        })
+    }
+
+    fn validate(&self, batch: &Posterior, noise: &mut Draws) -> Result<Loss> {
+        self.loss(batch, noise)
+    }
+}
+
+impl Stage for Prior {
+    const KIND: &'static str = "prior";
+    const ABOUT: &'static str = "Trains a flow prior on the latents of a frozen VAE.";
+    const INPUTS: &'static [Input] = &[
+        Input::one("train", "latents"),
+        Input::one("valid", "latents"),
+    ];
+    const OUTPUTS: &'static [Output] = &[
+        Output::new("model", "prior", "prior.safetensors"),
+        Output::new("history", "history", "history.jsonl"),
+    ];
+    const EXTENDS: Option<&'static str> = Some("epochs");
+    type Params = Params;
+
+    fn run(params: &Params, job: &mut Job) -> Result<()> {
+        let device = device::open(&job.spec().device)?;
+        let train = Latents::load(job.input("train")?, &device)?;
+        let valid = Latents::load(job.input("valid")?, &device)?;
+        let dim = train.mean.dim(1)?;
+        ensure!(
+            dim == valid.mean.dim(1)?,
+            "training and held-out latents differ in size"
+        );
+        let config = Config::Flow {
+            dim,
+            flow: params.flow,
+        };
+        let weights = Weights::new(params.seed, DType::F32, &device);
+        let model = Likelihood(Model::new(&config, &weights)?);
+        let plan = Plan {
+            seed: params.seed,
+            purpose: "prior",
+            epochs: params.epochs,
+            batch: params.batch,
+            optim: &params.optim,
+            average: 0.0,
+            patience: params.patience,
+        };
+        let fitted = fit(&plan, &weights, &model, &train, &valid, job)?;
+        weights.save(job.output("model")?, &config)?;
+        history::save(job.output("history")?, &fitted.history)
+    }
+}

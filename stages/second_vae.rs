@@ -1,0 +1,100 @@
+//! The second-stage VAE on a frozen VAE's latents: the prior that Table 1 compares with the flow.
+
+use anyhow::{Result, ensure};
+use candle_core::DType;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::contract::{Input, Job, Output, Stage};
+use crate::data::history;
+use crate::data::latents::Latents;
+use crate::models::latent_set::Posterior;
+use crate::models::prior::Config;
+use crate::models::second_vae;
+use crate::nn::device;
+use crate::nn::noise::Draws;
+use crate::nn::weights::Weights;
+use crate::train::{Loss, Optim, Plan, Trainable, fit};
+
+pub struct SecondVae;
+
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Params {
+    pub seed: u64,
+    pub epochs: u64,
+    pub batch: usize,
+    pub width: usize,
+    /// Hidden layers of each network.
+    pub depth: usize,
+    pub optim: Optim,
+}
+
+struct Stage2(second_vae::SecondVae);
+
+impl Trainable<Posterior> for Stage2 {
+    fn loss(&self, batch: &Posterior, noise: &mut Draws) -> Result<Loss> {
+        let z = batch.draw(noise)?;
+        let e = noise.normal(z.shape(), z.dtype(), z.device())?;
+        let (reconstruction, kl) = self.0.losses(&z, &e)?;
+        let (reconstruction, kl) = (reconstruction.mean_all()?, kl.mean_all()?);
+        let gamma = self.0.log_gamma().exp()?;
+        Ok(Loss {
+            total: (&reconstruction + &kl)?,
+            parts: vec![
+                ("reconstruction", reconstruction),
+                ("kl", kl),
+                ("gamma", gamma),
+            ],
+        })
+    }
+
+    fn validate(&self, batch: &Posterior, noise: &mut Draws) -> Result<Loss> {
+        self.loss(batch, noise)
+    }
+}
+
+impl Stage for SecondVae {
+    const KIND: &'static str = "second-vae";
+    const ABOUT: &'static str =
+        "Trains Dai & Wipf's second-stage VAE on the latents of a frozen VAE.";
+    const INPUTS: &'static [Input] = &[
+        Input::one("train", "latents"),
+        Input::one("valid", "latents"),
+    ];
+    const OUTPUTS: &'static [Output] = &[
+        Output::new("model", "prior", "prior.safetensors"),
+        Output::new("history", "history", "history.jsonl"),
+    ];
+    const EXTENDS: Option<&'static str> = Some("epochs");
+    type Params = Params;
+
+    fn run(params: &Params, job: &mut Job) -> Result<()> {
+        let device = device::open(&job.spec().device)?;
+        let train = Latents::load(job.input("train")?, &device)?;
+        let valid = Latents::load(job.input("valid")?, &device)?;
+        let dim = train.mean.dim(1)?;
+        ensure!(
+            dim == valid.mean.dim(1)?,
+            "training and held-out latents differ in size"
+        );
+        let vae = second_vae::Config {
+            width: params.width,
+            depth: params.depth,
+        };
+        let weights = Weights::new(params.seed, DType::F32, &device);
+        let model = Stage2(second_vae::SecondVae::new(&vae, dim, &weights)?);
+        let plan = Plan {
+            seed: params.seed,
+            purpose: "second-vae",
+            epochs: params.epochs,
+            batch: params.batch,
+            optim: &params.optim,
+            average: 0.0,
+            patience: 0,
+        };
+        let fitted = fit(&plan, &weights, &model, &train, &valid, job)?;
+        weights.save(job.output("model")?, &Config::SecondVae { dim, vae })?;
+        history::save(job.output("history")?, &fitted.history)
+    }
+}
