@@ -29,6 +29,20 @@ pub struct Params {
     pub optim: Optim,
 }
 
+impl Params {
+    /// The model for images of a shape (height, width, channels).
+    pub fn build(&self, shape: [usize; 3], w: &Weights) -> Result<Baseline> {
+        Baseline::new(&self.config(shape), self.init_images, self.seed, w)
+    }
+
+    fn config(&self, shape: [usize; 3]) -> Config {
+        Config {
+            flow: self.flow.clone(),
+            image: shape,
+        }
+    }
+}
+
 impl Stage for Glow {
     const KIND: &'static str = "glow";
     const ABOUT: &'static str = "Trains the multi-scale Glow baseline on images.";
@@ -46,11 +60,7 @@ impl Stage for Glow {
         let train = Images::load(job.input("train")?)?;
         let valid = Images::load(job.input("valid")?)?;
         let weights = Weights::new(params.seed, DType::F32, &device);
-        let config = Config {
-            flow: params.flow.clone(),
-            image: train.shape(),
-        };
-        let model = Baseline::new(&config, params.init_images, params.seed, &weights)?;
+        let model = params.build(train.shape(), &weights)?;
         let set = |images| ImageSet {
             images,
             dtype: DType::F32,
@@ -66,7 +76,7 @@ impl Stage for Glow {
             patience: 0,
         };
         let fitted = fit(&plan, &weights, &model, &set(&train), &set(&valid), job)?;
-        weights.save(job.output("model")?, &config)?;
+        weights.save(job.output("model")?, &params.config(train.shape()))?;
         history::save(job.output("history")?, &fitted.history)
     }
 }

@@ -9,16 +9,20 @@ mod models;
 mod nn;
 mod train;
 
+mod bits_per_dim;
 mod bits_per_dim_glow;
 mod dataset;
 mod extractor;
 mod features;
 mod fid;
+mod flow_layer;
 mod glow;
 mod latents;
 mod prior;
+mod sample;
 mod sample_glow;
 mod second_vae;
+mod timing;
 mod vae;
 
 use contract::{StageDef, define};
@@ -36,9 +40,13 @@ pub const STAGES: &[StageDef] = &[
     define::<latents::Latents>(code::LATENTS),
     define::<second_vae::SecondVae>(code::SECOND_VAE),
     define::<prior::Prior>(code::PRIOR),
+    define::<flow_layer::FlowLayer>(code::FLOW_LAYER),
     define::<glow::Glow>(code::GLOW),
+    define::<sample::Sample>(code::SAMPLE),
     define::<sample_glow::SampleGlow>(code::SAMPLE_GLOW),
     define::<features::Features>(code::FEATURES),
     define::<fid::Fid>(code::FID),
+    define::<bits_per_dim::BitsPerDim>(code::BITS_PER_DIM),
     define::<bits_per_dim_glow::BitsPerDimGlow>(code::BITS_PER_DIM_GLOW),
+    define::<timing::Timing>(code::TIMING),
 ];

@@ -7,11 +7,12 @@ use candle_core::{DType, Device, Tensor};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::gaussian;
 use super::step::Step;
 use crate::nn::act_norm::Start;
 use crate::nn::bijector::{Bijector, no_change};
 use crate::nn::coupling::CouplingKind;
-use crate::nn::density::standard_normal;
+use crate::nn::init::Init;
 use crate::nn::noise::{Draws, Noise};
 use crate::nn::split::{Split, Top};
 use crate::nn::squeeze::Squeeze;
@@ -81,7 +82,14 @@ impl Glow {
             let level = w.pp(format!("level{i}"));
             let step = |k| {
                 let w = level.pp(format!("step{k}"));
-                Step::new(flow.coupling, channels, flow.width, Start::Data, &w)
+                Step::new(
+                    flow.coupling,
+                    channels,
+                    flow.width,
+                    Start::Data,
+                    Init::Orthogonal,
+                    &w,
+                )
             };
             let steps = (0..flow.depth).map(step).collect::<Result<_>>()?;
             let last = i + 1 == flow.levels;
@@ -119,7 +127,7 @@ impl Glow {
     /// `ln p(x)` in nats, `[n]`, of images as [`preprocess`] gives them.
     pub fn log_density(&self, x: &Tensor) -> candle_core::Result<Tensor> {
         let (noise, log_det) = self.forward(x)?;
-        standard_normal(&noise)? + log_det
+        gaussian::log_standard(&noise)? + log_det
     }
 
     /// Bits per dimension of images 0 to 255, `[n]`, with fresh dequantisation noise.

@@ -6,6 +6,7 @@ use candle_core::Tensor;
 use crate::nn::act_norm::{ActNorm, Start};
 use crate::nn::bijector::Bijector;
 use crate::nn::coupling::{Coupling, CouplingKind};
+use crate::nn::init::Init;
 use crate::nn::inv_conv::InvConv;
 use crate::nn::weights::Weights;
 
@@ -16,22 +17,19 @@ pub struct Step {
 }
 
 impl Step {
-    /// `Start::Data` is the official start: actnorm fitted to the first batch, a random rotation.
-    /// `Start::Identity` keeps every pixel as it is.
+    /// The official start is `Start::Data` with `Init::Orthogonal`; with `Start::Identity` and
+    /// `Init::Identity` every pixel stays as it is.
     pub fn new(
         kind: CouplingKind,
         channels: usize,
         width: usize,
-        start: Start,
+        norm: Start,
+        mix: Init,
         w: &Weights,
     ) -> Result<Self> {
-        let mix = w.pp("mix");
         Ok(Self {
-            norm: ActNorm::new(channels, start, &w.pp("norm"))?,
-            mix: match start {
-                Start::Identity => InvConv::identity(channels, &mix)?,
-                Start::Data => InvConv::random(channels, &mix)?,
-            },
+            norm: ActNorm::new(channels, norm, &w.pp("norm"))?,
+            mix: InvConv::new(channels, mix, &w.pp("mix"))?,
             coupling: Coupling::new(kind, channels, width, &w.pp("coupling"))?,
         })
     }

@@ -125,6 +125,7 @@ mod tests {
     use super::*;
     use crate::nn::act_norm::{ActNorm, Start};
     use crate::nn::coupling::{Coupling, CouplingKind};
+    use crate::nn::init::Init;
     use crate::nn::inv_conv::InvConv;
     use crate::nn::noise::Noise;
     use crate::nn::split::{Split, Top};
@@ -143,7 +144,11 @@ mod tests {
                 Box::new(ActNorm::new(3, Start::Identity, &w.pp("a"))?),
                 3,
             ),
-            ("inv_conv", Box::new(InvConv::random(3, &w.pp("r"))?), 3),
+            (
+                "inv_conv",
+                Box::new(InvConv::new(3, Init::Orthogonal, &w.pp("r"))?),
+                3,
+            ),
             ("squeeze", Box::new(Squeeze), 3),
             ("split", Box::new(Split::new(4, &w.pp("s"))?), 4),
             ("top", Box::new(Top::new(4, &w.pp("t"))?), 4),
@@ -193,7 +198,7 @@ mod tests {
         let w = Weights::new(3, DType::F64, &Device::Cpu);
         let layers = (0..2).map(|i| {
             let w = w.pp(i);
-            let mix = InvConv::random(2, &w.pp("mix"))?;
+            let mix = InvConv::new(2, Init::Orthogonal, &w.pp("mix"))?;
             Ok((mix, Coupling::new(CouplingKind::Affine, 2, 8, &w)?))
         });
         let layers = layers.collect::<Result<Vec<_>>>()?;
@@ -214,7 +219,9 @@ mod tests {
                 log_p = (log_p + log_det)?;
             }
         }
-        let log_p = (log_p + crate::nn::density::standard_normal(&x)?)?;
+        // Plus ln N(x; 0, I) on the plane.
+        let base = ((x.sqr()?.flatten_from(1)?.sum(1)? * -0.5)? - std::f64::consts::TAU.ln())?;
+        let log_p = (log_p + base)?;
         let total = log_p.exp()?.sum_all()?.to_scalar::<f64>()? * step * step;
         assert!((total - 1.0).abs() < 1e-4, "{total}");
         Ok(())

@@ -22,6 +22,26 @@ pub fn open(name: &str) -> Result<Device> {
     Device::new_cuda(index).with_context(|| format!("device {name} could not be opened"))
 }
 
+/// What the maker calls the device: the processor's model or the GPU's.
+pub fn name(device: &Device) -> String {
+    match device {
+        Device::Cpu => {
+            let text = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+            let model = text.lines().find_map(|line| {
+                let (key, value) = line.split_once(':')?;
+                (key.trim() == "model name").then(|| value.trim().to_owned())
+            });
+            model.unwrap_or_else(|| "CPU".into())
+        }
+        #[cfg(feature = "cuda")]
+        Device::Cuda(device) => {
+            let name = device.cuda_stream().context().name();
+            name.unwrap_or_else(|_| "CUDA device".into())
+        }
+        other => format!("{:?}", other.location()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

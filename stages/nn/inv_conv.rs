@@ -1,7 +1,7 @@
 //! Invertible 1x1 convolution of Glow, with a plain weight matrix (A6).
 
 use anyhow::Result;
-use candle_core::{CpuStorage, CustomOp1, DType, Device, Layout, Shape, Tensor, bail};
+use candle_core::{CpuStorage, CustomOp1, DType, Device, Layout, Shape, Tensor, Var, bail};
 use faer::linalg::solvers::DenseSolveCore;
 
 use super::bijector::{Bijector, positions};
@@ -14,20 +14,16 @@ pub struct InvConv {
 }
 
 impl InvConv {
-    /// Starting as the identity.
-    pub fn identity(channels: usize, w: &Weights) -> Result<Self> {
-        Self::new(channels, Init::Identity, w)
-    }
-
-    /// Starting as a random rotation or reflection.
-    pub fn random(channels: usize, w: &Weights) -> Result<Self> {
-        Self::new(channels, Init::Orthogonal, w)
-    }
-
-    fn new(channels: usize, init: Init, w: &Weights) -> Result<Self> {
+    /// Starts as `init` says: the identity or a random rotation.
+    pub fn new(channels: usize, init: Init, w: &Weights) -> Result<Self> {
         Ok(Self {
             weight: w.get((channels, channels), "weight", init)?,
         })
+    }
+
+    /// Replaces the matrix.
+    pub fn set(&self, weight: &Tensor) -> candle_core::Result<()> {
+        Var::from_tensor(&self.weight)?.set(weight)
     }
 
     pub fn weight(&self) -> &Tensor {
@@ -134,7 +130,7 @@ mod tests {
     fn a_random_start_is_orthogonal() -> Result<()> {
         for n in [3, 12, 48] {
             let w = Weights::new(1, DType::F64, &Device::Cpu);
-            let layer = InvConv::random(n, &w)?;
+            let layer = InvConv::new(n, Init::Orthogonal, &w)?;
             let gram = layer.weight().t()?.matmul(layer.weight())?;
             let error = (gram - Tensor::eye(n, DType::F64, &Device::Cpu)?)?
                 .abs()?
@@ -152,7 +148,7 @@ mod tests {
             crate::nn::noise::Noise::new(0, "w")
                 .at(0)
                 .normal((5, 5), DType::F64, &Device::Cpu)?;
-        let w = candle_core::Var::from_tensor(&draw)?;
+        let w = Var::from_tensor(&draw)?;
         let gradient = log_abs_det(&w)?.backward()?;
         let gradient = gradient.get(&w).unwrap().flatten_all()?.to_vec1::<f64>()?;
         for (i, claimed) in gradient.into_iter().enumerate() {
@@ -171,7 +167,7 @@ mod tests {
         let w = Weights::new(1, DType::F32, &Device::Cpu);
         let x = crate::nn::noise::Noise::new(0, "x").at(0);
         let x = x.clone().normal((2, 4, 4, 3), DType::F32, &Device::Cpu)?;
-        let (y, log_det) = InvConv::identity(3, &w)?.forward(&x)?;
+        let (y, log_det) = InvConv::new(3, Init::Identity, &w)?.forward(&x)?;
         assert_eq!(
             y.flatten_all()?.to_vec1::<f32>()?,
             x.flatten_all()?.to_vec1::<f32>()?

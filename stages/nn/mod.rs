@@ -8,7 +8,6 @@ pub mod conv;
 pub mod conv_layer;
 pub mod coupling;
 pub mod dense;
-pub mod density;
 pub mod device;
 pub mod edge_conv;
 pub mod init;

@@ -1,0 +1,176 @@
+//! The full model: a VAE, a prior of its codes, and perhaps the flow layer on top (section 3 of
+//! the paper). Its bound on the likelihood and its samples.
+
+use std::f64::consts::LN_2;
+use std::path::Path;
+
+use anyhow::{Result, ensure};
+use candle_core::{DType, Device, Tensor};
+
+use super::flow_layer::FlowLayer;
+use super::gaussian;
+use super::prior::Prior;
+use super::vae::Vae;
+use crate::nn::bijector::Bijector;
+use crate::nn::noise::Draws;
+
+/// p(x) with x = f^-1(y), y ~ p(y|z), z ~ p(z).
+pub struct Full {
+    pub vae: Vae,
+    pub prior: Prior,
+    /// Without it, images are what the VAE decodes.
+    pub flow: Option<FlowLayer>,
+}
+
+/// The two parts of the negative bound in nats, `[n]` each.
+pub struct Terms {
+    /// `-ln p(f(y)|z) - ln |det df/dy|`.
+    pub reconstruction: Tensor,
+    /// One-draw estimate of the KL divergence: `-ln p(z) - H[q]` with the exact entropy (A17).
+    pub kl: Tensor,
+}
+
+impl Full {
+    /// Reads the artifacts, frozen.
+    pub fn load(
+        vae: &Path,
+        prior: &Path,
+        flow: Option<&Path>,
+        dtype: DType,
+        device: &Device,
+    ) -> Result<Self> {
+        let model = Vae::load(vae, dtype, device)?;
+        let (latent, shape) = (model.config().latent, model.config().shape);
+        let codes = Prior::load(prior, dtype, device)?;
+        ensure!(
+            codes.dim() == latent,
+            "{}: a prior of {} dimensions, the VAE has {latent}",
+            prior.display(),
+            codes.dim()
+        );
+        let mut layer = None;
+        if let Some(path) = flow {
+            let (flow, config) = FlowLayer::load(path, dtype, device)?;
+            ensure!(
+                config.channels == shape[2],
+                "{}: a flow layer of {} channels, the VAE has images {shape:?}",
+                path.display(),
+                config.channels
+            );
+            layer = Some(flow);
+        }
+        Ok(Self {
+            vae: model,
+            prior: codes,
+            flow: layer,
+        })
+    }
+
+    /// Sub-pixels of an image.
+    pub fn dims(&self) -> usize {
+        self.vae.config().shape.iter().product()
+    }
+
+    /// The terms for images 0 to 255, with one draw of the dequantisation noise and of z. They are
+    /// drawn as in phase 1, so that the same noise gives the VAE's own bound.
+    pub fn terms(
+        &self,
+        flow: Option<&FlowLayer>,
+        x: &Tensor,
+        noise: &mut Draws,
+    ) -> Result<Terms> {
+        let y = self.vae.prepare(x, noise)?;
+        let (mean, log_std) = self.vae.encode(&y)?;
+        let e = noise.normal(mean.shape(), y.dtype(), y.device())?;
+        let z = (&mean + (log_std.exp()? * e)?)?;
+        let kl = (self.prior.log_prob(&z)? + gaussian::entropy(&log_std)?)?.neg()?;
+        let reconstruction = (self.log_likelihood(&through(flow, &y)?, &z)?).neg()?;
+        Ok(Terms { reconstruction, kl })
+    }
+
+    /// `ln p(f(y)|z) + ln |det df/dy|`, given both of the flow layer.
+    fn log_likelihood(&self, (base, log_det): &(Tensor, Option<Tensor>), z: &Tensor) -> Result<Tensor> {
+        let (mu, log_sigma) = self.vae.decode(z)?;
+        let density = gaussian::log_density(base, &mu, &log_sigma)?;
+        Ok(match log_det {
+            Some(log_det) => (density + log_det)?,
+            None => density,
+        })
+    }
+
+    /// Bits per dimension of a negative log-likelihood in nats; 8 is -log2 of the 1/256 by which
+    /// pixels are scaled.
+    pub fn bits(&self, nats: &Tensor) -> candle_core::Result<Tensor> {
+        (nats / (self.dims() as f64 * LN_2))? + 8.0
+    }
+
+    /// The bound in bits per dimension for images 0 to 255, `[n]`. One draw of z: the evidence
+    /// lower bound; more: the importance-weighted bound `ln mean exp(ln p(y, z) - ln q(z|y))`.
+    pub fn bound(&self, x: &Tensor, draws: usize, noise: &mut Draws) -> Result<Tensor> {
+        ensure!(
+            self.vae.config().dequantise,
+            "the VAE was trained without dequantisation noise, so it has no bits per dimension; \
+             hint: dequantise = true"
+        );
+        ensure!(draws > 0, "draws must be at least 1");
+        if draws == 1 {
+            let terms = self.terms(self.flow.as_ref(), x, noise)?;
+            return Ok(self.bits(&(terms.reconstruction + terms.kl)?)?);
+        }
+        let y = self.vae.prepare(x, noise)?;
+        let (mean, log_std) = self.vae.encode(&y)?;
+        let base = through(self.flow.as_ref(), &y)?;
+        let mut weights = Vec::with_capacity(draws);
+        for _ in 0..draws {
+            let e = noise.normal(mean.shape(), y.dtype(), y.device())?;
+            let z = (&mean + (log_std.exp()? * e)?)?;
+            let joint = (self.log_likelihood(&base, &z)? + self.prior.log_prob(&z)?)?;
+            let weight = (joint - gaussian::log_density(&z, &mean, &log_std)?)?;
+            weights.push(weight.to_dtype(DType::F64)?);
+        }
+        let weights = Tensor::stack(&weights, 0)?;
+        let bound = (weights.log_sum_exp(0)? - (draws as f64).ln())?;
+        Ok(self.bits(&bound.neg()?)?)
+    }
+
+    /// `n` images as bytes: z from the prior, base noise scaled by `temperature`, back through the
+    /// flow layer (section 3.5).
+    pub fn sample(&self, n: usize, temperature: f64, noise: &mut Draws) -> Result<Tensor> {
+        let z = self.prior.sample(n, noise)?;
+        self.quantise(&self.decode(&z, temperature, noise)?)
+    }
+
+    /// Images given codes, as y.
+    pub fn decode(&self, z: &Tensor, temperature: f64, noise: &mut Draws) -> Result<Tensor> {
+        let (mu, log_sigma) = self.vae.decode(z)?;
+        let mut base = mu;
+        if temperature > 0.0 {
+            let e = noise.normal(base.shape(), base.dtype(), base.device())?;
+            base = (base + (log_sigma.exp()? * (e * temperature)?)?)?;
+        }
+        Ok(match &self.flow {
+            Some(flow) => flow.inverse(&base)?,
+            None => base,
+        })
+    }
+
+    /// Images as bytes. y = (x + u) / 256 came from x = floor(256 y), y = x / 255 from the nearest.
+    pub fn quantise(&self, y: &Tensor) -> Result<Tensor> {
+        let x = match self.vae.config().dequantise {
+            true => (y * 256.0)?.floor()?,
+            false => (y * 255.0)?.round()?,
+        };
+        Ok(x.clamp(0.0, 255.0)?.to_dtype(DType::U8)?)
+    }
+}
+
+/// Through the flow layer, if there is one: `f(y)` and its log-determinant.
+fn through(flow: Option<&FlowLayer>, y: &Tensor) -> Result<(Tensor, Option<Tensor>)> {
+    Ok(match flow {
+        Some(flow) => {
+            let (base, log_det) = flow.forward(y)?;
+            (base, Some(log_det))
+        }
+        None => (y.clone(), None),
+    })
+}
