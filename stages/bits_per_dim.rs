@@ -54,7 +54,11 @@ impl Stage for BitsPerDim {
             model.vae.config().shape,
             images.shape()
         );
-        let n = if params.n == 0 { images.n } else { images.n.min(params.n) };
+        let n = if params.n == 0 {
+            images.n
+        } else {
+            images.n.min(params.n)
+        };
         let noise = Noise::new(params.seed, "bits-per-dim");
         let bits = numbers_in_batches(job, n, params.batch, |i, chosen| {
             let x = images.batch(&chosen.collect::<Vec<_>>(), DType::F32, &device)?;

@@ -264,8 +264,16 @@ mod tests {
         let one = setting.bits(Some(&flow), 1)?;
         let many = setting.bits(Some(&flow), 16)?;
         let value = |m: &Value| m["value"].as_f64().unwrap();
-        assert!(value(&one) < value(&alone), "the flow layer was trained on these");
-        assert!(value(&many) < value(&one), "{} {}", value(&many), value(&one));
+        assert!(
+            value(&one) < value(&alone),
+            "the flow layer was trained on these"
+        );
+        assert!(
+            value(&many) < value(&one),
+            "{} {}",
+            value(&many),
+            value(&one)
+        );
         assert_eq!(one["label"], "bits/dim (bound)");
         assert_eq!(many["label"], "bits/dim (bound, 16 draws)");
         assert!(one["std_error"].as_f64().unwrap() > 0.0 && one["n"] == 32);

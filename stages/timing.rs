@@ -38,7 +38,8 @@ pub struct Params {
 
 impl Stage for Timing {
     const KIND: &'static str = "timing";
-    const ABOUT: &'static str = "Times complete training steps of the VAE, the flow layer and Glow.";
+    const ABOUT: &'static str =
+        "Times complete training steps of the VAE, the flow layer and Glow.";
     const INPUTS: &'static [Input] = &[Input::one("images", "images")];
     const OUTPUTS: &'static [Output] = &[Output::new("metrics", "metrics", "metrics.json")];
     const MEASURES_MACHINE: bool = true;
@@ -124,7 +125,9 @@ impl Clock<'_> {
         let total = self.params.warmup_steps + self.params.steps;
         for step in 0..total {
             let first = (step as usize % steps_per_epoch) * batch;
-            let images = self.set.batch(&(first..first + batch).collect::<Vec<_>>())?;
+            let images = self
+                .set
+                .batch(&(first..first + batch).collect::<Vec<_>>())?;
             let start = Instant::now();
             let loss = model.loss(&images, &mut noise.at(step))?;
             optimiser.step(&loss.total.backward()?, step)?;
@@ -206,7 +209,12 @@ mod tests {
         let value = |i: usize| metrics["metrics"][i]["value"].as_f64().unwrap_or(0.0);
         let names: Vec<_> = (0..4).map(|i| &metrics["metrics"][i]["name"]).collect();
         let expected = ["vae", "flow-layer", "glow", "average"];
-        assert!(names.iter().zip(expected).all(|(n, e)| **n == format!("seconds-per-epoch.{e}")));
+        assert!(
+            names
+                .iter()
+                .zip(expected)
+                .all(|(n, e)| **n == format!("seconds-per-epoch.{e}"))
+        );
         assert!((0..4).all(|i| value(i) > 0.0), "{text}");
         assert_eq!(value(3), (value(0) + value(1)) / 2.0);
         Ok(())

@@ -73,12 +73,7 @@ impl Full {
 
     /// The terms for images 0 to 255, with one draw of the dequantisation noise and of z. They are
     /// drawn as in phase 1, so that the same noise gives the VAE's own bound.
-    pub fn terms(
-        &self,
-        flow: Option<&FlowLayer>,
-        x: &Tensor,
-        noise: &mut Draws,
-    ) -> Result<Terms> {
+    pub fn terms(&self, flow: Option<&FlowLayer>, x: &Tensor, noise: &mut Draws) -> Result<Terms> {
         let y = self.vae.prepare(x, noise)?;
         let (mean, log_std) = self.vae.encode(&y)?;
         let e = noise.normal(mean.shape(), y.dtype(), y.device())?;
@@ -89,7 +84,11 @@ impl Full {
     }
 
     /// `ln p(f(y)|z) + ln |det df/dy|`, given both of the flow layer.
-    fn log_likelihood(&self, (base, log_det): &(Tensor, Option<Tensor>), z: &Tensor) -> Result<Tensor> {
+    fn log_likelihood(
+        &self,
+        (base, log_det): &(Tensor, Option<Tensor>),
+        z: &Tensor,
+    ) -> Result<Tensor> {
         let (mu, log_sigma) = self.vae.decode(z)?;
         let density = gaussian::log_density(base, &mu, &log_sigma)?;
         Ok(match log_det {

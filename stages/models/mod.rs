@@ -2,9 +2,9 @@
 
 pub mod classifier;
 pub mod extractor;
-pub mod gaussian;
 pub mod flow_layer;
 pub mod full;
+pub mod gaussian;
 pub mod glow;
 pub mod infogan;
 pub mod latent_set;
