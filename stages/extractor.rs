@@ -1,6 +1,8 @@
 //! Kind `extractor`: the network whose features the Fréchet distance compares.
 
-use anyhow::Result;
+use std::path::Path;
+
+use anyhow::{Context, Result};
 use candle_core::{DType, Device, Tensor};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -8,12 +10,15 @@ use serde_json::Map;
 
 use crate::contract::{Input, Job, Output, Stage};
 use crate::data::embedded::{self, Look};
+use crate::data::fetch;
 use crate::data::images::Images;
 use crate::data::metrics::{self, Better, Metric};
 use crate::metrics::resize::Resize;
 use crate::models::classifier::{self, Classifier, Labelled};
-use crate::models::extractor::Config;
+use crate::models::extractor::{self as models, Config, OFFICIAL_SHA256};
+use crate::models::inception_weights;
 use crate::nn::device;
+use crate::nn::tensor_file;
 use crate::nn::weights::Weights;
 use crate::train::optim::{Form, Optim, Rule};
 use crate::train::{Dataset, Plan, fit};
@@ -37,6 +42,15 @@ enum Network {
         epochs: u64,
         batch: usize,
         lr: f64,
+    },
+    /// The network of the Fréchet Inception distance, with the official weights.
+    #[serde(rename = "inception-2015-12-05")]
+    Inception {},
+    /// The same network with the weights of another file: its distance is not an FID.
+    InceptionFile {
+        /// Below the folder of `--data`; `.pth` or `.safetensors`.
+        file: String,
+        sha256: String,
     },
 }
 
@@ -94,8 +108,32 @@ impl Stage for Extractor {
                 let measured = accuracy.map(|value| accuracy_metric(value, test.len()));
                 metrics::save(job.output("metrics")?, measured.as_slice())
             }
+            Network::Inception {} => {
+                let path = inception_weights::official(job)?;
+                save_inception(&path, OFFICIAL_SHA256, &device, job)
+            }
+            Network::InceptionFile { file, sha256 } => {
+                let path = fetch::local(job, &[file])
+                    .with_context(|| format!("{file} is not in the folder of --data"))?;
+                fetch::check(&path, sha256)?;
+                save_inception(&path, sha256, &device, job)
+            }
         }
     }
+}
+
+/// Checks the weights by building the network, and keeps them as published (not folded), so that
+/// other tools can read the artifact too.
+fn save_inception(path: &Path, sha256: &str, device: &Device, job: &mut Job) -> Result<()> {
+    let state = inception_weights::read(path)?;
+    models::Extractor::inception(&state, sha256.into(), device)
+        .with_context(|| path.display().to_string())?;
+    let config = Config::Inception {
+        sha256: sha256.into(),
+    };
+    let header = serde_json::to_string(&config)?;
+    tensor_file::write(job.output("network")?, &state, Some(&header))?;
+    metrics::save(job.output("metrics")?, &[])
 }
 
 fn accuracy_metric(value: f64, n: usize) -> Metric {
@@ -165,7 +203,6 @@ impl Dataset<Labelled> for Looks {
 mod tests {
     use super::*;
     use crate::contract::testing::Bench;
-    use crate::models::extractor;
     use serde_json::json;
 
     #[test]
@@ -182,7 +219,7 @@ mod tests {
         );
 
         let path = bench.output::<Extractor>("network");
-        let network = extractor::Extractor::load(&path, &Device::Cpu)?;
+        let network = models::Extractor::load(&path, &Device::Cpu)?;
         let (images, _) = embedded::load(Look::Grey)?;
         let two = [images.image(0), images.image(1)];
         let features = network.features(&two, images.shape(), Resize::TfLegacy)?;

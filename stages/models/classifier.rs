@@ -25,7 +25,7 @@ pub struct Config {
     pub features: usize,
 }
 
-/// Three convolutions, a mean over the image, a dense layer of features, a dense layer of classes.
+/// Three convolutions that halve the image, a dense layer of features, a dense layer of classes.
 pub struct Classifier {
     convs: Vec<Conv>,
     features: Dense,
@@ -35,37 +35,33 @@ pub struct Classifier {
 struct Conv {
     weight: Tensor,
     bias: Tensor,
-    stride: usize,
 }
+
+/// Every convolution halves the image.
+const STRIDE: usize = 2;
 
 impl Classifier {
     pub fn new(config: &Config, w: &Weights) -> Result<Self> {
         let width = config.width;
         let sizes = [
-            (3, width, 1),
-            (width, 2 * width, 2),
-            (2 * width, 4 * width, 2),
+            (5, 3, width),
+            (3, width, 2 * width),
+            (3, 2 * width, 4 * width),
         ];
         let convs = sizes
             .iter()
             .enumerate()
-            .map(|(i, &(input, output, stride))| {
+            .map(|(i, &(kernel, input, output))| {
                 let w = w.pp(format!("conv{i}"));
-                let weight = w.get((3, 3, input, output), "weight", Init::HeNormal)?;
-                Ok(Conv {
-                    weight,
-                    bias: w.get(output, "bias", Init::Zeros)?,
-                    stride,
-                })
+                let weight = w.get((kernel, kernel, input, output), "weight", Init::HeNormal)?;
+                let bias = w.get(output, "bias", Init::Zeros)?;
+                Ok(Conv { weight, bias })
             });
+        let side = SIDE / STRIDE.pow(sizes.len() as u32);
+        let flat = side * side * 4 * width;
         Ok(Self {
             convs: convs.collect::<Result<_>>()?,
-            features: Dense::new(
-                4 * width,
-                config.features,
-                Init::HeNormal,
-                &w.pp("features"),
-            )?,
+            features: Dense::new(flat, config.features, Init::HeNormal, &w.pp("features"))?,
             classes: Dense::new(
                 config.features,
                 CLASSES,
@@ -79,11 +75,11 @@ impl Classifier {
     pub fn features(&self, images: &Tensor) -> Result<Tensor> {
         let mut x = images.affine(2.0 / 255.0, -1.0)?;
         for conv in &self.convs {
-            let padding = Padding::tensorflow((x.dim(1)?, x.dim(2)?), 3, conv.stride);
-            x = conv2d(&x, &conv.weight, conv.stride, padding)?;
+            let padding = Padding::tensorflow((x.dim(1)?, x.dim(2)?), conv.weight.dim(0)?, STRIDE);
+            x = conv2d(&x, &conv.weight, STRIDE, padding)?;
             x = x.broadcast_add(&conv.bias)?.relu()?;
         }
-        Ok(self.features.forward(&x.mean((1, 2))?)?.relu()?)
+        Ok(self.features.forward(&x.flatten_from(1)?)?.relu()?)
     }
 
     fn logits(&self, images: &Tensor) -> Result<Tensor> {

@@ -1,0 +1,175 @@
+//! What Inception does between its convolutions, on `[n, h, w, c]`: 3x3 pooling, bias and ReLU.
+//! candle pools without padding and channels first, so on the CPU these are our own passes.
+
+use candle_core::{CpuStorage, CustomOp1, InplaceOp2, Layout, Result, Shape, Tensor, bail};
+use rayon::prelude::*;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pool {
+    /// Maximum of 3x3, stride 2, no padding.
+    HalvingMax,
+    /// Maximum of 3x3, stride 1, same size. Of values that are not negative, as after a ReLU.
+    Max,
+    /// Mean of those of the 3x3 that lie inside the image, stride 1, same size.
+    Mean,
+}
+
+impl Pool {
+    pub fn forward(self, x: &Tensor) -> Result<Tensor> {
+        match x.device().is_cpu() {
+            true => x.contiguous()?.apply_op1_no_bwd(&self),
+            false => self.with_candle(x),
+        }
+    }
+
+    /// The same by candle's own operations, on any device.
+    fn with_candle(self, x: &Tensor) -> Result<Tensor> {
+        let last = |x: Tensor| x.permute((0, 2, 3, 1))?.contiguous();
+        let padded = || x.pad_with_zeros(1, 1, 1)?.pad_with_zeros(2, 1, 1);
+        let first = |x: &Tensor| x.permute((0, 3, 1, 2))?.contiguous();
+        match self {
+            Self::HalvingMax => last(first(x)?.max_pool2d_with_stride(3, 2)?),
+            Self::Max => last(first(&padded()?)?.max_pool2d_with_stride(3, 1)?),
+            Self::Mean => {
+                let ones = x.narrow(0, 0, 1)?.narrow(3, 0, 1)?.ones_like()?;
+                let inside = ones.pad_with_zeros(1, 1, 1)?.pad_with_zeros(2, 1, 1)?;
+                let inside = last(first(&inside)?.avg_pool2d_with_stride(3, 1)?)?;
+                let mean = last(first(&padded()?)?.avg_pool2d_with_stride(3, 1)?)?;
+                mean.broadcast_div(&inside)
+            }
+        }
+    }
+
+    /// Rows or columns under the window of output `o`.
+    fn window(self, o: usize, size: usize) -> std::ops::Range<usize> {
+        match self {
+            Self::HalvingMax => 2 * o..2 * o + 3,
+            Self::Max | Self::Mean => o.saturating_sub(1)..(o + 2).min(size),
+        }
+    }
+}
+
+impl CustomOp1 for Pool {
+    fn name(&self) -> &'static str {
+        "pool"
+    }
+
+    fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        let (CpuStorage::F32(x), Some((from, to))) = (storage, layout.contiguous_offsets()) else {
+            bail!("pool: wants a contiguous f32 tensor")
+        };
+        let x = &x[from..to];
+        let (n, h, w, c) = layout.shape().dims4()?;
+        let (oh, ow) = match self {
+            Self::HalvingMax => ((h - 3) / 2 + 1, (w - 3) / 2 + 1),
+            Self::Max | Self::Mean => (h, w),
+        };
+        let mut y = vec![0.0f32; n * oh * ow * c];
+        y.par_chunks_mut(ow * c).enumerate().for_each(|(row, y)| {
+            let (image, oy) = (row / oh, row % oh);
+            let rows = self.window(oy, h);
+            for ox in 0..ow {
+                let columns = self.window(ox, w);
+                let y = &mut y[ox * c..(ox + 1) * c];
+                let count = (rows.len() * columns.len()) as f32;
+                for iy in rows.clone() {
+                    for ix in columns.clone() {
+                        let start = ((image * h + iy) * w + ix) * c;
+                        let values = y.iter_mut().zip(&x[start..start + c]);
+                        match self {
+                            Self::Mean => values.for_each(|(y, x)| *y += x),
+                            // Nothing is below zero, so zero is where a maximum may start.
+                            _ => values.for_each(|(y, x)| *y = y.max(*x)),
+                        }
+                    }
+                }
+                if *self == Self::Mean {
+                    y.iter_mut().for_each(|y| *y /= count);
+                }
+            }
+        });
+        Ok((CpuStorage::F32(y), (n, oh, ow, c).into()))
+    }
+}
+
+/// `relu(y + bias)` in one pass, in the memory of `y`.
+pub struct BiasRelu;
+
+impl BiasRelu {
+    /// `y` must be nobody else's: a fresh result.
+    pub fn apply(y: Tensor, bias: &Tensor) -> Result<Tensor> {
+        if !y.device().is_cpu() {
+            return y.broadcast_add(bias)?.relu();
+        }
+        y.inplace_op2(bias, &Self)?;
+        Ok(y)
+    }
+}
+
+impl InplaceOp2 for BiasRelu {
+    fn name(&self) -> &'static str {
+        "bias-relu"
+    }
+
+    fn cpu_fwd(&self, y: &mut CpuStorage, yl: &Layout, b: &CpuStorage, bl: &Layout) -> Result<()> {
+        let (CpuStorage::F32(y), CpuStorage::F32(b)) = (y, b) else {
+            bail!("bias-relu: wants f32 tensors")
+        };
+        let (Some((y0, y1)), Some((b0, b1))) = (yl.contiguous_offsets(), bl.contiguous_offsets())
+        else {
+            bail!("bias-relu: wants contiguous tensors")
+        };
+        let bias = &b[b0..b1];
+        // Enough pixels at a time that handing them to a thread costs nothing.
+        let piece = bias.len() * (1 << 15usize.saturating_sub(bias.len().ilog2() as usize));
+        y[y0..y1].par_chunks_mut(piece).for_each(|piece| {
+            for pixel in piece.chunks_exact_mut(bias.len()) {
+                pixel
+                    .iter_mut()
+                    .zip(bias)
+                    .for_each(|(y, b)| *y = (*y + b).max(0.0));
+            }
+        });
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::nn::noise::Noise;
+    use candle_core::{DType, Device};
+
+    #[test]
+    fn our_passes_agree_with_candle() -> Result<()> {
+        let mut noise = Noise::new(1, "pool").at(0);
+        let x = noise
+            .normal((2, 7, 9, 5), DType::F32, &Device::Cpu)?
+            .relu()?;
+        for pool in [Pool::HalvingMax, Pool::Max, Pool::Mean] {
+            let (ours, theirs) = (pool.forward(&x)?, pool.with_candle(&x)?);
+            assert_eq!(ours.dims(), theirs.dims(), "{pool:?}");
+            let gap = (ours - theirs)?.abs()?.max_all()?.to_scalar::<f32>()?;
+            assert!(gap < 1e-6, "{pool:?} {gap}");
+        }
+        let bias = noise.normal(5, DType::F32, &Device::Cpu)?;
+        let expected = x
+            .broadcast_add(&bias)?
+            .relu()?
+            .flatten_all()?
+            .to_vec1::<f32>()?;
+        let ours = BiasRelu::apply(x.copy()?, &bias)?
+            .flatten_all()?
+            .to_vec1::<f32>()?;
+        assert_eq!(ours, expected);
+        Ok(())
+    }
+
+    #[test]
+    fn padding_does_not_count() -> Result<()> {
+        let x = Tensor::ones((1, 3, 3, 1), DType::F32, &Device::Cpu)?;
+        let mean = Pool::Mean.forward(&x)?.flatten_all()?.to_vec1::<f32>()?;
+        assert_eq!(mean, [1.0; 9]);
+        Ok(())
+    }
+}
