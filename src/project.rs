@@ -64,22 +64,27 @@ impl Project {
         let text = std::fs::read_to_string(&path)
             .with_context(|| format!("cannot read {}", path.display()))?;
         let path = std::path::absolute(&path)?;
-        let name = path
-            .file_name()
-            .unwrap_or(path.as_os_str())
-            .to_string_lossy()
-            .into_owned();
-        let overrides = Overrides {
-            profile: args.profile.clone(),
-            set: args.set.clone(),
-        };
-        let spec = Spec::parse(Source::new(name, text), &overrides)?;
-        let graph = Graph::new(&spec, kinds)?;
+        let name = path.file_name().unwrap_or(path.as_os_str());
+        let source = Source::new(name.to_string_lossy(), text);
         let dir = path.parent().unwrap_or(Path::new("/")).to_path_buf();
         let root = match &args.store {
             Some(store) => std::path::absolute(store)?,
             None => dir.join("artifacts"),
         };
+        let overrides = Overrides {
+            profile: args.profile.clone(),
+            set: args.set.clone(),
+        };
+        // Neither needs the other, and with thousands of stages both take their time.
+        let (store, resolved) = rayon::join(
+            || Store::open(&root),
+            || {
+                let spec = Spec::parse(source, &overrides)?;
+                let graph = Graph::new(&spec, kinds)?;
+                Ok::<_, Diagnostic>((spec, graph))
+            },
+        );
+        let (spec, graph) = resolved?;
         let facts = Facts {
             profile: spec.profile.name.clone(),
             device: Device::choose(&args.device)?,
@@ -87,7 +92,7 @@ impl Project {
             dir,
         };
         Ok(Self {
-            store: Store::open(&root)?,
+            store: store?,
             tables: Tables::load(&spec, &graph)?,
             figures: Figures::load(&spec, &graph)?,
             spec,

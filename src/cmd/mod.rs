@@ -16,7 +16,7 @@ use clap::{Parser, Subcommand};
 use stages::contract::StageDef;
 
 use crate::diag::Diagnostic;
-use crate::project::PipelineArgs;
+use crate::project::{PipelineArgs, Project};
 
 /// Declarative, content-hashed reproduction pipelines.
 ///
@@ -84,6 +84,12 @@ pub fn main(kinds: &'static [StageDef]) -> ExitCode {
         }
     });
     ExitCode::from(ended as u8)
+}
+
+/// Ends a reading command without freeing a large graph piece by piece: the process is over.
+fn leave(project: Project, ended: Ended) -> Ended {
+    std::mem::forget(project);
+    ended
 }
 
 fn dispatch(cli: &Cli, kinds: &'static [StageDef]) -> Result<Ended> {

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::Result;
 use stages::contract::StageDef;
 
-use super::{Ended, print};
+use super::{Ended, leave, print};
 use crate::diag::Diagnostic;
 use crate::exec::{self, Options, Summary};
 use crate::graph::{Graph, Id};
@@ -75,7 +75,8 @@ pub fn run(pipeline: &PipelineArgs, args: &Args, kinds: &'static [StageDef]) -> 
             "nothing to do: {} fresh",
             human::count(wanted.len(), "stage")
         );
-        return Ok(Ended::Done);
+        std::mem::forget(planner);
+        return Ok(leave(project, Ended::Done));
     }
     if !all_fresh {
         check_device(&project, pipeline)?;

@@ -92,15 +92,6 @@ fn instance(
     values: &[String],
 ) -> Result<Instance> {
     let stage = &entry.key;
-    let part = |key: &str| -> Result<Table> {
-        let table = own.get(key).map(|node| read.table(key, node)).transpose()?;
-        Ok(table.cloned().unwrap_or_default())
-    };
-    let Some(kind) = own.get("kind") else {
-        let message = format!("stage `{stage}` has no `kind`");
-        let hint = "`repro schema --kinds` lists the kinds";
-        return Err(read.0.error(&entry.key_span, message).hint(hint));
-    };
     let mut instance = Instance {
         name: match values {
             [] => stage.clone(),
@@ -108,14 +99,34 @@ fn instance(
         },
         stage: stage.clone(),
         span: entry.key_span.clone(),
-        kind: read.text("kind", kind)?.into(),
-        kind_span: kind.span.clone(),
-        params: part("params")?,
-        inputs: part("in")?,
-        resources: resources(read, &part("resources")?)?,
-        command: without(&own, &COMMON),
+        kind: String::new(),
+        kind_span: 0..0,
+        params: Table::default(),
+        inputs: Table::default(),
+        resources: Resources::default(),
+        command: Table::default(),
         axes: Vec::new(),
     };
+    for field in own.0 {
+        match field.key.as_str() {
+            "kind" => {
+                instance.kind = read.text("kind", &field.node)?.into();
+                instance.kind_span = field.node.span;
+            }
+            "note" => {
+                read.text("note", &field.node)?;
+            }
+            "params" => instance.params = read.owned_table(field)?,
+            "in" => instance.inputs = read.owned_table(field)?,
+            "resources" => instance.resources = resources(read, &read.owned_table(field)?)?,
+            _ => instance.command.0.push(field),
+        }
+    }
+    if instance.kind.is_empty() {
+        let message = format!("stage `{stage}` has no `kind`");
+        let hint = "`repro schema` lists the kinds";
+        return Err(read.0.error(&entry.key_span, message).hint(hint));
+    }
     if let Some(over) = over {
         instance.params.merge(&read.overrides(over, values));
     }

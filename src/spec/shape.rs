@@ -14,6 +14,13 @@ impl Reader<'_> {
             .ok_or_else(|| self.wants(what, "a table", node))
     }
 
+    pub fn owned_table(&self, entry: Entry) -> Result<Table> {
+        match entry.node.value {
+            Value::Table(table) => Ok(table),
+            _ => Err(self.wants(&entry.key, "a table", &entry.node)),
+        }
+    }
+
     pub fn text<'n>(&self, what: &str, node: &'n Node) -> Result<&'n str> {
         node.text()
             .ok_or_else(|| self.wants(what, "a string", node))

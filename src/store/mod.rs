@@ -16,12 +16,13 @@ mod index;
 mod lock;
 pub mod stat;
 
-use std::fs;
+use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use anyhow::{Context, Result};
+use rustix::fs::{AtFlags, FileType};
 
 pub use commit::{Work, sync_all};
 pub use gc::{Usage, size_of};
@@ -37,6 +38,8 @@ use crate::record::Record;
 pub struct Store {
     pub root: PathBuf,
     pub index: Index,
+    /// `results/`, open.
+    results: Option<File>,
 }
 
 /// How an output is found.
@@ -58,6 +61,7 @@ impl Store {
         let mut store = Self {
             root: root.into(),
             index,
+            results: File::open(root.join("results")).ok(),
         };
         if !store.index.clean {
             store.adopt();
@@ -122,6 +126,9 @@ impl Store {
         let Some(made) = self.index.results.get(fp).and_then(|e| e.out.get(number)) else {
             return Health::Missing;
         };
+        if !read && made.stamp.is_some() && self.stamp_below(fp, &made.file) == made.stamp {
+            return Health::Good;
+        }
         let (made, path) = (made.clone(), self.output(fp, made));
         let meta = match fs::symlink_metadata(&path) {
             Ok(meta) => meta,
@@ -129,9 +136,6 @@ impl Store {
             Err(e) => return Health::Unreadable(e.to_string()),
         };
         let stamp = Stamp::of(&meta);
-        if !read && meta.is_file() && made.stamp == Some(stamp) {
-            return Health::Good;
-        }
         match self.digest_of(&path, read) {
             Ok(digest) if digest == made.digest => {
                 if let Some(entry) = self.index.results.get_mut(fp) {
@@ -144,6 +148,15 @@ impl Store {
             Ok(_) => Health::Changed,
             Err(e) => Health::Unreadable(e.to_string()),
         }
+    }
+
+    /// What the file system says of a regular file in a result.
+    fn stamp_below(&self, fp: &Fingerprint, file: &str) -> Option<Stamp> {
+        let dir = self.results.as_ref()?;
+        let path = format!("{fp}/{file}");
+        let stat = rustix::fs::statat(dir, path, AtFlags::SYMLINK_NOFOLLOW).ok()?;
+        let regular = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
+        regular.then(|| Stamp::of_stat(&stat))
     }
 
     /// Digest of a file or directory; unchanged files are not read again unless `read` says so.
