@@ -13,6 +13,7 @@
 //! - Device, threads, date, host and commit belong to the record, not to the manifest.
 
 pub mod accept;
+pub mod archive;
 pub mod check;
 pub mod cmd;
 pub mod command;

@@ -49,6 +49,10 @@ impl<'a> Planner<'a> {
         }
     }
 
+    pub fn facts(&self) -> &Facts {
+        self.facts
+    }
+
     /// Judges these stages, which must stand in topological order with all they need.
     pub fn judge_all(&mut self, ids: &[Id]) {
         for &id in ids {

@@ -1,18 +1,25 @@
 //! The command line: one file a command.
 
+mod accept;
+mod archive;
 mod check;
 mod explain;
 mod figures;
+mod graph;
+mod log;
 mod run;
+mod schema;
+mod space;
 mod status;
 mod tables;
+mod verify;
 
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Result;
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 use stages::contract::StageDef;
 
 use crate::diag::Diagnostic;
@@ -44,6 +51,28 @@ pub enum Command {
     Figures(figures::Args),
     /// Hold the numbers to the committed baseline; exit with 4 if one got worse
     Check(check::Args),
+    /// What a stage has said while it ran
+    Log(log::Args),
+    /// The stages and what flows between them
+    Graph(graph::Args),
+    /// Declare that a change of code changes no result
+    Accept(accept::Args),
+    /// Read every artifact again, or compute it again, and compare
+    Verify(verify::Args),
+    /// What the store holds
+    Du(space::DuArgs),
+    /// Free what neither the pipeline nor the last runs need
+    Gc(space::GcArgs),
+    /// Write one archive that a reviewer can import and check offline
+    Export(archive::ExportArgs),
+    /// Take the results of an archive into the store
+    Import(archive::ImportArgs),
+    /// JSON Schema of pipeline.toml
+    Schema,
+    /// Completions for a shell
+    Completions { shell: clap_complete::Shell },
+    /// The manual page
+    Man,
     /// Run one job file: what `run` starts for each stage
     #[command(hide = true)]
     Worker { job: PathBuf },
@@ -100,6 +129,27 @@ fn dispatch(cli: &Cli, kinds: &'static [StageDef]) -> Result<Ended> {
         Command::Tables(args) => tables::run(&cli.pipeline, args, kinds),
         Command::Figures(args) => figures::run(&cli.pipeline, args, kinds),
         Command::Check(args) => check::run(&cli.pipeline, args, kinds),
+        Command::Log(args) => log::run(&cli.pipeline, args, kinds),
+        Command::Graph(args) => graph::run(&cli.pipeline, args, kinds),
+        Command::Accept(args) => accept::run(&cli.pipeline, args, kinds),
+        Command::Verify(args) => verify::run(&cli.pipeline, args, kinds),
+        Command::Du(args) => space::du(&cli.pipeline, args, kinds),
+        Command::Gc(args) => space::gc(&cli.pipeline, args, kinds),
+        Command::Export(args) => archive::export(&cli.pipeline, args, kinds),
+        Command::Import(args) => archive::import(&cli.pipeline, args, kinds),
+        Command::Schema => schema::run(kinds),
+        Command::Completions { shell } => {
+            let mut text = Vec::new();
+            clap_complete::generate(*shell, &mut Cli::command(), "repro", &mut text);
+            print(&String::from_utf8(text)?)?;
+            Ok(Ended::Done)
+        }
+        Command::Man => {
+            let mut text = Vec::new();
+            clap_mangen::Man::new(Cli::command()).render(&mut text)?;
+            print(&String::from_utf8(text)?)?;
+            Ok(Ended::Done)
+        }
         Command::Worker { .. } => Ok(Ended::Done),
     }
 }

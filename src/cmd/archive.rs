@@ -1,0 +1,105 @@
+//! `repro export` and `repro import`.
+
+use std::collections::BTreeSet;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use stages::contract::StageDef;
+
+use super::Ended;
+use crate::archive;
+use crate::diag::Diagnostic;
+use crate::human;
+use crate::project::{PipelineArgs, Project};
+use crate::store::Store;
+
+#[derive(Debug, clap::Args)]
+pub struct ExportArgs {
+    /// The archive to write, such as results.tar.gz
+    file: PathBuf,
+    /// Only these stages or instances, with all they need; by default all that is fresh
+    #[arg(long = "stage", value_name = "STAGE")]
+    stages: Vec<String>,
+    /// Only what tables read: stages whose output is metrics
+    #[arg(long)]
+    metrics: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct ImportArgs {
+    /// An archive of `repro export`
+    file: PathBuf,
+}
+
+pub fn export(
+    pipeline: &PipelineArgs,
+    args: &ExportArgs,
+    kinds: &'static [StageDef],
+) -> Result<Ended> {
+    let mut project = Project::open(pipeline, kinds)?;
+    let targets = match args.stages.is_empty() {
+        true => (0..project.graph.stages.len()).collect(),
+        false => project.graph.select(&args.stages)?,
+    };
+    let order = project.graph.with_needs(&targets);
+    let mut planner = project.planner();
+    planner.judge_all(&order);
+    let wanted = order
+        .iter()
+        .filter(|id| !args.metrics || planner.graph.stages[**id].metrics_port().is_some());
+    let results: BTreeSet<_> = wanted.filter_map(|id| planner.fresh(*id)).collect();
+    if results.is_empty() {
+        return Err(Diagnostic::new("nothing of this is fresh")
+            .hint("`repro run` first")
+            .into());
+    }
+    let pipeline = project.facts.dir.join("pipeline.toml");
+    let accepted = project.facts.dir.join("accepted.toml");
+    let files: Vec<(&str, &Path)> = [
+        ("pipeline.toml", pipeline.as_path()),
+        ("accepted.toml", &accepted),
+    ]
+    .into_iter()
+    .filter(|(_, path)| path.is_file())
+    .collect();
+    archive::write(&args.file, &project.store, &results, &files)?;
+    let size = fs::metadata(&args.file)?.len();
+    let count = human::count(results.len(), "result");
+    eprintln!("{count} in {}, {}", args.file.display(), human::bytes(size));
+    Ok(Ended::Done)
+}
+
+pub fn import(
+    pipeline: &PipelineArgs,
+    args: &ImportArgs,
+    kinds: &'static [StageDef],
+) -> Result<Ended> {
+    let mut project = Project::open(pipeline, kinds)?;
+    let file =
+        File::open(&args.file).with_context(|| format!("cannot read {}", args.file.display()))?;
+    let (store, _lock) = Store::lock(&project.store.root.clone(), |_| {
+        eprintln!("waiting for another run")
+    })?;
+    project.store = store;
+    let scratch = tempfile::tempdir_in(&project.store.root)?;
+    let entries = archive::read(file, scratch.path())?;
+    let mut new = 0;
+    for entry in entries {
+        if project.store.index.results.contains_key(&entry.fp) {
+            continue;
+        }
+        let from = scratch.path().join("results").join(entry.fp.to_string());
+        let place = project.store.result(&entry.fp);
+        fs::rename(&from, &place).with_context(|| format!("cannot place {}", place.display()))?;
+        project.store.index.add_result(entry);
+        new += 1;
+    }
+    crate::store::sync_all(&project.store.root)?;
+    project.store.index.flush()?;
+    eprintln!(
+        "{} new, all as their records say",
+        human::count(new, "result")
+    );
+    Ok(Ended::Done)
+}

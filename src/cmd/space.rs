@@ -1,0 +1,131 @@
+//! `repro du` and `repro gc`: what the store holds, and holding less.
+
+use std::collections::{BTreeMap, HashSet};
+
+use anyhow::Result;
+use serde_json::json;
+use stages::contract::StageDef;
+
+use super::{Ended, print};
+use crate::digest::Fingerprint;
+use crate::human;
+use crate::project::{PipelineArgs, Project};
+use crate::store::{Store, Usage};
+
+#[derive(Debug, clap::Args)]
+pub struct DuArgs {
+    /// For scripts
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct GcArgs {
+    /// Say what would go, and remove nothing
+    #[arg(short = 'n', long)]
+    dry_run: bool,
+    /// Keep only what the profile in force needs, not the last results of all profiles
+    #[arg(long)]
+    this_profile: bool,
+}
+
+pub fn du(pipeline: &PipelineArgs, args: &DuArgs, kinds: &'static [StageDef]) -> Result<Ended> {
+    let project = Project::open(pipeline, kinds)?;
+    let mut by_stage: BTreeMap<String, (usize, u64)> = BTreeMap::new();
+    let mut total = 0;
+    for usage in project.store.usage() {
+        let stage = &project.store.index.results[&usage.fp].stage;
+        let sum = by_stage.entry(stage.clone()).or_default();
+        sum.0 += 1;
+        sum.1 += usage.bytes;
+        total += usage.bytes;
+    }
+    let unfinished: u64 = project.store.unfinished().iter().map(|u| u.bytes).sum();
+    let downloads = crate::store::size_of(&project.store.root.join("downloads"));
+    total += unfinished + downloads;
+    if args.json {
+        let stages: Vec<_> = (by_stage.iter())
+            .map(|(stage, (results, bytes))| json!({"stage": stage, "results": results, "bytes": bytes}))
+            .collect();
+        let all = json!({"stages": stages, "unfinished": unfinished, "downloads": downloads, "total": total});
+        print(&format!("{all:#}\n"))?;
+        return Ok(Ended::Done);
+    }
+    let mut text = String::new();
+    let mut line =
+        |bytes: u64, what: &str| text += &format!("{:>10}  {what}\n", human::bytes(bytes));
+    for (stage, (results, bytes)) in &by_stage {
+        line(
+            *bytes,
+            &format!("{stage}  ({})", human::count(*results, "result")),
+        );
+    }
+    line(unfinished, "unfinished work");
+    line(downloads, "downloads");
+    line(total, "in all");
+    print(&text)?;
+    Ok(Ended::Done)
+}
+
+/// Keeps what the pipeline needs now, under this profile or the last seen under any, and the
+/// unfinished work of stages that are stale.
+pub fn gc(pipeline: &PipelineArgs, args: &GcArgs, kinds: &'static [StageDef]) -> Result<Ended> {
+    let mut project = Project::open(pipeline, kinds)?;
+    let (store, _lock) = Store::lock(&project.store.root.clone(), |holder| {
+        let who = holder.map_or("another run".into(), |h| {
+            format!("`{}` (process {})", h.command, h.pid)
+        });
+        eprintln!("waiting for {who}");
+    })?;
+    project.store = store;
+    let order = project.graph.order.clone();
+    let mut planner = project.planner();
+    planner.judge_all(&order);
+    let mut kept: HashSet<Fingerprint> = order.iter().filter_map(|id| planner.fresh(*id)).collect();
+    // A stage that waits keeps its unfinished work only if it is known what it works on.
+    kept.extend(
+        order
+            .iter()
+            .filter_map(|id| planner.manifest(*id))
+            .map(|m| m.fingerprint()),
+    );
+    if !args.this_profile {
+        kept.extend(project.store.index.names.values());
+    }
+    let gone = |all: Vec<Usage>| {
+        all.into_iter()
+            .filter(|u| !kept.contains(&u.fp))
+            .collect::<Vec<_>>()
+    };
+    let (results, work) = (
+        gone(project.store.usage()),
+        gone(project.store.unfinished()),
+    );
+    let mut text = String::new();
+    for usage in &results {
+        let stage = &project.store.index.results[&usage.fp].stage;
+        text += &format!(
+            "{:>10}  {}  {stage}\n",
+            human::bytes(usage.bytes),
+            usage.fp.short()
+        );
+    }
+    for usage in &work {
+        text += &format!(
+            "{:>10}  {}  unfinished\n",
+            human::bytes(usage.bytes),
+            usage.fp.short()
+        );
+    }
+    print(&text)?;
+    let bytes: u64 = results.iter().chain(&work).map(|u| u.bytes).sum();
+    let count = human::count(results.len() + work.len(), "folder");
+    if args.dry_run {
+        eprintln!("{count} would go, {}", human::bytes(bytes));
+        return Ok(Ended::Done);
+    }
+    project.store.collect(&kept)?;
+    project.store.index.flush()?;
+    eprintln!("{count} gone, {}", human::bytes(bytes));
+    Ok(Ended::Done)
+}
