@@ -165,7 +165,9 @@ impl Trainable<Tensor> for Phase2 {
         let noise = Noise::new(self.seed, "flow-layer.start");
         let images = start_images(train, self.init_images, &noise)?;
         let y = self.model.vae.prepare(&images, &mut noise.at(1))?;
-        self.frozen.start(&y)?;
+        if let Some(flow) = &self.model.flow {
+            flow.start(&y)?;
+        }
         Ok(())
     }
 

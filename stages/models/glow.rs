@@ -246,7 +246,7 @@ impl Trainable<Tensor> for Baseline {
     fn start(&self, train: &dyn Dataset<Tensor>) -> Result<()> {
         let noise = Noise::new(self.seed, "glow.start");
         let chosen = start_images(train, self.init_images, &noise)?;
-        self.frozen.start(&preprocess(&chosen, &mut noise.at(1))?)?;
+        self.glow.start(&preprocess(&chosen, &mut noise.at(1))?)?;
         Ok(())
     }
 
@@ -384,6 +384,40 @@ mod tests {
         let half = (draw(1.0)? * 0.5)?;
         assert!((half - draw(0.5)?)?.abs()?.sum_all()?.to_scalar::<f64>()? < 1e-10);
         assert!(draw(0.0)?.abs()?.sum_all()?.to_scalar::<f64>()? < 1e-10);
+        Ok(())
+    }
+
+    /// What training starts from is what the first images say, in the weights that are saved.
+    #[test]
+    fn the_baseline_starts_from_data() -> Result<()> {
+        let pixels = (0..8 * 8 * 8 * 3).map(|i| (i * 37 % 100) as u8).collect();
+        let images = crate::data::images::Images::new([8, 8, 3], pixels, None)?;
+        let device = Device::Cpu;
+        let set = crate::train::ImageSet {
+            images: &images,
+            dtype: DType::F64,
+            device: &device,
+        };
+        let w = Weights::new(0, DType::F64, &device);
+        let flow = config(2, 2, 6, CouplingKind::Additive);
+        let config = Config {
+            flow,
+            image: [8, 8, 3],
+        };
+        let model = Baseline::new(&config, 8, 0, &w)?;
+        model.start(&set)?;
+        let all = w.all();
+        let norms = all.iter().filter(|(name, _)| name.contains("norm"));
+        for (name, var) in norms {
+            let size = var.abs()?.sum_all()?.to_scalar::<f64>()?;
+            assert!(size > 0.0, "{name} is at zero");
+        }
+        // Standardised channels are close to the N(0, I) of the untrained priors.
+        let batch = set.batch(&[0, 1, 2, 3, 4, 5, 6, 7])?;
+        let x = preprocess(&batch, &mut Noise::new(0, "u").at(0))?;
+        let square = model.glow.forward(&x)?.0.sqr()?.mean_all()?;
+        let square = square.to_scalar::<f64>()?;
+        assert!((square - 1.0).abs() < 0.2, "{square}");
         Ok(())
     }
 

@@ -1,11 +1,11 @@
 //! Actnorm of Glow: a learned shift and scale per channel.
 
 use anyhow::Result;
-use candle_core::{Tensor, Var};
+use candle_core::Tensor;
 
 use super::bijector::{Bijector, positions};
 use super::init::Init;
-use super::weights::Weights;
+use super::weights::{Weights, assign};
 
 /// Log-scales are stored divided by this, which triples their effective learning rate
 /// (`logscale_factor` of the official code).
@@ -72,8 +72,8 @@ impl Bijector for ActNorm {
             let bias = rows.mean(0)?.neg()?;
             let std = rows.broadcast_add(&bias)?.sqr()?.mean(0)?.sqrt()?;
             let log_scale = ((std + 1e-6)?.log()? * (-1.0 / LOG_SCALE_FACTOR))?;
-            Var::from_tensor(&self.bias)?.set(&bias)?;
-            Var::from_tensor(&self.log_scale)?.set(&log_scale)?;
+            assign(&self.bias, &bias)?;
+            assign(&self.log_scale, &log_scale)?;
         }
         self.apply(x)
     }

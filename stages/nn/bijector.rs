@@ -36,7 +36,9 @@ impl<B: Bijector> Bijector for Vec<B> {
     }
 
     fn start(&self, x: &Tensor) -> Result<Tensor> {
-        self.iter().try_fold(x.clone(), |x, layer| layer.start(&x))
+        // Nothing here is differentiated: what a layer computed can go once it is through.
+        let next = |x: Tensor, layer: &B| Ok(layer.start(&x)?.detach());
+        self.iter().try_fold(x.clone(), next)
     }
 }
 

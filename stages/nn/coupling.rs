@@ -148,9 +148,10 @@ impl Net {
     }
 
     fn start(&self, x: &Tensor) -> candle_core::Result<Tensor> {
-        let h = self.norm1.start(&self.conv1.forward(x)?)?.relu()?;
-        let h = self.norm2.start(&self.pointwise(&h)?)?.relu()?;
-        self.conv3.forward(&h)
+        let h = self.norm1.start(&self.conv1.forward(x)?.detach())?;
+        let h = self.pointwise(&h.detach().relu()?)?;
+        let h = self.norm2.start(&h.detach())?;
+        self.conv3.forward(&h.detach().relu()?)
     }
 
     fn pointwise(&self, x: &Tensor) -> candle_core::Result<Tensor> {

@@ -1,12 +1,12 @@
 //! Invertible 1x1 convolution of Glow, with a plain weight matrix (A6).
 
 use anyhow::Result;
-use candle_core::{CpuStorage, CustomOp1, DType, Device, Layout, Shape, Tensor, Var, bail};
+use candle_core::{CpuStorage, CustomOp1, DType, Device, Layout, Shape, Tensor, bail};
 use faer::linalg::solvers::DenseSolveCore;
 
 use super::bijector::{Bijector, positions};
 use super::init::Init;
-use super::weights::Weights;
+use super::weights::{Weights, assign};
 
 /// Each pixel's channels, as a row, times `weight`.
 pub struct InvConv {
@@ -23,7 +23,7 @@ impl InvConv {
 
     /// Replaces the matrix.
     pub fn set(&self, weight: &Tensor) -> candle_core::Result<()> {
-        Var::from_tensor(&self.weight)?.set(weight)
+        assign(&self.weight, weight)
     }
 
     pub fn weight(&self) -> &Tensor {
@@ -124,6 +124,8 @@ impl CustomOp1 for Inverse {
 
 #[cfg(test)]
 mod tests {
+    use candle_core::Var;
+
     use super::*;
 
     #[test]

@@ -261,6 +261,15 @@ impl Weights {
     }
 }
 
+/// Sets a trained tensor as [`Weights::get`] gave it.
+pub fn assign(tensor: &Tensor, value: &Tensor) -> candle_core::Result<()> {
+    if !tensor.is_variable() {
+        // `Var::from_tensor` would quietly set a copy.
+        candle_core::bail!("BUG: a frozen tensor cannot be set");
+    }
+    Var::from_tensor(tensor)?.set(value)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
