@@ -104,6 +104,8 @@ pub fn read(from: impl Read, to: &Path) -> Result<Vec<Entry>> {
             .with_context(|| format!("the archive holds {} twice", path.display()))?;
         std::io::copy(&mut entry, &mut file).context("the archive is damaged")?;
     }
+    // The rest, so that the checksum at its end is compared too.
+    std::io::copy(&mut tar.into_inner(), &mut std::io::sink()).context("the archive is damaged")?;
     found
         .into_iter()
         .map(|fp| check(&to.join("results").join(fp.to_string()), &fp))

@@ -16,8 +16,8 @@ use crate::store::Store;
 
 #[derive(Debug, clap::Args)]
 pub struct ExportArgs {
-    /// The archive to write, such as results.tar.gz
-    file: PathBuf,
+    /// The file to write, such as results.tar.gz
+    archive: PathBuf,
     /// Only these stages or instances, with all they need; by default all that is fresh
     #[arg(long = "stage", value_name = "STAGE")]
     stages: Vec<String>,
@@ -28,8 +28,8 @@ pub struct ExportArgs {
 
 #[derive(Debug, clap::Args)]
 pub struct ImportArgs {
-    /// An archive of `repro export`
-    file: PathBuf,
+    /// A file that `repro export` wrote
+    archive: PathBuf,
 }
 
 pub fn export(
@@ -63,10 +63,14 @@ pub fn export(
     .into_iter()
     .filter(|(_, path)| path.is_file())
     .collect();
-    archive::write(&args.file, &project.store, &results, &files)?;
-    let size = fs::metadata(&args.file)?.len();
+    archive::write(&args.archive, &project.store, &results, &files)?;
+    let size = fs::metadata(&args.archive)?.len();
     let count = human::count(results.len(), "result");
-    eprintln!("{count} in {}, {}", args.file.display(), human::bytes(size));
+    eprintln!(
+        "{count} in {}, {}",
+        args.archive.display(),
+        human::bytes(size)
+    );
     Ok(Ended::Done)
 }
 
@@ -76,8 +80,8 @@ pub fn import(
     kinds: &'static [StageDef],
 ) -> Result<Ended> {
     let mut project = Project::open(pipeline, kinds)?;
-    let file =
-        File::open(&args.file).with_context(|| format!("cannot read {}", args.file.display()))?;
+    let file = File::open(&args.archive)
+        .with_context(|| format!("cannot read {}", args.archive.display()))?;
     let (store, _lock) = Store::lock(&project.store.root.clone(), |_| {
         eprintln!("waiting for another run")
     })?;

@@ -76,6 +76,9 @@ pub enum Command {
     /// Run one job file: what `run` starts for each stage
     #[command(hide = true)]
     Worker { job: PathBuf },
+    /// Kill what programs leave behind when the runner dies: what `run` starts once
+    #[command(hide = true)]
+    Guard,
 }
 
 /// How a command ended, as scripts see it.
@@ -148,6 +151,10 @@ fn dispatch(cli: &Cli, kinds: &'static [StageDef]) -> Result<Ended> {
             let mut text = Vec::new();
             clap_mangen::Man::new(Cli::command()).render(&mut text)?;
             print(&String::from_utf8(text)?)?;
+            Ok(Ended::Done)
+        }
+        Command::Guard => {
+            crate::exec::guard_main();
             Ok(Ended::Done)
         }
         Command::Worker { .. } => Ok(Ended::Done),

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Write};
+use std::os::fd::RawFd;
 use std::path::{Path, PathBuf};
 use std::process::{Command as Process, Stdio};
 use std::sync::mpsc::Sender;
@@ -51,6 +52,8 @@ pub struct Grant {
     pub checkpoint_seconds: f64,
     /// The `state` of a finished shorter run.
     pub extends: Option<PathBuf>,
+    /// Where the process tells the guard of its group.
+    pub guard: Option<RawFd>,
 }
 
 /// How an execution ended.
@@ -161,8 +164,8 @@ pub fn start(
     process.env("CUDA_VISIBLE_DEVICES", grant.gpu.as_deref().unwrap_or(""));
     launch.clock = Instant::now();
     let program = process.get_program().to_string_lossy().into_owned();
-    let mut child =
-        process::spawn(&mut process).with_context(|| format!("cannot start {program}"))?;
+    let mut child = process::spawn(&mut process, grant.guard)
+        .with_context(|| format!("cannot start {program}"))?;
     let pid = child.id();
     let events = child.stdout.take();
     let spawned = std::thread::Builder::new()
@@ -317,7 +320,12 @@ impl Launch {
         self.failed(exit.describe())
     }
 
-    fn failed(&self, cause: String) -> Outcome {
+    fn failed(&self, mut cause: String) -> Outcome {
+        if let Ok(disk) = rustix::fs::statvfs(&self.root)
+            && disk.f_bavail.saturating_mul(disk.f_frsize) < LITTLE
+        {
+            cause += "; there is no space left on the disk of the store";
+        }
         let log = fs::read(self.work.log()).unwrap_or_default();
         let log = String::from_utf8_lossy(&log);
         let lines: Vec<&str> = log.lines().collect();
@@ -373,6 +381,9 @@ impl Launch {
 
 /// Results that took longer, in seconds, are synced one by one; shorter ones together.
 const DURABLE_AFTER: f64 = 0.5;
+
+/// Bytes of free disk below which a failure is told to be the disk's.
+const LITTLE: u64 = 1 << 20;
 
 fn write_line(log: &mut Option<File>, text: &str) {
     if let Some(log) = log {

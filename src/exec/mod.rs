@@ -4,6 +4,7 @@
 //! fresh; a verdict then makes it `Fresh` or `Ready`; a `Ready` one is `Running` as soon as there
 //! is room for it, those with the longest way to the end of the graph first.
 
+mod guard;
 mod launch;
 mod process;
 mod python;
@@ -11,6 +12,7 @@ mod reads;
 mod room;
 
 use std::collections::{BTreeMap, HashMap};
+use std::os::fd::RawFd;
 use std::path::PathBuf;
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, OnceLock};
@@ -29,6 +31,7 @@ use crate::progress::{End, Progress};
 use crate::project::Facts;
 use crate::provenance::Git;
 use crate::store;
+pub use guard::main as guard_main;
 use launch::{Grant, Launch, Outcome};
 pub use reads::parse_depfile;
 use room::Room;
@@ -87,6 +90,8 @@ struct Run<'a, 'p> {
     path: Vec<f64>,
     room: Room,
     pids: HashMap<Id, u32>,
+    /// Started with the first program that may start others.
+    guard: Option<guard::Guard>,
     /// Who works on a fingerprint, and who waits for the same work under another name.
     working: HashMap<Fingerprint, (Id, Vec<Id>)>,
     git: Arc<OnceLock<Option<Git>>>,
@@ -120,6 +125,7 @@ pub fn run(
         ready: Vec::new(),
         room: Room::new(options.jobs, &facts.device.gpus),
         pids: HashMap::new(),
+        guard: None,
         working: HashMap::new(),
         git: Arc::default(),
         sender,
@@ -283,6 +289,7 @@ impl Run<'_, '_> {
             data: self.options.data.clone(),
             checkpoint_seconds: self.options.checkpoint_seconds,
             extends: self.extends(id),
+            guard: self.guard(id),
         };
         self.room.take(id, seat);
         match self.launch(id, &grant) {
@@ -291,6 +298,23 @@ impl Run<'_, '_> {
             }
             Err(e) => self.ended(id, launch::not_started(&e)),
         }
+    }
+
+    /// The library's workers start no other programs; a command may.
+    fn guard(&mut self, id: Id) -> Option<RawFd> {
+        if let Kind::Library(_) = self.planner.graph.stages[id].kind {
+            return None;
+        }
+        if self.guard.is_none() {
+            match guard::Guard::start() {
+                Ok(guard) => self.guard = Some(guard),
+                Err(e) => {
+                    let text = format!("no guard over left-over processes: {e}");
+                    self.progress.say(&text);
+                }
+            }
+        }
+        self.guard.as_ref().map(guard::Guard::fd)
     }
 
     fn launch(&mut self, id: Id, grant: &Grant) -> Result<u32> {
@@ -352,7 +376,10 @@ impl Run<'_, '_> {
     }
 
     fn ended(&mut self, id: Id, outcome: Outcome) {
-        self.pids.remove(&id);
+        if let (Some(pid), Some(guard)) = (self.pids.remove(&id), &mut self.guard) {
+            // A guard that is gone was missed when it was told of the group.
+            let _ = guard.forget(pid);
+        }
         self.room.leave(id);
         let name = self.planner.graph.stages[id].name.clone();
         let fp = self.planner.manifest(id).map(Manifest::fingerprint);

@@ -7,6 +7,7 @@
 
 use std::io;
 use std::mem::MaybeUninit;
+use std::os::fd::RawFd;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command};
 
@@ -20,11 +21,12 @@ pub struct Exit {
 }
 
 /// Starts in a process group of its own, so that Ctrl-C reaches the runner alone. Must be called
-/// from the thread that lives as long as the run: the kernel ties the child to it.
-pub fn spawn(command: &mut Command) -> io::Result<Child> {
+/// from the thread that lives as long as the run: the kernel ties the child to it. The child tells
+/// the guard of its group before it becomes the program, so that nothing can be started unseen.
+pub fn spawn(command: &mut Command, guard: Option<RawFd>) -> io::Result<Child> {
     let runner = std::process::id() as libc::pid_t;
     command.process_group(0);
-    // SAFETY: prctl, getppid and _exit are async-signal-safe and touch no memory.
+    // SAFETY: prctl, getppid, _exit, getpid and write are async-signal-safe; nothing allocates.
     unsafe {
         command.pre_exec(move || {
             if libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) != 0 {
@@ -34,14 +36,41 @@ pub fn spawn(command: &mut Command) -> io::Result<Child> {
                 // The runner died between fork and prctl.
                 libc::_exit(1);
             }
+            if let Some(fd) = guard {
+                let mut line = [b'\n'; 16];
+                let mut at = line.len() - 1;
+                let mut pid = libc::getpid();
+                while pid > 0 {
+                    at -= 1;
+                    line[at] = b'0' + (pid % 10) as u8;
+                    pid /= 10;
+                }
+                at -= 1;
+                line[at] = b'+';
+                libc::write(fd, line[at..].as_ptr().cast(), line.len() - at);
+            }
             Ok(())
         });
     }
     command.spawn()
 }
 
-/// Waits for a child; to be called once, instead of `Child::wait`.
+/// Waits for a child; to be called once, instead of `Child::wait`. What it leaves running in its
+/// group is killed: nothing may write to a result that is being committed.
 pub fn wait(pid: u32) -> io::Result<Exit> {
+    // SAFETY: all-zero is a valid siginfo_t, and the pointer is valid for writes. The child is
+    // not reaped yet, so its group's number cannot have been given to another.
+    unsafe {
+        let mut info = MaybeUninit::<libc::siginfo_t>::zeroed();
+        let options = libc::WEXITED | libc::WNOWAIT;
+        while libc::waitid(libc::P_PID, pid, info.as_mut_ptr(), options) != 0 {
+            let error = io::Error::last_os_error();
+            if error.kind() != io::ErrorKind::Interrupted {
+                return Err(error);
+            }
+        }
+    }
+    signal(pid, libc::SIGKILL);
     let mut status = 0;
     let mut usage = MaybeUninit::<libc::rusage>::zeroed();
     loop {

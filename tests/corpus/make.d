@@ -1,0 +1,3 @@
+out.o: a.c \
+ b.h dir/c\ d.h
+b.h:

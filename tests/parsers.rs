@@ -1,0 +1,163 @@
+//! What comes from outside, mutated at random, never panics: pipelines, records, depfiles,
+//! archives.
+//!
+//! The seeds are in tests/corpus; `REPRO_FUZZ=1000000 cargo test --release --test parsers` runs
+//! longer. A text that panics is printed, and belongs in the corpus once it is mended.
+
+use std::fs;
+use std::io::Write;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use flate2::{Compression, write::GzEncoder};
+use repro::archive;
+use repro::diag::Source;
+use repro::exec::parse_depfile;
+use repro::graph::Graph;
+use repro::record::Record;
+use repro::spec::{Overrides, Spec};
+
+/// A small generator: the same mutations on every machine.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, n: usize) -> usize {
+        self.0 = self
+            .0
+            .wrapping_mul(6364136223846793005)
+            .wrapping_add(1442695040888963407);
+        (self.0 >> 33) as usize % n.max(1)
+    }
+}
+
+/// Flips, removes, repeats, inserts and swaps pieces, also from another seed.
+fn mutate(seed: &[u8], other: &[u8], random: &mut Random) -> Vec<u8> {
+    let mut bytes = seed.to_vec();
+    for _ in 0..=random.below(6) {
+        let at = random.below(bytes.len() + 1);
+        let len = random.below(24).min(bytes.len() - at);
+        match random.below(6) {
+            0 if at < bytes.len() => bytes[at] ^= 1 << random.below(8),
+            1 => drop(bytes.drain(at..at + len)),
+            2 => {
+                let piece = bytes[at..at + len].to_vec();
+                bytes.splice(at..at, piece);
+            }
+            3 => {
+                let tokens: [&[u8]; 12] = [
+                    b"[", b"]]", b"{", b"}", b"=", b"\"", b".", b"@*", b"for.", b"-9e999", b"\xff",
+                    b"{in.x}",
+                ];
+                bytes.splice(at..at, tokens[random.below(tokens.len())].iter().copied());
+            }
+            4 => {
+                let from = random.below(other.len() + 1);
+                let to = (from + random.below(40)).min(other.len());
+                bytes.splice(at..at, other[from..to].iter().copied());
+            }
+            _ => bytes.truncate(at),
+        }
+    }
+    bytes
+}
+
+fn fuzz(kind: &str, seeds: &[Vec<u8>], take: impl Fn(&[u8])) {
+    let rounds = std::env::var("REPRO_FUZZ")
+        .ok()
+        .and_then(|n| n.parse().ok())
+        .unwrap_or(3000);
+    let mut random = Random(11);
+    for seed in seeds {
+        take(seed);
+    }
+    for _ in 0..rounds {
+        let (seed, other) = (
+            &seeds[random.below(seeds.len())],
+            &seeds[random.below(seeds.len())],
+        );
+        let bytes = mutate(seed, other, &mut random);
+        if catch_unwind(AssertUnwindSafe(|| take(&bytes))).is_err() {
+            panic!("{kind} panics on: {}", bytes.escape_ascii());
+        }
+    }
+}
+
+fn corpus(ending: &str) -> Vec<Vec<u8>> {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/corpus");
+    let files = fs::read_dir(folder)
+        .expect("the corpus")
+        .flatten()
+        .map(|f| f.path());
+    let fitting = files.filter(|p| p.extension().is_some_and(|e| e == ending));
+    let mut all: Vec<_> = fitting.map(|p| fs::read(p).expect("a file")).collect();
+    all.sort();
+    assert!(!all.is_empty(), "no seeds that end in {ending}");
+    all
+}
+
+#[test]
+fn pipelines() {
+    fuzz("pipeline.toml", &corpus("toml"), |bytes| {
+        let text = String::from_utf8_lossy(bytes).into_owned();
+        let overrides = Overrides {
+            profile: None,
+            set: vec!["train.lr=1e-3".into()],
+        };
+        for overrides in [overrides, Overrides::default()] {
+            if let Ok(spec) = Spec::parse(Source::new("pipeline.toml", text.clone()), &overrides) {
+                let _ = Graph::new(&spec, stages::STAGES);
+            }
+        }
+    });
+}
+
+#[test]
+fn records() {
+    fuzz("record.json", &corpus("json"), |bytes| {
+        let _ = serde_json::from_slice::<Record>(bytes);
+    });
+}
+
+#[test]
+fn depfiles() {
+    fuzz("depfile", &corpus("d"), |bytes| {
+        parse_depfile(&String::from_utf8_lossy(bytes));
+    });
+}
+
+/// Mutated inside and outside of the compression; nothing is ever written beside the folder.
+#[test]
+fn archives() {
+    let mut tar = tar::Builder::new(Vec::new());
+    for (name, text) in [
+        ("pipeline.toml", "x = 1\n"),
+        (
+            "results/00112233445566778899aabbccddeeff/manifest.txt",
+            "kind: a\n",
+        ),
+        ("results/00112233445566778899aabbccddeeff/record.json", "{}"),
+    ] {
+        let mut header = tar::Header::new_gnu();
+        header.set_size(text.len() as u64);
+        header.set_mode(0o644);
+        tar.append_data(&mut header, name, text.as_bytes())
+            .expect("in memory");
+    }
+    let tar = tar.into_inner().expect("in memory");
+    let above = tempfile::tempdir().expect("a folder");
+    fuzz("archive", &[tar], |bytes| {
+        let folder = tempfile::tempdir_in(above.path()).expect("a folder");
+        let mut packed = GzEncoder::new(Vec::new(), Compression::fast());
+        packed.write_all(bytes).expect("in memory");
+        let _ = archive::read(
+            packed.finish().expect("in memory").as_slice(),
+            folder.path(),
+        );
+        let _ = archive::read(bytes, folder.path());
+        drop(folder);
+        assert_eq!(
+            fs::read_dir(above.path()).expect("there").count(),
+            0,
+            "written outside"
+        );
+    });
+}

@@ -1,0 +1,145 @@
+//! What scripts see: JSON, exit codes, archives, the graph, space.
+
+use std::fs;
+
+use crate::space::Space;
+
+const TWO: &str = "[stage.a]\nkind = 'command'\nshell = 'echo {params.x} > {out.x}'\nout.x = 'x'\nparams.x = 1\n[stage.b]\nkind = 'command'\nrun = ['cp', '{in.x}', '{out.y}']\nin.x = 'a.x'\nout.y = 'y'\n";
+
+#[test]
+fn exit_codes_tell_stale_from_done() {
+    let space = Space::new(TWO);
+    assert_eq!(space.repro(&["status"]).code, Some(0));
+    assert_eq!(space.repro(&["status", "--exit-code"]).code, Some(3));
+    let forecast = space.repro(&["run", "--dry-run"]);
+    assert!(
+        forecast.out.ends_with(
+            "1 would run, 1 wait for them, 0 fresh; at most 0.00 s and 2 stages that never ran\n"
+        ),
+        "{}",
+        forecast.out
+    );
+    assert!(
+        !space.path("artifacts").exists(),
+        "a dry run writes nothing"
+    );
+    space.run();
+    assert_eq!(space.repro(&["status", "--exit-code"]).code, Some(0));
+    assert_eq!(space.ran(&["run", "--json", "--force", "b"]), ["b"]);
+}
+
+#[test]
+fn a_record_tells_where_a_result_comes_from() {
+    let space = Space::new(TWO);
+    space.run();
+    let said = space.repro(&["explain", "b", "--json"]);
+    let all: serde_json::Value = serde_json::from_str(&said.out).expect("JSON");
+    let record = &all[0]["record"];
+    assert_eq!(record["result"]["stage"], "b");
+    assert!(
+        record["inputs"]["x"][0]
+            .as_str()
+            .is_some_and(|i| i.starts_with("a.x "))
+    );
+    assert!(record["peak_memory_bytes"].as_u64().is_some_and(|n| n > 0));
+}
+
+#[test]
+fn an_archive_carries_results_to_another_machine() {
+    let here = Space::new(TWO);
+    here.run();
+    let there = Space::new(TWO);
+    let archive = there.path("results.tar.gz").display().to_string();
+    assert_eq!(here.repro(&["export", &archive]).code, Some(0));
+    assert_eq!(there.repro(&["import", &archive]).code, Some(0));
+    assert_eq!(there.run(), [""; 0]);
+    assert_eq!(there.repro(&["verify"]).code, Some(0));
+    let mut bytes = fs::read(&archive).expect("there");
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(&archive, bytes).expect("ours");
+    let third = Space::new(TWO);
+    assert_eq!(
+        third.repro(&["import", &archive]).code,
+        Some(1),
+        "damage is noticed"
+    );
+    assert_eq!(third.run(), ["a", "b"]);
+}
+
+#[test]
+fn gc_frees_what_nothing_needs() {
+    let space = Space::new(TWO);
+    space.run();
+    space.edit("x = 1", "x = 2");
+    space.run();
+    let said = space.repro(&["gc", "--dry-run"]);
+    assert!(said.err.starts_with("2 folders would go"), "{}", said.err);
+    space.repro(&["gc"]);
+    assert_eq!(
+        fs::read_dir(space.path("artifacts/results"))
+            .expect("there")
+            .count(),
+        2
+    );
+    assert_eq!(space.run(), [""; 0]);
+    assert!(space.repro(&["du"]).out.contains("in all"));
+}
+
+#[test]
+fn verify_can_compute_again() {
+    let space = Space::new(TWO);
+    space.run();
+    assert_eq!(
+        space.repro(&["verify", "--rerun", "b"]).out,
+        "b  y  same bytes\n"
+    );
+    space.edit("echo {params.x} >", "date +%N >");
+    space.run();
+    let said = space.repro(&["verify", "--rerun", "a"]);
+    assert_eq!((said.code, said.out.as_str()), (Some(1), "a  x  DIFFERS\n"));
+}
+
+#[test]
+fn the_schema_accepts_what_the_runner_accepts() {
+    let space = Space::new(TWO);
+    let schema = serde_json::from_str(&space.repro(&["schema"]).out).expect("JSON");
+    let validator = jsonschema::validator_for(&schema).expect("a schema");
+    let paper =
+        fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/pipeline.toml")).expect("there");
+    for (text, good) in [
+        (TWO.to_owned(), true),
+        (paper, true),
+        (TWO.replace("run =", "rum ="), false),
+        (TWO.replace("'command'", "'comand'"), false),
+    ] {
+        let value: serde_json::Value = toml::from_str(&text).expect("TOML");
+        let errors: Vec<String> = validator
+            .iter_errors(&value)
+            .map(|e| format!("{}: {e}", e.instance_path()))
+            .collect();
+        assert_eq!(errors.is_empty(), good, "{errors:?}");
+    }
+}
+
+#[test]
+fn the_graph_can_be_drawn() {
+    let space = Space::new(TWO);
+    assert_eq!(
+        space.repro(&["graph"]).out,
+        "a  (command)\nb  (command)\n  x <- a.x\n"
+    );
+    assert!(
+        space
+            .repro(&["graph", "--format", "dot"])
+            .out
+            .contains("\"a\" -> \"b\"")
+    );
+    assert!(
+        space
+            .repro(&["completions", "bash"])
+            .out
+            .contains("complete")
+    );
+    assert!(space.repro(&["man"]).out.contains(".TH repro"));
+}

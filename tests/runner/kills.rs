@@ -1,0 +1,160 @@
+//! Killed at random moments, the next run goes on and ends with the same bytes.
+//!
+//! `REPRO_KILLS=200 cargo test --release --test runner kills` is the full length.
+
+use std::fs;
+use std::process::Child;
+use std::time::Duration;
+
+use crate::space::{Space, eventually, said};
+
+/// Work that counts to 30 with a checkpoint at every step, by a grandchild, twice over.
+const WORK: &str = r#"
+[stage.count]
+kind = "command"
+for.seed = [1, 2]
+run = ["sh", "count.sh", "{params.seed}", "{out.sum}"]
+params.seed = "{seed}"
+out.sum = "sum"
+
+[stage.total]
+kind = "command"
+shell = "cat {in.sums} > {out.all}"
+in.sums = "count@*.sum"
+out.all = "all"
+"#;
+
+/// Appends a line a step; a checkpoint is a whole file, renamed. The sleeper in the background is
+/// the process that must not be left behind.
+const COUNT: &str = r#"
+sleep 997 &
+c="$REPRO_CHECKPOINT/at"
+i=0; : > "$2.part"
+if [ -f "$c" ]; then cp "$c" "$2.part"; i=$(wc -l < "$c"); fi
+while [ $i -lt 30 ]; do
+  i=$((i + 1)); echo "$1 $i" >> "$2.part"
+  cp "$2.part" "$c.new"; mv "$c.new" "$c"
+  sleep 0.01
+done
+mv "$2.part" "$2"
+kill $!
+"#;
+
+fn space() -> Space {
+    let space = Space::new(WORK);
+    space.write("count.sh", COUNT);
+    space
+}
+
+/// Processes whose working folder is the space: all that its runs have started.
+fn alive(space: &Space) -> Vec<u32> {
+    let here = space.dir().canonicalize().expect("there");
+    let mut pids = Vec::new();
+    for entry in fs::read_dir("/proc").expect("Linux").flatten() {
+        let Some(pid) = entry.file_name().to_str().and_then(|n| n.parse().ok()) else {
+            continue;
+        };
+        if fs::read_link(entry.path().join("cwd")).is_ok_and(|cwd| cwd == here) {
+            pids.push(pid);
+        }
+    }
+    pids
+}
+
+fn kill(pid: u32, signal: &str) {
+    let _ = std::process::Command::new("kill")
+        .args([signal, &pid.to_string()])
+        .status();
+}
+
+fn reap(mut child: Child) {
+    child.wait().expect("it was started here");
+}
+
+/// A generator that needs no seed from outside: the moments differ, the test does not.
+fn next(state: &mut u64) -> u64 {
+    *state = state
+        .wrapping_mul(6364136223846793005)
+        .wrapping_add(1442695040888963407);
+    *state >> 33
+}
+
+#[test]
+fn killed_at_any_moment_it_ends_with_the_same_bytes() {
+    let whole = space();
+    whole.run();
+    let expected = whole.output("total", "all");
+    let wanted: usize = std::env::var("REPRO_KILLS")
+        .ok()
+        .and_then(|n| n.parse().ok())
+        .unwrap_or(12);
+    let (mut kills, mut state) = (0, 7);
+    while kills < wanted {
+        let space = space();
+        loop {
+            let mut child = space.start(&["run"]);
+            std::thread::sleep(Duration::from_millis(next(&mut state) % 400));
+            if kills >= wanted || child.try_wait().expect("ours").is_some() {
+                reap(child);
+                break;
+            }
+            // Every third time a stage dies instead of the runner, if there is one yet.
+            let runner = child.id();
+            let victim = match next(&mut state) % 3 {
+                0 => alive(&space)
+                    .into_iter()
+                    .find(|pid| *pid != runner)
+                    .unwrap_or(runner),
+                _ => runner,
+            };
+            kill(victim, "-KILL");
+            kills += 1;
+            if victim != runner {
+                kill(runner, "-KILL");
+            }
+            reap(child);
+            eventually("no process is left behind", || alive(&space).is_empty());
+        }
+        space.repro(&["run"]);
+        assert_eq!(space.output("total", "all"), expected);
+        assert_eq!(space.repro(&["verify"]).code, Some(0));
+    }
+}
+
+#[test]
+fn a_second_run_waits_says_for_whom_and_finds_its_work_done() {
+    let space = space();
+    let first = space.start(&["run"]);
+    eventually("the first run works", || alive(&space).len() > 1);
+    let second = space.start(&["run", "--json"]);
+    let status = space.repro(&["status"]);
+    assert!(
+        status.err.contains(&format!("(process {} on ", first.id())),
+        "{}",
+        status.err
+    );
+    assert_eq!(status.code, Some(0), "status answers meanwhile");
+    let (first, second) = (first.wait_with_output(), second.wait_with_output());
+    assert!(first.expect("ours").status.success());
+    let second = said(second.expect("ours"));
+    assert!(second.err.starts_with("waiting for `"), "{}", second.err);
+    assert_eq!((second.code, second.stages("done")), (Some(0), vec![]));
+}
+
+#[test]
+fn asked_to_stop_it_stops_and_says_how_to_go_on() {
+    let space = space();
+    let child = space.start(&["run"]);
+    eventually("it works", || alive(&space).len() > 2);
+    kill(child.id(), "-INT");
+    let stopped = said(child.wait_with_output().expect("ours"));
+    assert_eq!(stopped.code, Some(5), "{}", stopped.err);
+    assert!(
+        stopped.err.contains("`repro run` goes on from here"),
+        "{}",
+        stopped.err
+    );
+    eventually("no process is left behind", || alive(&space).is_empty());
+    let said = space.repro(&["run"]);
+    assert_eq!(said.code, Some(0), "{}", said.err);
+}

@@ -1,0 +1,164 @@
+//! Mistakes in pipeline.toml and on the command line: one sentence, a place, a hint, exit code 2.
+
+use crate::space::Space;
+
+fn mistake(pipeline: &str, says: &str) {
+    let said = Space::new(pipeline).repro(&["run"]);
+    assert_eq!(
+        (said.code, said.err.trim_end(), said.out.as_str()),
+        (Some(2), says, "")
+    );
+}
+
+const A: &str = "[stage.a]\nkind = 'command'\nrun = ['true', '{out.x}']\nout.x = 'x'\n";
+
+#[test]
+fn every_mistake_has_a_place_and_a_hint() {
+    let with = |more: &str| format!("{A}{more}");
+    for (pipeline, says) in [
+        (
+            "",
+            "pipeline.toml:1:1: no stages\nhint: declare one: [stage.NAME] with a `kind`",
+        ),
+        (
+            "[stages.a]",
+            "pipeline.toml:1:2: unknown section `stages`\nhint: did you mean `stage`?",
+        ),
+        (
+            "[stage.a]\nkind = 'comand'",
+            "pipeline.toml:2:8: there is no kind `comand`\nhint: did you mean `command`?",
+        ),
+        (
+            "[stage.a]\nkind = 1",
+            "pipeline.toml:2:8: `kind` must be a string, not an integer",
+        ),
+        (
+            &with("rum = 1"),
+            "pipeline.toml:5:1: stage `a` has no `rum`\nhint: did you mean `run`?",
+        ),
+        (
+            &with("in.y = 'b.x'"),
+            "pipeline.toml:5:8: there is no stage `b`\nhint: did you mean `a`?",
+        ),
+        (
+            &with("in.y = 'a.x'"),
+            "pipeline.toml:1:8: these stages need each other: a\nhint: a stage can only read what is made before it",
+        ),
+        (
+            &with("at.q.params.z = 1"),
+            "pipeline.toml:5:4: no axis of stage `a` has the value `q`\nhint: there are none",
+        ),
+        (
+            &with("[profile.x.a]"),
+            "pipeline.toml:5:10: [pipeline] names no profile `x`\nhint: one of default",
+        ),
+        (
+            &with("params.d = inf"),
+            "pipeline.toml:5:12: only finite numbers can be parameters",
+        ),
+        (
+            &with(
+                "[stage.b]\nkind = 'command'\nrun = ['true', '{out.x}']\nout.x = 'x'\nin.y = 'a.z'",
+            ),
+            "pipeline.toml:9:8: stage `a` has no output `z`\nhint: did you mean `x`?",
+        ),
+        (
+            &A.replace("{out.x}", "{out.y}"),
+            "pipeline.toml:3:7: stage `a`: nothing stands for {out.y}\nhint: did you mean `out.x`?",
+        ),
+        (
+            &A.replace("'x'", "'../x'"),
+            "pipeline.toml:4:9: output `x` cannot be kept under the name `../x`\nhint: a plain name of its own, such as \"model.bin\"; `repro` chooses the folder",
+        ),
+    ] {
+        mistake(pipeline, says);
+    }
+}
+
+#[test]
+fn a_wrong_parameter_of_a_kind_is_named_where_it_stands() {
+    let said = Space::new("[stage.d]\nkind = 'dataset'\nparams.valid = 5\nparams.trian = 0\nparams.test = 0\nparams.source = { kind = 'cifar10' }\n")
+        .repro(&["status"]);
+    assert_eq!(said.code, Some(2));
+    assert!(
+        said.err.starts_with("pipeline.toml:4:8: stage `d`: params"),
+        "{}",
+        said.err
+    );
+    assert!(
+        said.err.contains("hint: did you mean `train`?"),
+        "{}",
+        said.err
+    );
+}
+
+#[test]
+fn ports_must_hold_what_is_wanted() {
+    let said = Space::new(
+        "[stage.e]\nkind = 'command'\nshell = 'true'\nout.x = 'x'\n[stage.f]\nkind = 'fid'\nin.real = 'e.x'\nin.fake = 'e.x'\n",
+    )
+    .repro(&["status"]);
+    assert_eq!(said.code, Some(2));
+    assert!(
+        said.err
+            .contains("pipeline.toml:7:11: stage `f`: input `real` wants gaussian, e.x holds file"),
+        "{}",
+        said.err
+    );
+}
+
+#[test]
+fn mistakes_on_the_command_line() {
+    let space = Space::new(A);
+    for (arguments, says) in [
+        (
+            &["run", "b"][..],
+            "there is no stage `b`\nhint: did you mean `a`?\n",
+        ),
+        (
+            &["run", "--profile", "p"],
+            "there is no profile `p`\nhint: one of default\n",
+        ),
+        (
+            &["run", "--set", "a=1"],
+            "--set a=1: this sets no parameter of a stage\nhint: write --set STAGE.PARAM=VALUE, such as --set glow.optim.lr=1e-3\n",
+        ),
+        (
+            &["run", "--set", "b.c=1"],
+            "--set b.c=1: there is no stage `b`\nhint: did you mean `a`?\n",
+        ),
+        (
+            &["run", "--device", "tpu"],
+            "`tpu` is no device\nhint: one of auto, cpu, cuda, cuda:N\n",
+        ),
+    ] {
+        let said = space.repro(arguments);
+        assert_eq!((said.code, said.err.as_str()), (Some(2), says));
+    }
+    let said = Space::new(A)
+        .command(&["status"])
+        .current_dir("/")
+        .output()
+        .expect("starts");
+    assert_eq!(said.status.code(), Some(2));
+}
+
+#[test]
+fn a_profile_for_a_gpu_does_not_start_without_one() {
+    let head = "[pipeline]\nprofile = 'paper'\n[pipeline.profiles.paper]\nabout = 'all'\ndevice = 'cuda'\ntakes = '15 days'\n[pipeline.profiles]\nquick = 'small'\n";
+    let space = Space::new(&format!(
+        "{head}{}",
+        A.replace("'true', '{out.x}'", "'touch', '{out.x}'")
+    ));
+    let said = space.repro(&["run"]);
+    assert_eq!(said.code, Some(2));
+    for words in [
+        "meant for a CUDA device",
+        "15 days",
+        "--profile quick",
+        "--device cpu",
+    ] {
+        assert!(said.err.contains(words), "{words:?} not in {}", said.err);
+    }
+    assert_eq!(space.repro(&["run", "--device", "cpu"]).code, Some(0));
+}
