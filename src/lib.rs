@@ -34,6 +34,7 @@ pub mod progress;
 pub mod project;
 pub mod provenance;
 pub mod record;
+pub mod report;
 pub mod spec;
 pub mod store;
 pub mod svg;

@@ -7,6 +7,7 @@ mod explain;
 mod figures;
 mod graph;
 mod log;
+mod report;
 mod run;
 mod schema;
 mod space;
@@ -49,6 +50,8 @@ pub enum Command {
     Tables(tables::Args),
     /// Write the paper's figures and the training curves
     Figures(figures::Args),
+    /// Write one self-contained page: tables, figures, curves, the graph, where numbers come from
+    Report(report::Args),
     /// Hold the numbers to the committed baseline; exit with 4 if one got worse
     Check(check::Args),
     /// What a stage has said while it ran
@@ -131,6 +134,7 @@ fn dispatch(cli: &Cli, kinds: &'static [StageDef]) -> Result<Ended> {
         Command::Explain(args) => explain::run(&cli.pipeline, args, kinds),
         Command::Tables(args) => tables::run(&cli.pipeline, args, kinds),
         Command::Figures(args) => figures::run(&cli.pipeline, args, kinds),
+        Command::Report(args) => report::run(&cli.pipeline, args, kinds),
         Command::Check(args) => check::run(&cli.pipeline, args, kinds),
         Command::Log(args) => log::run(&cli.pipeline, args, kinds),
         Command::Graph(args) => graph::run(&cli.pipeline, args, kinds),

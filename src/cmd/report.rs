@@ -1,0 +1,29 @@
+//! `repro report`.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+use stages::contract::StageDef;
+
+use super::Ended;
+use crate::evidence;
+use crate::project::{PipelineArgs, Project};
+use crate::report;
+
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The page to write
+    #[arg(long, value_name = "FILE", default_value = "report.html")]
+    out: PathBuf,
+}
+
+pub fn run(pipeline: &PipelineArgs, args: &Args, kinds: &'static [StageDef]) -> Result<Ended> {
+    let mut project = Project::open(pipeline, kinds)?;
+    let evidence = evidence::collect(&mut project, true);
+    let page = report::page(&report::gather(&mut project, &evidence));
+    std::fs::write(&args.out, page)
+        .with_context(|| format!("cannot write {}", args.out.display()))?;
+    eprintln!("wrote {}", args.out.display());
+    project.hint_at_other_profiles();
+    Ok(Ended::Done)
+}

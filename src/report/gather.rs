@@ -1,0 +1,316 @@
+//! Everything the report shows, read from the store; nothing here knows of HTML.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::figures::{self, Picture};
+use crate::graph::Id;
+use crate::history;
+use crate::human;
+use crate::metrics::{self, Metric};
+use crate::plan::{Planner, Verdict};
+use crate::project::Project;
+use crate::record::Record;
+use crate::spec::Profile;
+use crate::svg::{self, Drawing, State};
+use crate::table::{Evidence, Table, build};
+
+pub struct Report {
+    pub title: String,
+    pub profile: Profile,
+    /// When the page was made, and by which version.
+    pub made: String,
+    pub tables: Vec<Table>,
+    pub figures: Vec<Figure>,
+    pub graph: Drawing,
+    pub stages: Vec<Stage>,
+    /// What the results were made with: `device` → `cpu (24 stages)`.
+    pub environment: Vec<(String, String)>,
+    /// What a reader should know before believing the numbers.
+    pub warnings: Vec<String>,
+}
+
+pub struct Figure {
+    pub name: String,
+    pub title: String,
+    pub panels: Vec<Panel>,
+}
+
+pub struct Panel {
+    pub caption: String,
+    pub stage: String,
+    pub picture: Shown,
+}
+
+/// A picture, or why there is none.
+pub enum Shown {
+    Png(Vec<u8>),
+    Svg(Vec<u8>),
+    Graph,
+    Words(String),
+}
+
+pub struct Stage {
+    pub name: String,
+    pub kind: String,
+    pub state: State,
+    /// Why it is not fresh.
+    pub reasons: Vec<String>,
+    pub needs: Vec<String>,
+    pub users: Vec<String>,
+    pub fingerprint: Option<String>,
+    pub manifest: Vec<(String, String)>,
+    pub record: Vec<(String, String)>,
+    pub metrics: Vec<Metric>,
+    pub curves: Vec<Drawing>,
+}
+
+pub fn gather(project: &mut Project, evidence: &Evidence) -> Report {
+    let mut warnings = Vec::new();
+    let mut tables = Vec::new();
+    for decl in &project.tables.0 {
+        match build(decl, evidence) {
+            Ok(table) => tables.push(table),
+            Err(error) => warnings.push(format!("{error:#}")),
+        }
+    }
+    let title = match project.spec.title.is_empty() {
+        true => project.spec.name.clone(),
+        false => project.spec.title.clone(),
+    };
+    let profile = project.spec.profile.clone();
+    let declared = project.figures.0.clone();
+    let order = project.graph.order.clone();
+    let mut planner = project.planner();
+    planner.judge_all(&order);
+    let mut records = Vec::new();
+    let ids = 0..planner.graph.stages.len();
+    let stages: Vec<Stage> = ids
+        .map(|id| stage(&planner, id, &mut records, &mut warnings))
+        .collect();
+    let figures = declared.iter().map(|f| figure(&planner, f)).collect();
+    warn(&profile, &stages, &records, &mut warnings);
+    Report {
+        graph: figures::graph(&planner, &title, true),
+        title,
+        profile,
+        made: format!("{} by repro {}", human::now(), env!("CARGO_PKG_VERSION")),
+        tables,
+        figures,
+        stages,
+        environment: environment(&records),
+        warnings,
+    }
+}
+
+fn figure(planner: &Planner, decl: &figures::FigureDecl) -> Figure {
+    let id = decl.id.get_ref();
+    let name = match id.parse::<u32>() {
+        Ok(number) => format!("Figure {number}"),
+        Err(_) => String::new(),
+    };
+    let mut panels = Vec::new();
+    if decl.graph {
+        let (caption, stage) = (String::new(), String::new());
+        let picture = Shown::Graph;
+        panels.push(Panel {
+            caption,
+            stage,
+            picture,
+        });
+    }
+    for panel in &decl.panels {
+        let Ok((id, output)) = panel.find(planner.graph) else {
+            continue;
+        };
+        let (caption, stage) = (panel.caption.clone(), panel.stage.get_ref().clone());
+        let picture = shown(planner, id, output);
+        panels.push(Panel {
+            caption,
+            stage,
+            picture,
+        });
+    }
+    Figure {
+        name,
+        title: decl.title.clone(),
+        panels,
+    }
+}
+
+fn shown(planner: &Planner, id: Id, output: usize) -> Shown {
+    match figures::picture(planner, id, output) {
+        Picture::NotRun => Shown::Words("not run".into()),
+        Picture::Stale(reason) => Shown::Words(format!("stale: {reason}")),
+        Picture::File(path) => match std::fs::read(&path) {
+            Err(e) => Shown::Words(format!("cannot read {}: {e}", path.display())),
+            Ok(bytes) if bytes.starts_with(b"\x89PNG") => Shown::Png(bytes),
+            Ok(bytes) if path.extension().is_some_and(|e| e == "svg") => Shown::Svg(bytes),
+            Ok(_) => Shown::Words(format!("{} is neither PNG nor SVG", path.display())),
+        },
+    }
+}
+
+fn stage(
+    planner: &Planner,
+    id: Id,
+    records: &mut Vec<(String, Record)>,
+    warnings: &mut Vec<String>,
+) -> Stage {
+    let node = &planner.graph.stages[id];
+    let name = |id: &Id| planner.graph.stages[*id].name.clone();
+    let known = || planner.last(id).is_some();
+    let (state, reasons) = match planner.verdict(id) {
+        Some(Verdict::Fresh(_)) => (State::Fresh, Vec::new()),
+        Some(Verdict::Stale(reasons)) if known() => (State::Stale, reasons.clone()),
+        Some(Verdict::Waits(ids)) if known() => {
+            let names: Vec<String> = ids.iter().map(name).collect();
+            (
+                State::Stale,
+                vec![format!("waits for {}", names.join(", "))],
+            )
+        }
+        _ => (State::Absent, Vec::new()),
+    };
+    let mut stage = Stage {
+        name: node.name.clone(),
+        kind: node.kind.name().into(),
+        state,
+        reasons,
+        needs: node.needs().iter().map(name).collect(),
+        users: node.users.iter().map(name).collect(),
+        fingerprint: None,
+        manifest: Vec::new(),
+        record: Vec::new(),
+        metrics: Vec::new(),
+        curves: Vec::new(),
+    };
+    let Some(entry) = planner.result(id) else {
+        return stage;
+    };
+    stage.fingerprint = Some(entry.fp.to_string());
+    if let Some(manifest) = planner.store.manifest(&entry.fp) {
+        stage.manifest = manifest.iter().map(|(k, v)| (k.into(), v.into())).collect();
+    }
+    match planner.store.record(&entry.fp) {
+        Ok(record) => {
+            stage.record = facts(&record, &entry.device);
+            records.push((entry.device.clone(), record));
+        }
+        Err(error) => warnings.push(format!("{}: {error:#}", node.name)),
+    }
+    for (output, made) in node.outputs.iter().zip(&entry.out) {
+        let path = planner.store.output(&entry.fp, made);
+        let read = match output.holds.as_str() {
+            "metrics" => metrics::load(&path).map(|m| stage.metrics = m),
+            history::HOLDS => history::load(&path).map(|curves| {
+                let charts = curves
+                    .iter()
+                    .map(|(what, p)| svg::curve(&node.name, what, p));
+                stage.curves.extend(charts);
+            }),
+            _ => Ok(()),
+        };
+        if let Err(error) = read {
+            warnings.push(format!("{}: {error:#}", node.name));
+        }
+    }
+    stage
+}
+
+/// A record in words.
+fn facts(record: &Record, device: &str) -> Vec<(String, String)> {
+    let mut facts = vec![
+        ("finished", record.finished.clone()),
+        ("took", human::seconds(record.wall_seconds)),
+        ("CPU time", human::seconds(record.cpu_seconds)),
+        ("peak memory", human::bytes(record.peak_memory_bytes)),
+        ("device", device.to_owned()),
+        ("threads", record.threads.to_string()),
+        ("host", record.host.clone()),
+        ("system", record.system.clone()),
+        ("repro", record.repro.clone()),
+        ("first run under profile", record.profile.clone()),
+    ];
+    if let Some(git) = &record.git {
+        let dirty = if git.dirty {
+            ", with uncommitted changes"
+        } else {
+            ""
+        };
+        facts.push(("git commit", format!("{}{dirty}", git.commit)));
+    }
+    if let Some(resumed) = &record.resumed {
+        facts.push(("resumed", resumed.clone()));
+    }
+    if !record.command.is_empty() {
+        facts.push(("command", record.command.join(" ")));
+    }
+    facts.into_iter().map(|(k, v)| (k.into(), v)).collect()
+}
+
+/// What results were made with, each value with the number of results.
+fn environment(records: &[(String, Record)]) -> Vec<(String, String)> {
+    type Of = fn(&(String, Record)) -> String;
+    let rows: [(&str, Of); 5] = [
+        ("device", |(device, _)| device.clone()),
+        ("host", |(_, r)| r.host.clone()),
+        ("system", |(_, r)| r.system.clone()),
+        ("repro", |(_, r)| r.repro.clone()),
+        ("git commit", |(_, r)| {
+            r.git.as_ref().map_or("none".into(), |g| g.commit.clone())
+        }),
+    ];
+    let mut environment = Vec::new();
+    for (name, of) in rows {
+        let mut counts: BTreeMap<String, usize> = BTreeMap::new();
+        for record in records {
+            *counts.entry(of(record)).or_default() += 1;
+        }
+        let each = counts.iter().map(|(value, n)| match counts.len() {
+            1 => value.clone(),
+            _ => format!("{value} ({})", human::count(*n, "stage")),
+        });
+        environment.push((name.into(), each.collect::<Vec<_>>().join(", ")));
+    }
+    let wall: f64 = records.iter().map(|(_, r)| r.wall_seconds).sum();
+    environment.push(("time to make all of it".into(), human::seconds(wall)));
+    environment.retain(|(_, value)| !value.is_empty());
+    environment
+}
+
+fn warn(
+    profile: &Profile,
+    stages: &[Stage],
+    records: &[(String, Record)],
+    warnings: &mut Vec<String>,
+) {
+    if let Some(data) = &profile.data {
+        let text = "This profile does not use the paper's data, so no number is compared with a \
+                    published one. It uses ";
+        warnings.push(format!("{text}{data}."));
+    }
+    for (state, what) in [(State::Stale, "stale"), (State::Absent, "not run")] {
+        let count = stages.iter().filter(|s| s.state == state).count();
+        if count > 0 {
+            let n = human::count(count, "stage");
+            let profile = &profile.name;
+            warnings.push(format!("{n} {what}: `repro run --profile {profile}`."));
+        }
+    }
+    let dirty = |(_, r): &&(String, Record)| r.git.as_ref().is_some_and(|g| g.dirty);
+    let dirty = records.iter().filter(dirty).count();
+    if dirty > 0 {
+        let n = human::count(dirty, "result");
+        warnings.push(format!(
+            "{n} made with uncommitted changes in the repository."
+        ));
+    }
+    let versions: BTreeSet<&str> = records.iter().map(|(_, r)| r.repro.as_str()).collect();
+    if versions.len() > 1 {
+        let versions: Vec<&str> = versions.into_iter().collect();
+        warnings.push(format!(
+            "Results of several versions of repro: {}.",
+            versions.join(", ")
+        ));
+    }
+}
