@@ -39,4 +39,5 @@ pub mod spec;
 pub mod store;
 pub mod svg;
 pub mod table;
+pub mod tensorboard;
 mod worker;

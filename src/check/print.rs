@@ -1,6 +1,7 @@
 //! A check's outcome as text for people, JUnit XML for CI systems and GitHub annotations.
 
 use super::compare::{Line, Report, Verdict};
+use crate::human;
 
 /// The numbers that moved or fail, aligned, and a sentence that counts all.
 pub fn text(report: &Report) -> String {
@@ -80,9 +81,9 @@ fn aligned(rows: &[[String; 8]]) -> String {
 /// `quick: 27 numbers, 25 the same, 1 within tolerance, 1 worse`.
 pub fn summary(report: &Report) -> String {
     let mut parts = vec![format!(
-        "{}: {} numbers",
+        "{}: {}",
         report.profile,
-        report.lines.len()
+        human::count(report.lines.len(), "number")
     )];
     let words = [
         "same", "within", "better", "WORSE", "MISSING", "STALE", "CHANGED", "new",

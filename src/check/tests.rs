@@ -59,7 +59,7 @@ fn a_regression_names_the_cell() {
 verdict  stage     metric   baseline   now  change  tolerance  where
 WORSE    fid@ours  frechet        42  47.8    +5.8        1.5  table 2, Ours, fid
 
-quick: 1 numbers, 1 worse
+quick: 1 number, 1 worse
 "
     );
     assert_eq!(

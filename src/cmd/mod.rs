@@ -14,6 +14,7 @@ mod space;
 mod status;
 mod tables;
 mod verify;
+mod tensorboard;
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -52,6 +53,8 @@ pub enum Command {
     Figures(figures::Args),
     /// Write one self-contained page: tables, figures, curves, the graph, where numbers come from
     Report(report::Args),
+    /// Write the training curves as event files for TensorBoard
+    Tensorboard(tensorboard::Args),
     /// Hold the numbers to the committed baseline; exit with 4 if one got worse
     Check(check::Args),
     /// What a stage has said while it ran
@@ -135,6 +138,7 @@ fn dispatch(cli: &Cli, kinds: &'static [StageDef]) -> Result<Ended> {
         Command::Tables(args) => tables::run(&cli.pipeline, args, kinds),
         Command::Figures(args) => figures::run(&cli.pipeline, args, kinds),
         Command::Report(args) => report::run(&cli.pipeline, args, kinds),
+        Command::Tensorboard(args) => tensorboard::run(&cli.pipeline, args, kinds),
         Command::Check(args) => check::run(&cli.pipeline, args, kinds),
         Command::Log(args) => log::run(&cli.pipeline, args, kinds),
         Command::Graph(args) => graph::run(&cli.pipeline, args, kinds),

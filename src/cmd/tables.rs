@@ -22,9 +22,17 @@ pub struct Args {
     /// Write a file for each table into this folder
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
+    /// Print the JSON Schema of `--format json` instead
+    #[arg(long)]
+    schema: bool,
 }
 
 pub fn run(pipeline: &PipelineArgs, args: &Args, kinds: &'static [StageDef]) -> Result<Ended> {
+    if args.schema {
+        let schema = schemars::schema_for!(Vec<Table>);
+        print(&(serde_json::to_string_pretty(&schema)? + "\n"))?;
+        return Ok(Ended::Done);
+    }
     let mut project = Project::open(pipeline, kinds)?;
     let evidence = evidence::collect(&mut project, true);
     let mut tables = Vec::new();

@@ -32,7 +32,7 @@ impl State {
     }
 }
 
-const BOX: (f64, f64) = (128.0, 46.0);
+const BOX: (f64, f64) = (128.0, 58.0);
 const GAP: (f64, f64) = (52.0, 16.0);
 const MARGIN: f64 = 14.0;
 /// More marks than this are counted instead.
@@ -119,16 +119,16 @@ fn boxed(node: &Node, x: f64, y: f64) -> Markup {
             title { (node.name) " (" (node.kind) "): " (said.join(", ")) }
             rect x=(at(x)) y=(at(y)) width=(at(BOX.0)) height=(at(BOX.1)) rx="7" {}
             text.name x=(at(x + 10.0)) y=(at(y + 19.0)) { (clip(&node.name, 16)) }
-            text x=(at(x + BOX.0 - 9.0)) y=(at(y + 36.0)) text-anchor="end" {
-                @if node.kind != node.name { (clip(&node.kind, 12)) }
+            @if node.kind != node.name {
+                text x=(at(x + 10.0)) y=(at(y + 34.0)) { (clip(&node.kind, 17)) }
             }
             @if node.states.len() <= MARKS {
                 @for (i, state) in node.states.iter().enumerate() {
                     circle class=(format!("mark {}", state.word()))
-                        cx=(at(x + 14.0 + 9.0 * i as f64)) cy=(at(y + 32.0)) r="3" {}
+                        cx=(at(x + 14.0 + 9.0 * i as f64)) cy=(at(y + 47.0)) r="3" {}
                 }
             } @else {
-                text x=(at(x + 10.0)) y=(at(y + 36.0)) { (count(State::Fresh)) "/" (node.states.len()) }
+                text x=(at(x + 10.0)) y=(at(y + 51.0)) { (count(State::Fresh)) "/" (node.states.len()) }
             }
         }
     };

@@ -1,0 +1,64 @@
+//! `repro tensorboard`.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+use stages::contract::StageDef;
+
+use super::Ended;
+use crate::diag::Diagnostic;
+use crate::figures::{self, Picture};
+use crate::history;
+use crate::project::{PipelineArgs, Project};
+use crate::tensorboard;
+
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Stages or instances; by default every training
+    #[arg(value_name = "STAGE")]
+    stages: Vec<String>,
+    /// A folder for each stage is made in it: `tensorboard --logdir DIR`
+    #[arg(long, value_name = "DIR", default_value = "tensorboard")]
+    out: PathBuf,
+}
+
+pub fn run(pipeline: &PipelineArgs, args: &Args, kinds: &'static [StageDef]) -> Result<Ended> {
+    let mut project = Project::open(pipeline, kinds)?;
+    let wanted = match args.stages.is_empty() {
+        true => (0..project.graph.stages.len()).collect(),
+        false => project.graph.select(&args.stages)?,
+    };
+    let order = project.graph.with_needs(&wanted);
+    let profile = project.facts.profile.clone();
+    let mut planner = project.planner();
+    planner.judge_all(&order);
+    let mut written = 0;
+    for id in wanted {
+        let stage = &planner.graph.stages[id];
+        let Some(output) = stage.outputs.iter().position(|o| o.holds == history::HOLDS) else {
+            continue;
+        };
+        let at = planner.result(id).map_or(0, |entry| entry.at);
+        match figures::picture(&planner, id, output) {
+            Picture::File(path) => {
+                let dir = args.out.join(&stage.name);
+                let file = dir.join(tensorboard::file_name(at));
+                let events = tensorboard::events(&history::load(&path)?, at);
+                std::fs::create_dir_all(&dir)
+                    .and_then(|_| std::fs::write(&file, events))
+                    .with_context(|| format!("cannot write {}", file.display()))?;
+                eprintln!("wrote {}", file.display());
+                written += 1;
+            }
+            Picture::Stale(reason) => eprintln!("{}: stale ({reason})", stage.name),
+            Picture::NotRun => eprintln!("{}: not run", stage.name),
+        }
+    }
+    if written == 0 {
+        let hint = format!("repro run --profile {profile}");
+        return Err(Diagnostic::new("there is no history to write")
+            .hint(hint)
+            .into());
+    }
+    Ok(Ended::Done)
+}
