@@ -52,6 +52,24 @@ impl Space {
         self.program(Path::new(env!("CARGO_BIN_EXE_repro")), words)
     }
 
+    /// A line of shell in this folder, with the binary on its path.
+    pub fn shell(&self, line: &str) -> Said {
+        let bin = Path::new(env!("CARGO_BIN_EXE_repro"))
+            .parent()
+            .expect("a folder");
+        let path = std::env::var("PATH").unwrap_or_default();
+        let output = Command::new("sh")
+            .args(["-c", line])
+            .current_dir(self.dir.path())
+            .env("PATH", format!("{}:{path}", bin.display()))
+            .env_remove("REPRO_PROFILE")
+            .env_remove("REPRO_STORE")
+            .env_remove("REPRO_DEVICE")
+            .output()
+            .unwrap_or_else(|e| panic!("sh cannot be started: {e}"));
+        Said::new(output)
+    }
+
     pub fn program(&self, program: &Path, words: &str) -> Said {
         let output = Command::new(program)
             .args(words.split_whitespace())
