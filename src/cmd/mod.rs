@@ -13,8 +13,8 @@ mod schema;
 mod space;
 mod status;
 mod tables;
-mod verify;
 mod tensorboard;
+mod verify;
 
 use std::io::Write;
 use std::path::PathBuf;
