@@ -18,3 +18,6 @@ pub mod resnet;
 pub mod second_vae;
 pub mod step;
 pub mod vae;
+
+#[cfg(test)]
+mod parity;

@@ -142,3 +142,131 @@ impl Layer {
         Ok(Tensor::cat(&[a, b], 1)?.index_select(&self.back, 1)?)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use candle_core::{Device, Var};
+
+    use super::*;
+    use crate::nn::noise::Noise;
+
+    const CPU: Device = Device::Cpu;
+
+    /// A flow whose layers all do something: the zero output layers are drawn again.
+    fn flow(layers: usize, dim: usize, std: f64) -> Result<(Weights, RealNvp)> {
+        let w = Weights::new(3, DType::F64, &CPU);
+        let config = Config {
+            layers,
+            width: 8,
+            max_log_scale: 2.0,
+        };
+        let flow = RealNvp::new(&config, dim, &w)?;
+        for (i, (name, var)) in w.trained().into_iter().enumerate() {
+            if name.contains("dense2") {
+                let e =
+                    Noise::new(8, "perturb")
+                        .at(i as u64)
+                        .normal(var.shape(), DType::F64, &CPU)?;
+                var.set(&(e * std)?)?;
+            }
+        }
+        Ok((w, flow))
+    }
+
+    fn draw(n: usize, dim: usize) -> Result<Tensor> {
+        Ok(Noise::new(1, "z")
+            .at(0)
+            .normal((n, dim), DType::F64, &CPU)?)
+    }
+
+    fn far(a: &Tensor, b: &Tensor) -> Result<f64> {
+        Ok((a - b)?.abs()?.max_all()?.to_scalar()?)
+    }
+
+    /// REFERENCE 3.1.
+    #[test]
+    fn the_paper_size_has_the_known_number_of_parameters() -> Result<()> {
+        for (dim, expect) in [(64, 18_383_872), (128, 19_957_760)] {
+            let w = Weights::new(0, DType::F32, &CPU);
+            RealNvp::new(
+                &Config {
+                    layers: 16,
+                    width: 1024,
+                    max_log_scale: 2.0,
+                },
+                dim,
+                &w,
+            )?;
+            assert_eq!(w.count(), expect);
+        }
+        Ok(())
+    }
+
+    /// Oracles 1 and 3: back and forth, at an even and an odd size.
+    #[test]
+    fn the_inverse_undoes_the_flow() -> Result<()> {
+        for dim in [6, 5] {
+            let (_, flow) = flow(16, dim, 0.1)?;
+            let z = draw(20, dim)?;
+            let (u, _) = flow.forward(&z)?;
+            assert!(far(&z, &u)? > 0.1, "the flow does nothing");
+            assert!(far(&flow.inverse(&u)?, &z)? < 1e-10);
+        }
+        Ok(())
+    }
+
+    /// Oracle 2: the log-determinant of the Jacobian, by autodiff row for row.
+    #[test]
+    fn log_det_is_that_of_the_jacobian() -> Result<()> {
+        for dim in [6, 5] {
+            let (_, flow) = flow(4, dim, 0.3)?;
+            let z = Var::from_tensor(&draw(1, dim)?)?;
+            let (u, log_det) = flow.forward(&z)?;
+            let mut rows = Vec::new();
+            for i in 0..dim {
+                let grads = u.get(0)?.get(i)?.backward()?;
+                let row = grads
+                    .get(&z)
+                    .map_or_else(|| z.zeros_like(), |g| Ok(g.clone()))?;
+                rows.extend(row.flatten_all()?.to_vec1::<f64>()?);
+            }
+            let jacobian = faer::Mat::from_fn(dim, dim, |i, j| rows[i * dim + j]);
+            let exact = jacobian.determinant().abs().ln();
+            assert!((log_det.to_vec1::<f64>()?[0] - exact).abs() < 1e-8);
+        }
+        Ok(())
+    }
+
+    /// Oracle 9: the density over the plane sums to one.
+    #[test]
+    fn the_density_is_normalised() -> Result<()> {
+        // Gentle enough that next to nothing lies beyond the grid.
+        let (_, flow) = flow(4, 2, 0.1)?;
+        let (n, reach) = (600usize, 9.0);
+        let step = 2.0 * reach / n as f64;
+        let at = |i: usize| (i as f64 + 0.5) * step - reach;
+        let grid: Vec<f64> = (0..n * n).flat_map(|i| [at(i / n), at(i % n)]).collect();
+        let z = Tensor::from_vec(grid, (n * n, 2), &CPU)?;
+        let mass = flow.log_prob(&z)?.exp()?.sum_all()?.to_scalar::<f64>()? * step * step;
+        assert!((mass - 1.0).abs() < 1e-3, "{mass}");
+        Ok(())
+    }
+
+    /// Oracle 11: at the start p(z) is N(0, I).
+    #[test]
+    fn a_new_flow_is_standard_normal() -> Result<()> {
+        let w = Weights::new(0, DType::F64, &CPU);
+        let flow = RealNvp::new(
+            &Config {
+                layers: 16,
+                width: 8,
+                max_log_scale: 2.0,
+            },
+            64,
+            &w,
+        )?;
+        let z = draw(10, 64)?;
+        assert!(far(&flow.log_prob(&z)?, &gaussian::log_standard(&z)?)? < 1e-12);
+        Ok(())
+    }
+}

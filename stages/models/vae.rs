@@ -212,11 +212,16 @@ pub struct Phase1 {
 impl Phase1 {
     fn loss_in(&self, x: &Tensor, noise: &mut Draws, mode: Mode) -> Result<Loss> {
         let y = self.vae.prepare(x, noise)?;
-        let (mean, log_std) = self.vae.encode_in(&y, mode)?;
-        let e = noise.normal(mean.shape(), y.dtype(), y.device())?;
+        let e = noise.normal((y.dim(0)?, self.vae.config.latent), y.dtype(), y.device())?;
+        self.loss_of(&y, &e, mode)
+    }
+
+    /// The loss of prepared images, with z drawn by standard normal `e`.
+    pub fn loss_of(&self, y: &Tensor, e: &Tensor, mode: Mode) -> Result<Loss> {
+        let (mean, log_std) = self.vae.encode_in(y, mode)?;
         let z = (&mean + (log_std.exp()? * e)?)?;
         let (mu, log_sigma) = self.vae.decode_in(&z, mode)?;
-        let density = gaussian::log_density(&y, &mu, &log_sigma)?;
+        let density = gaussian::log_density(y, &mu, &log_sigma)?;
         let reconstruction = density.neg()?.mean_all()?;
         let kl = match &self.prior {
             Prior::Normal { .. } => gaussian::divergence(&mean, &log_std)?,
@@ -244,5 +249,208 @@ impl Trainable<Tensor> for Phase1 {
 
     fn validate(&self, x: &Tensor, noise: &mut Draws) -> Result<Loss> {
         self.loss_in(x, noise, Mode::Eval)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::prior;
+    use super::*;
+    use crate::nn::noise::Noise;
+
+    const CPU: Device = Device::Cpu;
+
+    fn resnet(side: usize, width: usize, blocks: usize, latent: usize) -> Config {
+        let scales = if side == 64 { 4 } else { 3 };
+        let network = Network::Resnet {
+            width,
+            scales,
+            blocks,
+            dense: 512,
+            max_width: 1024,
+        };
+        let covariance = Covariance::Isotropic;
+        Config {
+            shape: [side, side, 3],
+            latent,
+            network,
+            covariance,
+            dequantise: true,
+        }
+    }
+
+    fn counts(config: &Config) -> Result<[usize; 3]> {
+        let w = Weights::new(0, DType::F32, &CPU);
+        Vae::new(config, &w)?;
+        Ok([
+            w.pp("encoder").part().count(),
+            w.pp("decoder").part().count(),
+            w.count(),
+        ])
+    }
+
+    /// REFERENCE 2.2, 2.3.
+    #[test]
+    fn paper_sizes_have_the_known_numbers_of_parameters() -> Result<()> {
+        let c = resnet(32, 16, 1, 64);
+        assert_eq!(counts(&c)?, [564_400, 1_048_115, 1_612_516]);
+        let c = resnet(32, 32, 1, 64);
+        assert_eq!(counts(&c)?, [1_135_840, 4_054_627, 5_190_468]);
+        let diagonal = Config {
+            covariance: Covariance::Diagonal,
+            ..c
+        };
+        assert_eq!(counts(&diagonal)?[2], 5_191_334);
+        assert_eq!(counts(&resnet(32, 32, 2, 64))?[2], 8_126_084);
+        assert_eq!(counts(&resnet(32, 32, 1, 128))?[2], 5_387_204);
+        assert_eq!(counts(&resnet(32, 64, 1, 64))?[2], 19_230_724);
+        assert_eq!(counts(&resnet(64, 32, 1, 64))?[2], 19_321_668);
+        assert_eq!(
+            counts(&resnet(64, 32, 1, 128))?,
+            [3_399_008, 16_250_467, 19_649_476]
+        );
+
+        let network = Network::Infogan {
+            width: 64,
+            dense: 1024,
+        };
+        let fashion = Config {
+            shape: [28, 28, 1],
+            network: network.clone(),
+            ..resnet(32, 1, 1, 64)
+        };
+        assert_eq!(
+            counts(&fashion)?,
+            [6_689_344, 6_642_241, 6_689_344 + 6_642_241 + 1]
+        );
+        let cifar = Config {
+            network,
+            ..resnet(32, 1, 1, 64)
+        };
+        assert_eq!(
+            counts(&cifar)?,
+            [8_657_472, 8_616_131, 8_657_472 + 8_616_131 + 1]
+        );
+        Ok(())
+    }
+
+    fn small(covariance: Covariance, dequantise: bool) -> Config {
+        let network = Network::Resnet {
+            width: 4,
+            scales: 2,
+            blocks: 1,
+            dense: 8,
+            max_width: 8,
+        };
+        Config {
+            shape: [8, 8, 3],
+            latent: 4,
+            network,
+            covariance,
+            dequantise,
+        }
+    }
+
+    fn model(config: &Config, w: &Weights, prior: &prior::Config) -> Result<Phase1> {
+        let vae = Vae::new(config, &w.pp("vae"))?;
+        Ok(Phase1 {
+            vae,
+            prior: Prior::new(prior, &w.pp("prior"))?,
+        })
+    }
+
+    fn images(n: usize) -> Result<Tensor> {
+        let u = Noise::new(6, "images")
+            .at(0)
+            .uniform((n, 8, 8, 3), DType::F64, &CPU)?;
+        Ok((u * 255.0)?.round()?)
+    }
+
+    fn parts(model: &Phase1, x: &Tensor, mode: Mode) -> Result<Vec<(&'static str, f64)>> {
+        let loss = model.loss_in(x, &mut Noise::new(2, "loss").at(0), mode)?;
+        let mut parts = vec![("loss", loss.total)];
+        parts.extend(loss.parts);
+        let number =
+            |(name, t): (&'static str, Tensor)| Ok((name, t.flatten_all()?.to_vec1::<f64>()?[0]));
+        parts.into_iter().map(number).collect()
+    }
+
+    /// Oracle 14, for any image: with gamma = 1 and x^ = 1/2 the reconstruction term is
+    /// D (0.918939 + mean((x / 255 - 1/2)^2) / 2).
+    #[test]
+    fn the_first_reconstruction_loss_is_known() -> Result<()> {
+        let w = Weights::new(0, DType::F64, &CPU);
+        let model = model(
+            &small(Covariance::Isotropic, false),
+            &w,
+            &prior::Config::Normal { dim: 4 },
+        )?;
+        let all = w.all();
+        for name in ["vae.decoder.output.weight", "vae.decoder.output.bias"] {
+            all[name].set(&all[name].zeros_like()?)?;
+        }
+        let x = images(6)?;
+        let distance = ((&x / 255.0)? - 0.5)?
+            .sqr()?
+            .mean_all()?
+            .to_scalar::<f64>()?;
+        let found = parts(&model, &x, Mode::Train)?[1];
+        let expect = 192.0 * (gaussian::HALF_LN_TAU + 0.5 * distance);
+        assert_eq!(found.0, "reconstruction");
+        assert!((found.1 - expect).abs() < 1e-9);
+        Ok(())
+    }
+
+    /// With a flow at its start the joint loss differs from the VAE's own only by the draw of z:
+    /// the same mean. Oracle 19: another prior changes the loss only through ln p(z).
+    #[test]
+    fn a_prior_enters_through_its_density_alone() -> Result<()> {
+        let config = small(Covariance::Diagonal, true);
+        let w = Weights::new(0, DType::F64, &CPU);
+        let x = images(6)?;
+        let normal = model(&config, &w, &prior::Config::Normal { dim: 4 })?;
+        let flow = super::super::real_nvp::Config {
+            layers: 3,
+            width: 8,
+            max_log_scale: 2.0,
+        };
+        let flow = model(&config, &w, &prior::Config::Flow { dim: 4, flow })?;
+        let (a, b) = (
+            parts(&normal, &x, Mode::Eval)?,
+            parts(&flow, &x, Mode::Eval)?,
+        );
+        assert_eq!(a[1], b[1]);
+        assert!((a[2].1 - b[2].1).abs() < 3.0, "{a:?} {b:?}");
+        // bits/dim = loss / (D ln 2) + 8.
+        assert_eq!(b[3].0, "bits/dim");
+        assert!((b[3].1 - (b[0].1 / (192.0 * std::f64::consts::LN_2) + 8.0)).abs() < 1e-12);
+        Ok(())
+    }
+
+    /// Oracle 18 for evaluation: it changes no tensor, and a training step changes the statistics.
+    #[test]
+    fn evaluation_changes_nothing() -> Result<()> {
+        let network = Network::Infogan { width: 4, dense: 8 };
+        for config in [
+            small(Covariance::Diagonal, true),
+            Config {
+                network,
+                ..small(Covariance::Isotropic, false)
+            },
+        ] {
+            let w = Weights::new(0, DType::F64, &CPU);
+            let model = model(&config, &w, &prior::Config::Normal { dim: 4 })?;
+            let bytes = || -> Result<Vec<f64>> {
+                let all = w.all();
+                let flat = all.values().map(|v| v.flatten_all()?.to_vec1::<f64>());
+                Ok(flat.collect::<candle_core::Result<Vec<_>>>()?.concat())
+            };
+            let before = bytes()?;
+            parts(&model, &images(4)?, Mode::Eval)?;
+            assert!(before == bytes()?);
+            parts(&model, &images(4)?, Mode::Train)?;
+            assert!(before != bytes()?);
+        }
+        Ok(())
     }
 }
