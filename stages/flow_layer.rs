@@ -147,7 +147,7 @@ mod tests {
                 "seed": 0, "epochs": 1, "batch": 8, "latent": 4, "covariance": "diagonal",
                 "network": {
                     "kind": "resnet", "width": 4, "scales": 2, "blocks": 1, "dense": 8,
-                    "max_width": 8,
+                    "max_width": 8, "norm_decay": 0.999,
                 },
                 "prior": { "kind": "flow", "layers": 2, "width": 8, "max_log_scale": 2.0 },
                 "dequantise": true, "optim": optim(),

@@ -63,6 +63,13 @@ pub enum Outcome {
     Stopped { kept: bool },
 }
 
+/// A training step frees and allocates the same large tensors again and again. glibc hands each
+/// back to the kernel, which zeroes it anew: a third of the flow layer's time on two cores.
+const KEEP_MEMORY: [(&str, &str); 2] = [
+    ("MALLOC_MMAP_MAX_", "0"),
+    ("MALLOC_TRIM_THRESHOLD_", "100000000000"),
+];
+
 /// Writes the job, starts the process. Files of inputs come per port.
 pub fn start(
     stage: &Stage,
@@ -108,6 +115,7 @@ pub fn start(
                 .with_context(|| format!("cannot write {}", path.display()))?;
             let mut process = Process::new(std::env::current_exe()?);
             process.arg("worker").arg(path).stdout(Stdio::piped());
+            process.envs(KEEP_MEMORY);
             process
         }
         Kind::Command(command) => {

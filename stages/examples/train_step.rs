@@ -56,7 +56,7 @@ fn main() -> Result<()> {
     images(&dir.join("valid"), 1)?;
     let params = json!({
         "seed": 0, "epochs": 1, "batch": batch, "latent": 64,
-        "network": {"kind": "resnet", "width": 32, "scales": 3, "blocks": 1, "dense": 512, "max_width": 1024},
+        "network": {"kind": "resnet", "width": 32, "scales": 3, "blocks": 1, "dense": 512, "max_width": 1024, "norm_decay": 0.999},
         "covariance": "diagonal", "dequantise": true,
         "prior": {"kind": "flow", "layers": 16, "width": 1024, "max_log_scale": 2.0},
         "optim": {"kind": "adam", "lr": 1e-4, "beta1": 0.9, "beta2": 0.999, "epsilon": 1e-8,

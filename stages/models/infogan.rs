@@ -26,6 +26,8 @@ pub struct Config {
     /// Channels at half resolution (64 in the paper), twice that at a quarter.
     pub width: usize,
     pub dense: usize,
+    /// Decay of batch norm's moving averages.
+    pub norm_decay: f64,
     /// Channels the decoder's last convolution gives.
     pub output: usize,
 }
@@ -86,8 +88,8 @@ impl Encoder {
                 dense(c.dense, 2 * c.latent, "dense1")?,
             ],
             norms: [
-                BatchNorm::new(2 * c.width, &w.pp("norm1"))?,
-                BatchNorm::new(c.dense, &w.pp("norm2"))?,
+                BatchNorm::new(2 * c.width, c.norm_decay, &w.pp("norm1"))?,
+                BatchNorm::new(c.dense, c.norm_decay, &w.pp("norm2"))?,
             ],
             latent: c.latent,
         })
@@ -138,9 +140,9 @@ impl Decoder {
                 deconv(c.width, c.output, "deconv1")?,
             ],
             norms: [
-                BatchNorm::new(c.dense, &w.pp("norm0"))?,
-                BatchNorm::new(c.flat(), &w.pp("norm1"))?,
-                BatchNorm::new(c.width, &w.pp("norm2"))?,
+                BatchNorm::new(c.dense, c.norm_decay, &w.pp("norm0"))?,
+                BatchNorm::new(c.flat(), c.norm_decay, &w.pp("norm1"))?,
+                BatchNorm::new(c.width, c.norm_decay, &w.pp("norm2"))?,
             ],
             config: *c,
         })

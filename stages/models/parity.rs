@@ -162,6 +162,7 @@ fn resnet_with_diagonal_covariance_and_flow_prior() -> Result<()> {
         blocks: 1,
         dense: 5,
         max_width: 3,
+        norm_decay: 0.999,
     };
     let covariance = Covariance::Diagonal;
     let config = Config {
@@ -186,7 +187,11 @@ fn resnet_with_diagonal_covariance_and_flow_prior() -> Result<()> {
 
 #[test]
 fn infogan_with_isotropic_covariance() -> Result<()> {
-    let network = Network::Infogan { width: 2, dense: 5 };
+    let network = Network::Infogan {
+        width: 2,
+        dense: 5,
+        norm_decay: 0.999,
+    };
     let covariance = Covariance::Isotropic;
     let config = Config {
         shape: [8, 8, 3],

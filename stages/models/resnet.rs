@@ -27,6 +27,8 @@ pub struct Config {
     pub dense: usize,
     /// Bound of the decoder's channels.
     pub max_width: usize,
+    /// Decay of batch norm's moving averages.
+    pub norm_decay: f64,
     /// Channels the decoder's last convolution gives.
     pub output: usize,
 }
@@ -39,9 +41,9 @@ struct Block {
 }
 
 impl Block {
-    fn new(width: usize, w: &Weights) -> Result<Self> {
+    fn new(width: usize, norm_decay: f64, w: &Weights) -> Result<Self> {
         let conv = |name| Conv::new(Window::three(width, width), GlorotUniform, &w.pp(name));
-        let norm = |name| BatchNorm::new(width, &w.pp(name));
+        let norm = |name| BatchNorm::new(width, norm_decay, &w.pp(name));
         Ok(Self {
             norms: [norm("norm0")?, norm("norm1")?],
             convs: [conv("conv0")?, conv("conv1")?],
@@ -60,7 +62,7 @@ impl Block {
 
 fn scale(width: usize, config: &Config, w: &Weights) -> Result<Vec<Block>> {
     (0..config.blocks)
-        .map(|i| Block::new(width, &w.pp(format!("block{i}"))))
+        .map(|i| Block::new(width, config.norm_decay, &w.pp(format!("block{i}"))))
         .collect()
 }
 

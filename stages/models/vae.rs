@@ -28,9 +28,16 @@ pub enum Network {
         blocks: usize,
         dense: usize,
         max_width: usize,
+        /// Decay of batch norm's moving averages.
+        norm_decay: f64,
     },
     /// Their InfoGAN-style network (A26).
-    Infogan { width: usize, dense: usize },
+    Infogan {
+        width: usize,
+        dense: usize,
+        /// Decay of batch norm's moving averages.
+        norm_decay: f64,
+    },
 }
 
 /// The covariance of p(y|z).
@@ -93,6 +100,7 @@ impl Vae {
                 blocks,
                 dense,
                 max_width,
+                norm_decay,
             } => {
                 anyhow::ensure!(
                     side == breadth,
@@ -107,12 +115,17 @@ impl Vae {
                     blocks,
                     dense,
                     max_width,
+                    norm_decay,
                     output,
                 };
                 let encoder = Encoder::Resnet(resnet::Encoder::new(&c, &e)?);
                 (encoder, Decoder::Resnet(resnet::Decoder::new(&c, &d)?))
             }
-            Network::Infogan { width, dense } => {
+            Network::Infogan {
+                width,
+                dense,
+                norm_decay,
+            } => {
                 let c = infogan::Config {
                     height: side,
                     breadth,
@@ -120,6 +133,7 @@ impl Vae {
                     latent,
                     width,
                     dense,
+                    norm_decay,
                     output,
                 };
                 let encoder = Encoder::Infogan(infogan::Encoder::new(&c, &e)?);
@@ -268,6 +282,7 @@ mod tests {
             blocks,
             dense: 512,
             max_width: 1024,
+            norm_decay: 0.999,
         };
         let covariance = Covariance::Isotropic;
         Config {
@@ -313,6 +328,7 @@ mod tests {
         let network = Network::Infogan {
             width: 64,
             dense: 1024,
+            norm_decay: 0.999,
         };
         let fashion = Config {
             shape: [28, 28, 1],
@@ -341,6 +357,7 @@ mod tests {
             blocks: 1,
             dense: 8,
             max_width: 8,
+            norm_decay: 0.999,
         };
         Config {
             shape: [8, 8, 3],
@@ -430,7 +447,11 @@ mod tests {
     /// Oracle 18 for evaluation: it changes no tensor, and a training step changes the statistics.
     #[test]
     fn evaluation_changes_nothing() -> Result<()> {
-        let network = Network::Infogan { width: 4, dense: 8 };
+        let network = Network::Infogan {
+            width: 4,
+            dense: 8,
+            norm_decay: 0.999,
+        };
         for config in [
             small(Covariance::Diagonal, true),
             Config {

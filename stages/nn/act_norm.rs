@@ -4,6 +4,7 @@ use anyhow::Result;
 use candle_core::Tensor;
 
 use super::bijector::{Bijector, positions};
+use super::channel::{Activation, affine};
 use super::init::Init;
 use super::weights::{Weights, assign};
 
@@ -43,9 +44,10 @@ impl ActNorm {
         Ok((&self.bias, (&self.log_scale * LOG_SCALE_FACTOR)?.exp()?))
     }
 
-    pub fn apply(&self, x: &Tensor) -> candle_core::Result<Tensor> {
+    /// The layer and the activation that follows it, in one pass.
+    pub fn apply(&self, x: &Tensor, activation: Activation) -> candle_core::Result<Tensor> {
         let (bias, scale) = self.shift_and_scale()?;
-        x.broadcast_add(bias)?.broadcast_mul(&scale)
+        affine(x, &scale, &(bias * &scale)?, activation)
     }
 
     /// `ln |det|` of one pixel: a scalar.
@@ -57,7 +59,10 @@ impl ActNorm {
 impl Bijector for ActNorm {
     fn forward(&self, x: &Tensor) -> candle_core::Result<(Tensor, Tensor)> {
         let log_det = (self.log_det()? * positions(x)?)?;
-        Ok((self.apply(x)?, log_det.broadcast_as(x.dim(0)?)?))
+        Ok((
+            self.apply(x, Activation::None)?,
+            log_det.broadcast_as(x.dim(0)?)?,
+        ))
     }
 
     fn inverse(&self, y: &Tensor) -> candle_core::Result<Tensor> {
@@ -75,7 +80,7 @@ impl Bijector for ActNorm {
             assign(&self.bias, &bias)?;
             assign(&self.log_scale, &log_scale)?;
         }
-        self.apply(x)
+        self.apply(x, Activation::None)
     }
 }
 

@@ -9,7 +9,6 @@ use super::init::Init;
 use super::weights::Weights;
 
 const EPSILON: f64 = 1e-5;
-const DECAY: f64 = 0.999;
 
 /// Whether batches are normalised by their own statistics or by the moving averages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,16 +27,21 @@ pub struct BatchNorm {
     variance: Var,
     /// How many batches they have seen.
     steps: Var,
+    /// How much of the averages a batch leaves.
+    decay: f64,
 }
 
 impl BatchNorm {
-    pub fn new(channels: usize, w: &Weights) -> Result<Self> {
+    /// `decay` is the share of the moving averages that a batch leaves: 0.999 in Dai & Wipf's code,
+    /// less for a training of few steps, whose averages would lag behind its weights.
+    pub fn new(channels: usize, decay: f64, w: &Weights) -> Result<Self> {
         Ok(Self {
             scale: w.get(channels, "scale", Init::Ones)?,
             shift: w.get(channels, "shift", Init::Zeros)?,
             mean: w.buffer(channels, "moving_mean", Init::Zeros)?,
             variance: w.buffer(channels, "moving_variance", Init::Zeros)?,
             steps: w.buffer(1, "steps", Init::Zeros)?,
+            decay,
         })
     }
 
@@ -47,8 +51,8 @@ impl BatchNorm {
             Mode::Train => {
                 let (y, mean, variance) =
                     channel::batch_norm(x, &self.scale, &self.shift, EPSILON, activation)?;
-                follow(&self.mean, mean)?;
-                follow(&self.variance, variance)?;
+                self.follow(&self.mean, mean)?;
+                self.follow(&self.variance, variance)?;
                 self.steps.set(&(self.steps.as_tensor() + 1.0)?.detach())?;
                 Ok(y)
             }
@@ -59,6 +63,13 @@ impl BatchNorm {
         }
     }
 
+    /// `average = decay average + (1 - decay) value`.
+    fn follow(&self, average: &Var, value: Vec<f64>) -> Result<()> {
+        let value = Tensor::from_vec(value, average.shape(), average.device())?;
+        let value = (value * (1.0 - self.decay))?.to_dtype(average.dtype())?;
+        Ok(average.set(&((average.as_detached_tensor() * self.decay)? + value)?)?)
+    }
+
     /// Scale and shift that stand for the moving averages; before any batch, mean 0, variance 1.
     fn frozen(&self) -> Result<(Tensor, Tensor)> {
         let steps = self.steps.to_dtype(DType::F64)?.to_vec1::<f64>()?[0];
@@ -66,20 +77,13 @@ impl BatchNorm {
             let scale = (&self.scale / (1.0 + EPSILON).sqrt())?;
             return Ok((scale, self.shift.clone()));
         }
-        let seen = 1.0 - DECAY.powf(steps);
+        let seen = 1.0 - self.decay.powf(steps);
         let mean = (self.mean.as_detached_tensor() / seen)?;
         let variance = (self.variance.as_detached_tensor() / seen)?;
         let scale = (&self.scale / (variance + EPSILON)?.sqrt()?)?;
         let shift = (&self.shift - (mean * &scale)?)?;
         Ok((scale, shift))
     }
-}
-
-/// `average = DECAY average + (1 - DECAY) value`.
-fn follow(average: &Var, value: Vec<f64>) -> Result<()> {
-    let value = Tensor::from_vec(value, average.shape(), average.device())?;
-    let value = (value * (1.0 - DECAY))?.to_dtype(average.dtype())?;
-    Ok(average.set(&((average.as_detached_tensor() * DECAY)? + value)?)?)
 }
 
 #[cfg(test)]
@@ -94,7 +98,7 @@ mod tests {
     #[test]
     fn averages_are_corrected_for_their_start() -> Result<()> {
         let w = Weights::new(0, DType::F64, &Device::Cpu);
-        let bn = BatchNorm::new(3, &w)?;
+        let bn = BatchNorm::new(3, 0.999, &w)?;
         let draw = |step, offset: f64| -> Result<Tensor> {
             let x = Noise::new(0, "bn")
                 .at(step)
@@ -116,7 +120,7 @@ mod tests {
     fn an_untrained_layer_is_nearly_the_identity() -> Result<()> {
         let w = Weights::new(0, DType::F64, &Device::Cpu);
         let x = Tensor::new(&[[1f64, -2.0]], &Device::Cpu)?;
-        let y = BatchNorm::new(2, &w)?.forward(&x, Mode::Eval, Activation::None)?;
+        let y = BatchNorm::new(2, 0.999, &w)?.forward(&x, Mode::Eval, Activation::None)?;
         assert!((y - x)?.abs()?.max_all()?.to_scalar::<f64>()? < 2e-5);
         Ok(())
     }

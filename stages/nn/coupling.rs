@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::act_norm::{ActNorm, Start};
 use super::bijector::{Bijector, no_change};
+use super::channel::Activation;
 use super::conv::{Padding, conv2d};
 use super::edge_conv::{EdgeConv, ZeroConv};
 use super::init::Init;
@@ -142,8 +143,10 @@ impl Net {
     }
 
     fn forward(&self, x: &Tensor) -> candle_core::Result<Tensor> {
-        let h = self.norm1.apply(&self.conv1.forward(x)?)?.relu()?;
-        let h = self.norm2.apply(&self.pointwise(&h)?)?.relu()?;
+        let h = self
+            .norm1
+            .apply(&self.conv1.forward(x)?, Activation::Relu)?;
+        let h = self.norm2.apply(&self.pointwise(&h)?, Activation::Relu)?;
         self.conv3.forward(&h)
     }
 
@@ -215,7 +218,7 @@ mod tests {
         let h = layer
             .net
             .norm1
-            .apply(&layer.net.conv1.forward(&z1)?)?
+            .apply(&layer.net.conv1.forward(&z1)?, Activation::None)?
             .flatten_to(2)?;
         for (m, s) in h
             .mean(0)?

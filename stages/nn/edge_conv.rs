@@ -11,7 +11,8 @@ use super::weights::Weights;
 /// 3x3 convolution whose input has one more channel, 1 on padded positions and 0 inside
 /// (`add_edge_padding` of the official code). No bias.
 ///
-/// What the extra channel adds is the same for every image, so it is computed once per batch.
+/// What the extra channel adds is the same for every image, so where the output has few channels
+/// it is computed once and added; where the input has few, appending the channel is cheaper.
 pub struct EdgeConv {
     weight: Tensor, // [3, 3, input + 1, output]
 }
@@ -24,7 +25,13 @@ impl EdgeConv {
     }
 
     pub fn forward(&self, x: &Tensor) -> candle_core::Result<Tensor> {
-        let (_, h, w, c) = x.dims4()?;
+        let (n, h, w, c) = x.dims4()?;
+        if c < self.weight.dim(3)? {
+            let padded = x.pad_with_zeros(1, 1, 1)?.pad_with_zeros(2, 1, 1)?;
+            let marks = marks(h, w, x.dtype(), x.device())?.broadcast_as((n, h + 2, w + 2, 1))?;
+            let marked = Tensor::cat(&[padded, marks], 3)?;
+            return conv2d(&marked, &self.weight, 1, Padding::all(0));
+        }
         let y = conv2d(x, &self.weight.narrow(2, 0, c)?, 1, Padding::same(3))?;
         y.broadcast_add(&self.edge((h, w))?)
     }
@@ -87,8 +94,9 @@ mod tests {
     #[test]
     fn the_extra_channel_marks_the_padding() -> Result<()> {
         let w = Weights::new(0, DType::F64, &Device::Cpu);
-        let conv = EdgeConv::new(2, 5, Init::Normal { std: 1.0 }, &w)?;
-        for (h, width) in [(1, 1), (2, 3), (5, 4)] {
+        for (output, (h, width)) in [(5, (1, 1)), (5, (2, 3)), (2, (2, 3)), (1, (5, 4))] {
+            let name = format!("{output} {h}");
+            let conv = EdgeConv::new(2, output, Init::Normal { std: 1.0 }, &w.pp(&name))?;
             let x = Noise::new(0, "x")
                 .at(0)
                 .normal((2, h, width, 2), DType::F64, &Device::Cpu)?;
