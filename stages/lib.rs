@@ -1,12 +1,13 @@
 //! The machine learning of the pipeline. Here a file is a stage and a folder is a library.
 //!
-//! Only [`contract`] and [`STAGES`] are public: the runner can name no model.
+//! Only [`contract`], [`STAGES`] and [`tools`] are public: the runner can name no model.
 
 pub mod contract;
 mod data;
 mod metrics;
 mod models;
 mod nn;
+pub mod tools;
 mod train;
 
 mod bits_per_dim;
@@ -17,8 +18,11 @@ mod features;
 mod fid;
 mod flow_layer;
 mod glow;
+mod grid;
+mod interpolation;
 mod latents;
 mod prior;
+mod same_code;
 mod sample;
 mod sample_glow;
 mod second_vae;
@@ -48,5 +52,8 @@ pub const STAGES: &[StageDef] = &[
     define::<fid::Fid>(code::FID),
     define::<bits_per_dim::BitsPerDim>(code::BITS_PER_DIM),
     define::<bits_per_dim_glow::BitsPerDimGlow>(code::BITS_PER_DIM_GLOW),
+    define::<grid::Grid>(code::GRID),
+    define::<same_code::SameCode>(code::SAME_CODE),
+    define::<interpolation::Interpolation>(code::INTERPOLATION),
     define::<timing::Timing>(code::TIMING),
 ];

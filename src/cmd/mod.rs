@@ -4,6 +4,7 @@ mod accept;
 mod archive;
 mod check;
 mod explain;
+mod fid;
 mod figures;
 mod graph;
 mod log;
@@ -79,6 +80,8 @@ pub enum Command {
     Completions { shell: clap_complete::Shell },
     /// The manual page
     Man,
+    /// Fréchet distance between two folders of pictures, .npy/.npz files or saved statistics
+    Fid(fid::Args),
     /// Run one job file: what `run` starts for each stage
     #[command(hide = true)]
     Worker { job: PathBuf },
@@ -165,6 +168,7 @@ fn dispatch(cli: &Cli, kinds: &'static [StageDef]) -> Result<Ended> {
             crate::exec::guard_main();
             Ok(Ended::Done)
         }
+        Command::Fid(args) => fid::run(args),
         Command::Worker { .. } => Ok(Ended::Done),
     }
 }

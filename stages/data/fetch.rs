@@ -226,3 +226,148 @@ fn attempt(url: &str, part: &Path, bytes: u64, job: &mut Job) -> Result<()> {
 fn size(path: &Path) -> u64 {
     std::fs::metadata(path).map_or(0, |m| m.len())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::contract::testing::Bench;
+    use crate::dataset::Dataset;
+    use std::io::{BufRead, BufReader};
+    use std::net::TcpListener;
+    use std::thread::JoinHandle;
+
+    /// Answers one connection after the other with the given bytes, and closes each; gives back
+    /// the requests.
+    fn server(answers: Vec<Vec<u8>>) -> (String, JoinHandle<Vec<String>>) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}/file", listener.local_addr().unwrap());
+        let served = std::thread::spawn(move || {
+            let answer = |bytes: Vec<u8>| {
+                let (mut stream, _) = listener.accept().unwrap();
+                let lines = BufReader::new(stream.try_clone().unwrap()).lines();
+                let lines = lines.map_while(|l| l.ok().filter(|l| !l.is_empty()));
+                let request = lines.collect::<Vec<_>>().join("\n").to_lowercase();
+                stream.write_all(&bytes).unwrap();
+                request
+            };
+            answers.into_iter().map(answer).collect()
+        });
+        (url, served)
+    }
+
+    /// Says that `length` bytes follow, and sends `body`.
+    fn answer(status: &str, length: usize, headers: &str, body: &[u8]) -> Vec<u8> {
+        let head = format!(
+            "HTTP/1.1 {status}\r\nContent-Length: {length}\r\nConnection: close\r\n{headers}\r\n"
+        );
+        [head.as_bytes(), body].concat()
+    }
+
+    const BODY: &[u8] = b"0123456789abcdefghij";
+
+    fn get(answers: Vec<Vec<u8>>, part: &Path) -> (Result<()>, Vec<String>) {
+        let (url, served) = server(answers);
+        let patience = Patience {
+            tries: 3,
+            pause: Duration::from_millis(1),
+        };
+        let (mut job, _) = Bench::new::<Dataset>(&[]).job(None);
+        let got = fetch(&url, part, BODY.len() as u64, patience, &mut job);
+        (got, served.join().unwrap())
+    }
+
+    #[test]
+    fn a_broken_connection_is_taken_up_where_it_broke() -> Result<()> {
+        let dir = tempfile::tempdir()?;
+        let part = dir.path().join("file.part");
+        let tag = "ETag: \"v1\"\r\n";
+        let rest = "ETag: \"v1\"\r\nContent-Range: bytes 8-19/20\r\n";
+        let answers = vec![
+            answer("200 OK", 20, tag, &BODY[..8]),
+            answer("503 Service Unavailable", 0, "", b""),
+            answer("206 Partial Content", 12, rest, &BODY[8..]),
+        ];
+        let (got, requests) = get(answers, &part);
+        got?;
+        assert_eq!(std::fs::read(&part)?, BODY);
+        assert!(!requests[0].contains("range"), "{}", requests[0]);
+        for request in &requests[1..] {
+            assert!(request.contains("range: bytes=8-"), "{request}");
+            assert!(request.contains("if-range: \"v1\""), "{request}");
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn a_file_that_changed_meanwhile_is_begun_again() -> Result<()> {
+        let dir = tempfile::tempdir()?;
+        let part = dir.path().join("file.part");
+        std::fs::write(&part, b"old half")?;
+        let (got, _) = get(vec![answer("200 OK", 20, "", BODY)], &part);
+        got?;
+        assert_eq!(std::fs::read(&part)?, BODY);
+        Ok(())
+    }
+
+    #[test]
+    fn some_answers_end_it_and_some_do_after_a_while() -> Result<()> {
+        let dir = tempfile::tempdir()?;
+        let part = dir.path().join("file.part");
+        let (got, _) = get(vec![answer("404 Not Found", 0, "", b"")], &part);
+        assert_eq!(
+            got.unwrap_err().to_string(),
+            "the server answered 404 Not Found"
+        );
+        let busy = || answer("500 Internal Server Error", 0, "", b"");
+        let (got, requests) = get(vec![busy(), busy(), busy()], &part);
+        assert_eq!(requests.len(), 3);
+        assert_eq!(
+            got.unwrap_err().to_string(),
+            "the server answered 500 Internal Server Error"
+        );
+        let (got, _) = get(
+            vec![answer("200 OK", 21, "", b"0123456789abcdefghijk")],
+            &part,
+        );
+        assert_eq!(
+            got.unwrap_err().to_string(),
+            "the server sent more than 20 bytes"
+        );
+        assert!(!part.exists());
+        Ok(())
+    }
+
+    #[test]
+    fn wrong_bytes_never_get_the_final_name() -> Result<()> {
+        let (url, served) = server(vec![
+            answer("200 OK", 20, "", BODY),
+            answer("200 OK", 20, "", BODY),
+        ]);
+        let remote = |sha256: String| Remote {
+            name: "file",
+            url: url.clone().leak(),
+            sha256: sha256.leak(),
+            bytes: 20,
+        };
+        let bench = Bench::new::<Dataset>(&[]);
+        let (mut job, _) = bench.job(None);
+        let folder = job.spec().downloads.clone();
+        let error = download(&remote(sha256_of(b"other")), &mut job)
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("file.part has SHA-256"), "{error}");
+        assert_eq!(std::fs::read_dir(&folder)?.count(), 0);
+
+        let path = download(&remote(sha256_of(BODY)), &mut job)?;
+        assert_eq!(std::fs::read(&path)?, BODY);
+        served.join().unwrap();
+        // From now on without the network, and not if it was damaged.
+        assert_eq!(download(&remote(sha256_of(BODY)), &mut job)?, path);
+        std::fs::write(&path, b"damaged")?;
+        let error = download(&remote(sha256_of(BODY)), &mut job)
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("hint: delete it and run again"), "{error}");
+        Ok(())
+    }
+}

@@ -1,6 +1,7 @@
 //! Artifacts as files, one module each, and what reads public data sets.
 
 pub mod gaussian;
+pub mod grid;
 pub mod history;
 pub mod images;
 pub mod latents;

@@ -1,0 +1,104 @@
+//! `repro fid`: the distance between two sets of images, outside any pipeline.
+
+use std::io::{IsTerminal, Write};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use anyhow::Result;
+use stages::contract::Event;
+use stages::tools::fid::{Request, fid};
+
+use super::Ended;
+
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Folder of pictures, .npy or .npz of uint8 images, .npz statistics, or an artifact
+    real: PathBuf,
+    /// The same, of the images to be judged
+    fake: PathBuf,
+    /// Weights (.pth, .safetensors) instead of the official Inception's; no FID then
+    #[arg(long, value_name = "FILE")]
+    weights: Option<PathBuf>,
+    /// How images reach the network's size: tf-legacy, pytorch-fid or clean
+    #[arg(long, default_value = "tf-legacy")]
+    resize: String,
+    /// Images at a time
+    #[arg(long, default_value_t = 50)]
+    batch: usize,
+    /// cpu or cuda:N
+    #[arg(long, default_value = "cpu")]
+    on: String,
+    /// Where the official weights lie
+    #[arg(long, value_name = "DIR", env = "REPRO_DATA")]
+    data: Option<PathBuf>,
+    /// Where they are downloaded to otherwise
+    #[arg(long, value_name = "DIR", default_value = "artifacts/downloads")]
+    downloads: PathBuf,
+    /// Write the statistics of REAL here (.npz with mu and sigma)
+    #[arg(long, value_name = "FILE")]
+    save: Option<PathBuf>,
+    /// Print the metric with its protocol
+    #[arg(long)]
+    json: bool,
+}
+
+pub fn run(args: &Args) -> Result<Ended> {
+    let request = Request {
+        real: args.real.clone(),
+        fake: args.fake.clone(),
+        weights: args.weights.clone(),
+        resize: args.resize.clone(),
+        batch: args.batch,
+        device: args.on.clone(),
+        data: args.data.clone(),
+        downloads: args.downloads.clone(),
+        save: args.save.clone(),
+    };
+    let metric = fid(
+        &request,
+        Box::new(Talk::default()),
+        Arc::<AtomicBool>::default(),
+    )?;
+    let text = match args.json {
+        true => format!("{}\n", serde_json::to_string_pretty(&metric)?),
+        false => format!(
+            "{}: {}\n",
+            metric["label"].as_str().unwrap_or_default(),
+            metric["value"]
+        ),
+    };
+    super::print(&text)?;
+    Ok(Ended::Done)
+}
+
+/// Events as a person reads them, on standard error.
+#[derive(Default)]
+struct Talk {
+    line: Vec<u8>,
+}
+
+impl Write for Talk {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        for &byte in bytes {
+            if byte != b'\n' {
+                self.line.push(byte);
+                continue;
+            }
+            match serde_json::from_slice(&self.line) {
+                Ok(Event::Note { text }) => eprintln!("{text}"),
+                Ok(Event::Progress(p)) if std::io::stderr().is_terminal() => {
+                    let end = if p.done == p.total { "\n" } else { "\r" };
+                    eprint!("{}/{} {}{end}", p.done, p.total, p.unit);
+                }
+                _ => {}
+            }
+            self.line.clear();
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}

@@ -1,0 +1,57 @@
+//! Kind `interpolation`: images of the full model along lines between two codes (Figure 5).
+
+use anyhow::{Result, ensure};
+use candle_core::DType;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::contract::{Input, Job, Output, Stage};
+use crate::data::grid::Layout;
+use crate::models::full::Full;
+use crate::nn::device;
+use crate::nn::noise::Noise;
+use crate::same_code::draw;
+
+pub struct Interpolation;
+
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Params {
+    seed: u64,
+    /// Multiplies the base density's deviation (A20). A row has one base noise, so that all
+    /// change along it comes from the code.
+    temperature: f64,
+    layout: Layout,
+}
+
+impl Stage for Interpolation {
+    const KIND: &'static str = "interpolation";
+    const ABOUT: &'static str = "Draws images of the full model between two codes of the prior.";
+    const INPUTS: &'static [Input] = &[
+        Input::one("vae", "vae"),
+        Input::one("prior", "prior"),
+        Input::one("flow", "flow"),
+    ];
+    const OUTPUTS: &'static [Output] = &[Output::new("picture", "figure", "interpolation.png")];
+    type Params = Params;
+
+    fn run(params: &Params, job: &mut Job) -> Result<()> {
+        let device = device::open(&job.spec().device)?;
+        let (vae, prior) = (job.input("vae")?, job.input("prior")?);
+        let model = Full::load(vae, prior, Some(job.input("flow")?), DType::F32, &device)?;
+        let Layout { rows, columns, .. } = params.layout;
+        ensure!(columns > 1, "params.layout.columns must be at least 2");
+        let noise = Noise::new(params.seed, "interpolation");
+        let from = model.prior.sample(rows, &mut noise.at(0))?;
+        let to = model.prior.sample(rows, &mut noise.at(1))?;
+        let mut all = vec![];
+        for column in 0..columns {
+            // Linear in z (A32).
+            let t = column as f64 / (columns - 1) as f64;
+            let z = ((&from * (1.0 - t))? + (&to * t)?)?;
+            let y = model.decode(&z, params.temperature, &mut noise.at(2))?;
+            all.push(model.quantise(&y)?);
+        }
+        draw(&all, &params.layout, &model, job)
+    }
+}

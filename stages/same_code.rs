@@ -1,0 +1,59 @@
+//! Kind `same-code`: what the flow layer adds to the VAE (Figure 4). Each row is one code: the
+//! decoder's mean at the left, then samples of the full model with fresh base noise.
+
+use anyhow::{Result, ensure};
+use candle_core::{DType, Tensor};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::contract::{Input, Job, Output, Stage};
+use crate::data::grid::Layout;
+use crate::models::full::Full;
+use crate::nn::device;
+use crate::nn::noise::Noise;
+
+pub struct SameCode;
+
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Params {
+    seed: u64,
+    /// Multiplies the base density's deviation (A20).
+    temperature: f64,
+    layout: Layout,
+}
+
+impl Stage for SameCode {
+    const KIND: &'static str = "same-code";
+    const ABOUT: &'static str =
+        "Draws the VAE's image and samples of the full model, code by code.";
+    const INPUTS: &'static [Input] = &[
+        Input::one("vae", "vae"),
+        Input::one("prior", "prior"),
+        Input::one("flow", "flow"),
+    ];
+    const OUTPUTS: &'static [Output] = &[Output::new("picture", "figure", "same-code.png")];
+    type Params = Params;
+
+    fn run(params: &Params, job: &mut Job) -> Result<()> {
+        let device = device::open(&job.spec().device)?;
+        let (vae, prior) = (job.input("vae")?, job.input("prior")?);
+        let model = Full::load(vae, prior, Some(job.input("flow")?), DType::F32, &device)?;
+        let Layout { rows, columns, .. } = params.layout;
+        ensure!(columns > 1, "params.layout.columns must be at least 2");
+        let noise = Noise::new(params.seed, "same-code");
+        let z = model.prior.sample(rows, &mut noise.at(0))?;
+        let mut all = vec![model.quantise(&model.vae.decode(&z)?.0)?];
+        for column in 1..columns {
+            let y = model.decode(&z, params.temperature, &mut noise.at(column as u64))?;
+            all.push(model.quantise(&y)?);
+        }
+        draw(&all, &params.layout, &model, job)
+    }
+}
+
+/// Lays columns of images, `[rows, h, w, c]` each, side by side.
+pub fn draw(columns: &[Tensor], layout: &Layout, model: &Full, job: &mut Job) -> Result<()> {
+    let pixels = Tensor::stack(columns, 1)?.flatten_all()?.to_vec1::<u8>()?;
+    layout.save(&pixels, model.vae.config().shape, job.output("picture")?)
+}

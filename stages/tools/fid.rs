@@ -1,0 +1,401 @@
+//! The distance between two sets, each a folder of pictures, an array file, statistics that
+//! another tool saved, or an artifact of ours.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use anyhow::{Context, Result, bail, ensure};
+use candle_core::{DType, Tensor};
+use rayon::prelude::*;
+use serde_json::Value;
+
+use crate::contract::{Interrupted, Job, JobSpec, Progress};
+use crate::data::fetch::sha256;
+use crate::data::gaussian::{Gaussian, Protocol};
+use crate::data::images::Images;
+use crate::data::pictures;
+use crate::data::tensors::TensorFile;
+use crate::fid::distance;
+use crate::metrics::moments::Moments;
+use crate::metrics::resize::Resize;
+use crate::models::extractor::Extractor;
+use crate::models::inception_weights;
+use crate::nn::device;
+
+/// What is to be compared, and how.
+pub struct Request {
+    pub real: PathBuf,
+    pub fake: PathBuf,
+    /// A `.pth` or `.safetensors` file instead of the official weights, or an `extractor`
+    /// artifact: what is measured then is not called FID.
+    pub weights: Option<PathBuf>,
+    /// `tf-legacy`, `pytorch-fid` or `clean`.
+    pub resize: String,
+    /// Images at a time.
+    pub batch: usize,
+    pub device: String,
+    /// Where official files may lie, and where they are downloaded to.
+    pub data: Option<PathBuf>,
+    pub downloads: PathBuf,
+    /// `.npz` to write the statistics of the first set to.
+    pub save: Option<PathBuf>,
+}
+
+/// The metric as JSON: value, label, n, protocol.
+pub fn fid(
+    request: &Request,
+    events: Box<dyn Write + Send>,
+    stop: Arc<AtomicBool>,
+) -> Result<Value> {
+    let resize = serde_json::from_value(Value::from(request.resize.as_str()));
+    let resize: Resize = resize.context("--resize")?;
+    ensure!(request.batch > 0, "--batch is 0");
+    let mut job = Job::new(job_spec(request), events, stop);
+    let mut network = None;
+    let mut sides = vec![];
+    for path in [&request.real, &request.fake] {
+        sides.push(match open(path)? {
+            Set::Statistics(gaussian) => gaussian,
+            Set::Pictures(pictures) => {
+                if network.is_none() {
+                    network = Some(extractor(request, &mut job)?);
+                }
+                let network = network.as_ref().context("BUG: no network")?;
+                measure(&pictures, path, network, resize, request.batch, &mut job)?
+            }
+        });
+    }
+    let [real, fake] = &mut sides[..] else {
+        bail!("BUG: two sides")
+    };
+    // Statistics of other tools say nothing of how they were made: the other side's word holds.
+    if real.protocol.digest == UNKNOWN {
+        real.protocol = fake.protocol.clone();
+    } else if fake.protocol.digest == UNKNOWN {
+        fake.protocol = real.protocol.clone();
+    }
+    if let Some(path) = &request.save {
+        save_npz(path, real)?;
+    }
+    Ok(serde_json::to_value(distance(real, fake)?)?)
+}
+
+fn job_spec(request: &Request) -> JobSpec {
+    JobSpec {
+        stage: "fid".into(),
+        kind: "fid".into(),
+        params: Value::Null,
+        inputs: BTreeMap::new(),
+        outputs: BTreeMap::new(),
+        checkpoint: PathBuf::new(),
+        state: PathBuf::new(),
+        extends: None,
+        device: request.device.clone(),
+        threads: rayon::current_num_threads(),
+        data: request.data.clone(),
+        downloads: request.downloads.clone(),
+        checkpoint_seconds: f64::INFINITY,
+    }
+}
+
+fn extractor(request: &Request, job: &mut Job) -> Result<Extractor> {
+    let device = device::open(&request.device)?;
+    let path = match &request.weights {
+        Some(path) => path.clone(),
+        None => inception_weights::official(job)?,
+    };
+    let ours = || TensorFile::open(&path).and_then(|f| f.about::<Value>());
+    if path.extension().is_some_and(|e| e == "safetensors") && ours().is_ok() {
+        return Extractor::load(&path, &device);
+    }
+    let state = inception_weights::read(&path)?;
+    Extractor::inception(&state, sha256(&path)?, &device)
+        .with_context(|| path.display().to_string())
+}
+
+enum Set {
+    Statistics(Gaussian),
+    Pictures(Pictures),
+}
+
+/// Images wherever they are.
+enum Pictures {
+    Files(Vec<PathBuf>),
+    Array(Images),
+}
+
+/// Stands for the digest of a network nobody named.
+const UNKNOWN: &str = "";
+
+fn open(path: &Path) -> Result<Set> {
+    let name = path.display();
+    if path.is_dir() {
+        let files = pictures::list(path)?;
+        ensure!(!files.is_empty(), "{name} holds no PNG or JPEG pictures");
+        return Ok(Set::Pictures(Pictures::Files(files)));
+    }
+    let broken = || format!("{name} could not be read");
+    match path.extension().and_then(|e| e.to_str()) {
+        Some("safetensors") => {
+            if TensorFile::open(path)?.has("images") {
+                return Ok(Set::Pictures(Pictures::Array(Images::load(path)?)));
+            }
+            Ok(Set::Statistics(Gaussian::load(path)?))
+        }
+        Some("npy") => array(&Tensor::read_npy(path).with_context(broken)?, path),
+        Some("npz") => {
+            let arrays = Tensor::read_npz(path).with_context(broken)?;
+            let find = |wanted: &str| arrays.iter().find(|(n, _)| n == wanted).map(|(_, t)| t);
+            match (find("mu"), find("sigma"), &arrays[..]) {
+                (Some(mu), Some(sigma), _) => {
+                    Ok(Set::Statistics(statistics(mu, sigma).with_context(broken)?))
+                }
+                (_, _, [(_, only)]) => array(only, path),
+                _ => bail!("{name} holds neither mu and sigma nor one array of images"),
+            }
+        }
+        _ => bail!("{name}: expected a folder, .npy, .npz or .safetensors"),
+    }
+}
+
+fn array(tensor: &Tensor, path: &Path) -> Result<Set> {
+    let shape = tensor.dims();
+    let (&[_, height, width, channels @ (1 | 3)], DType::U8) = (shape, tensor.dtype()) else {
+        bail!(
+            "{} is {:?} {shape:?}; expected uint8 images of [n, height, width, 1 or 3]",
+            path.display(),
+            tensor.dtype()
+        )
+    };
+    let pixels = tensor.flatten_all()?.to_vec1::<u8>()?;
+    let images = Images::new([height, width, channels], pixels, None)?;
+    Ok(Set::Pictures(Pictures::Array(images)))
+}
+
+/// Mean and covariance as TTUR, pytorch-fid and clean-fid save them.
+fn statistics(mu: &Tensor, sigma: &Tensor) -> Result<Gaussian> {
+    let d = mu.dim(0)?;
+    ensure!(
+        mu.rank() == 1 && sigma.dims() == [d, d],
+        "mu is {:?} and sigma {:?}",
+        mu.dims(),
+        sigma.dims()
+    );
+    let numbers = |t: &Tensor| t.to_dtype(DType::F64)?.flatten_all()?.to_vec1::<f64>();
+    let unknown = Protocol {
+        label: "Fréchet distance (statistics without a protocol)".into(),
+        extractor: "unknown".into(),
+        digest: UNKNOWN.into(),
+        resize: "unknown".into(),
+        dtype: "unknown".into(),
+    };
+    // How many images there were is not in the file.
+    Ok(Gaussian {
+        n: 0,
+        mean: numbers(mu)?,
+        cov: numbers(sigma)?,
+        source: None,
+        protocol: unknown,
+    })
+}
+
+fn save_npz(path: &Path, gaussian: &Gaussian) -> Result<()> {
+    let d = gaussian.mean.len();
+    let cpu = &candle_core::Device::Cpu;
+    let mu = Tensor::from_slice(&gaussian.mean, d, cpu)?;
+    let sigma = Tensor::from_slice(&gaussian.cov, (d, d), cpu)?;
+    let part = path.with_extension("npz.part");
+    Tensor::write_npz(&[("mu", &mu), ("sigma", &sigma)], &part)
+        .with_context(|| format!("cannot write {}", part.display()))?;
+    std::fs::rename(&part, path).with_context(|| format!("cannot write {}", path.display()))
+}
+
+impl Pictures {
+    fn len(&self) -> usize {
+        match self {
+            Self::Files(files) => files.len(),
+            Self::Array(images) => images.n,
+        }
+    }
+
+    /// Some of them, resized for the network; pictures may differ in size.
+    fn pixels(
+        &self,
+        range: std::ops::Range<usize>,
+        resize: Resize,
+        side: usize,
+    ) -> Result<Vec<f32>> {
+        match self {
+            Self::Array(images) => {
+                let images_of: Vec<&[u8]> = range.map(|i| images.image(i)).collect();
+                Ok(resize.apply(&images_of, images.shape(), side))
+            }
+            Self::Files(files) => {
+                let each = files[range].par_iter().map(|path| {
+                    let picture = pictures::decode_file(path)?.into_rgb8();
+                    let shape = [picture.height() as usize, picture.width() as usize, 3];
+                    Ok(resize.apply(&[picture.as_raw()], shape, side))
+                });
+                Ok(each.collect::<Result<Vec<_>>>()?.concat())
+            }
+        }
+    }
+}
+
+fn measure(
+    pictures: &Pictures,
+    path: &Path,
+    network: &Extractor,
+    resize: Resize,
+    batch: usize,
+    job: &mut Job,
+) -> Result<Gaussian> {
+    let n = pictures.len();
+    let ranges: Vec<_> = (0..n)
+        .step_by(batch)
+        .map(|i| i..(i + batch).min(n))
+        .collect();
+    let read = |i: usize| {
+        ranges
+            .get(i)
+            .map(|r| pictures.pixels(r.clone(), resize, network.side()))
+    };
+    let mut moments: Option<Moments> = None;
+    let mut next = read(0);
+    for (i, range) in ranges.iter().enumerate() {
+        if job.should_stop() {
+            return Err(Interrupted.into());
+        }
+        let pixels = next.take().context("BUG: a batch was not read")??;
+        // The next batch is decoded while the network looks at this one.
+        let (features, ahead) = rayon::join(|| network.of_pixels(pixels, resize), || read(i + 1));
+        next = ahead;
+        let features = features?;
+        let d = features.len() / range.len();
+        let moments = moments.get_or_insert_with(|| Moments::new(d));
+        moments
+            .push(&features)
+            .with_context(|| path.display().to_string())?;
+        job.progress(Progress {
+            done: range.end as u64,
+            total: n as u64,
+            unit: "image".into(),
+            ..Progress::default()
+        });
+    }
+    let moments = moments.with_context(|| format!("{} holds no images", path.display()))?;
+    let (mean, cov) = moments
+        .finish()
+        .with_context(|| path.display().to_string())?;
+    if moments.n() <= mean.len() {
+        job.note(format!(
+            "{}: {} images for {} features; a distance from so few is biased upwards",
+            path.display(),
+            moments.n(),
+            mean.len()
+        ));
+    }
+    let source = Some(path.display().to_string());
+    Ok(Gaussian {
+        n: moments.n(),
+        mean,
+        cov,
+        source,
+        protocol: network.protocol(resize),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::embedded::{self, Look};
+    use crate::models::classifier::{self, Classifier};
+    use crate::models::extractor::Config;
+    use crate::nn::weights::Weights;
+    use candle_core::Device;
+
+    fn request(dir: &Path, real: &str, fake: &str) -> Request {
+        Request {
+            real: dir.join(real),
+            fake: dir.join(fake),
+            weights: Some(dir.join("network.safetensors")),
+            resize: "tf-legacy".into(),
+            batch: 16,
+            device: "cpu".into(),
+            data: None,
+            downloads: dir.join("downloads"),
+            save: None,
+        }
+    }
+
+    fn run(request: &Request) -> Result<Value> {
+        fid(request, Box::new(std::io::sink()), Arc::default())
+    }
+
+    #[test]
+    fn folders_arrays_and_statistics_are_the_same_set() -> Result<()> {
+        let dir = tempfile::tempdir()?;
+        let dir = dir.path();
+        let weights = Weights::new(1, DType::F32, &Device::Cpu);
+        let config = classifier::Config {
+            width: 2,
+            features: 6,
+        };
+        Classifier::new(&config, &weights)?;
+        weights.save(
+            &dir.join("network.safetensors"),
+            &Config::Classifier(config),
+        )?;
+
+        let (train, test) = embedded::load(Look::TwoTone { seed: 1 })?;
+        let (a, b) = (train.select(0..60), test.select(0..50));
+        b.save(&dir.join("b.safetensors"))?;
+        std::fs::create_dir(dir.join("a"))?;
+        for i in 0..a.n {
+            let picture = image::RgbImage::from_raw(32, 32, a.image(i).to_vec()).unwrap();
+            picture.save(dir.join(format!("a/{i:03}.png")))?;
+        }
+        let tensor = Tensor::from_slice(a.pixels(), (60, 32, 32, 3), &Device::Cpu)?;
+        tensor.write_npy(dir.join("a.npy"))?;
+
+        let value = |real, fake| run(&request(dir, real, fake));
+        let expected = value("a", "b.safetensors")?;
+        assert_eq!(expected["n"], 50);
+        assert_eq!(expected["label"], "Fréchet distance (classifier features)");
+        assert!(expected["value"].as_f64() > Some(0.0), "{expected}");
+        assert_eq!(value("a.npy", "b.safetensors")?["value"], expected["value"]);
+
+        let saving = Request {
+            save: Some(dir.join("a.npz")),
+            ..request(dir, "a", "a.npy")
+        };
+        assert!(run(&saving)?["value"].as_f64().unwrap().abs() < 1e-3);
+        let from_statistics = value("a.npz", "b.safetensors")?;
+        assert_eq!(from_statistics["value"], expected["value"]);
+        assert_eq!(from_statistics["label"], expected["label"]);
+        Ok(())
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_named() -> Result<()> {
+        let dir = tempfile::tempdir()?;
+        std::fs::create_dir(dir.path().join("empty"))?;
+        std::fs::write(dir.path().join("a.txt"), "")?;
+        std::fs::write(dir.path().join("a.npz"), "not a zip")?;
+        let floats = Tensor::zeros((2, 4, 4, 3), DType::F32, &Device::Cpu)?;
+        floats.write_npy(dir.path().join("f.npy"))?;
+        let error = |name| format!("{:#}", run(&request(dir.path(), name, name)).unwrap_err());
+        assert!(error("empty").ends_with("empty holds no PNG or JPEG pictures"));
+        assert!(error("a.txt").contains("expected a folder, .npy, .npz or .safetensors"));
+        assert!(
+            error("a.npz").contains("a.npz could not be read"),
+            "{}",
+            error("a.npz")
+        );
+        assert!(error("f.npy").contains("f.npy is F32 [2, 4, 4, 3]; expected uint8"));
+        Ok(())
+    }
+}

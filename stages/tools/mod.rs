@@ -1,0 +1,3 @@
+//! What the command line offers besides stages.
+
+pub mod fid;
