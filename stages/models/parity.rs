@@ -128,7 +128,8 @@ fn compare(
 }
 
 const EXACT: (f64, f64) = (1e-9, 1e-9);
-const SINGLE: (f64, f64) = (1e-4, 2e-3);
+/// Adam divides small gradients by themselves, so f32 rounding grows from step to step.
+const SINGLE: (f64, f64) = (1e-4, 5e-3);
 
 fn phase1(name: &str, config: &Config, prior: &prior::Config, form: Form) -> Result<()> {
     for (dtype, tolerance) in [(DType::F64, EXACT), (DType::F32, SINGLE)] {
