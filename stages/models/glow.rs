@@ -132,9 +132,13 @@ impl Glow {
 
     /// Bits per dimension of images 0 to 255, `[n]`, with fresh dequantisation noise.
     pub fn bits(&self, images: &Tensor, noise: &mut Draws) -> candle_core::Result<Tensor> {
-        let log_density = self.log_density(&preprocess(images, noise)?)?;
-        // 8 is -log2 of the 1/256 by which pixels are scaled.
-        (log_density / (-LN_2 * self.dims() as f64))? + 8.0
+        self.bits_of(&preprocess(images, noise)?)
+    }
+
+    /// Bits per dimension of images as [`preprocess`] gives them, `[n]`; 8 is -log2 of the 1/256
+    /// by which it scales.
+    pub fn bits_of(&self, x: &Tensor) -> candle_core::Result<Tensor> {
+        (self.log_density(x)? / (-LN_2 * self.dims() as f64))? + 8.0
     }
 
     /// The last level's prior.

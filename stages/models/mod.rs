@@ -20,4 +20,8 @@ pub mod step;
 pub mod vae;
 
 #[cfg(test)]
+mod cifar_oracles;
+#[cfg(test)]
+mod flow_parity;
+#[cfg(test)]
 mod parity;
