@@ -109,7 +109,12 @@ pub fn run(pipeline: &PipelineArgs, args: &Args, kinds: &'static [StageDef]) -> 
         &options,
         &mut *progress,
     )?;
-    Ok(conclude(&project.graph, &summary, wanted.len()))
+    let ended = conclude(&project.graph, &summary, wanted.len());
+    let whole = named.is_empty() && !summary.ran.is_empty() && ended == Ended::Done;
+    if whole && !args.json && !project.tables.0.is_empty() {
+        super::tables::after_run(pipeline, kinds)?;
+    }
+    Ok(ended)
 }
 
 /// The last words, and what they mean for the exit code.

@@ -65,6 +65,17 @@ pub fn run(pipeline: &PipelineArgs, args: &Args, kinds: &'static [StageDef]) -> 
     Ok(Ended::Done)
 }
 
+/// What a run of everything was for: all tables, for a person.
+pub fn after_run(pipeline: &PipelineArgs, kinds: &'static [StageDef]) -> Result<()> {
+    let args = Args {
+        tables: Vec::new(),
+        format: vec![Format::Md],
+        out: None,
+        schema: false,
+    };
+    run(pipeline, &args, kinds).map(drop)
+}
+
 /// The declarations asked for, in the order of the file.
 fn choose<'a>(declared: &'a [TableDecl], names: &[String]) -> Result<Vec<&'a TableDecl>> {
     if declared.is_empty() {

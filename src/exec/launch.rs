@@ -70,6 +70,9 @@ const KEEP_MEMORY: [(&str, &str); 2] = [
     ("MALLOC_TRIM_THRESHOLD_", "100000000000"),
 ];
 
+/// This very program, also when a build has replaced its file since the run began.
+const PROGRAM: &str = "/proc/self/exe";
+
 /// Writes the job, starts the process. Files of inputs come per port.
 pub fn start(
     stage: &Stage,
@@ -113,7 +116,7 @@ pub fn start(
             let path = launch.work.dir.join("job.json");
             fs::write(&path, serde_json::to_vec_pretty(&job)?)
                 .with_context(|| format!("cannot write {}", path.display()))?;
-            let mut process = Process::new(std::env::current_exe()?);
+            let mut process = Process::new(PROGRAM);
             process.arg("worker").arg(path).stdout(Stdio::piped());
             process.envs(KEEP_MEMORY);
             process

@@ -59,10 +59,13 @@ fn atlas(png: &[u8], labels: &[u8]) -> Result<Images> {
     Images::new([SIDE, SIDE, 1], pixels, Some(labels.to_vec()))
 }
 
+/// From the grey values of an image to its colours.
+type Colouring = fn(&[f32], &mut Draws) -> Vec<u8>;
+
 impl Look {
     /// Image `i` is coloured with the noise of step `first + i`.
     fn apply(self, images: Images, first: usize) -> Result<Images> {
-        let (seed, colour): (u64, fn(&[f32], &mut Draws) -> Vec<u8>) = match self {
+        let (seed, colour): (u64, Colouring) = match self {
             Look::Grey => return Ok(images),
             Look::TwoTone { seed } => (seed, two_tone),
             Look::Gradient { seed } => (seed, gradient),

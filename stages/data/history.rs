@@ -30,6 +30,7 @@ pub fn save(path: &Path, epochs: &[Epoch]) -> Result<()> {
     std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
 }
 
+#[cfg(test)]
 pub fn load(path: &Path) -> Result<Vec<Epoch>> {
     let text = std::fs::read_to_string(path);
     let text = text.with_context(|| format!("cannot read {}", path.display()))?;

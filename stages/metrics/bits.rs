@@ -2,6 +2,7 @@
 
 use std::f64::consts::LN_2;
 
+use candle_core::Tensor;
 use serde_json::Value;
 
 use crate::data::metrics::{Better, Metric};
@@ -10,8 +11,8 @@ use crate::data::metrics::{Better, Metric};
 /// whole numbers and u uniform on [0, 1): `-ln p(y) / (dims ln 2) - log2(scale)` (REFERENCE 1.6).
 ///
 /// With scale 1/256 the last term is 8, with 1/128 (y in [-1, 1)) it is 7.
-pub fn bits_per_dim(log_density: f64, dims: usize, scale: f64) -> f64 {
-    -log_density / (dims as f64 * LN_2) - scale.log2()
+pub fn bits_per_dim(log_density: &Tensor, dims: usize, scale: f64) -> candle_core::Result<Tensor> {
+    (log_density / (-LN_2 * dims as f64))? - scale.log2()
 }
 
 /// Mean of independent values and its standard error; none from fewer than two values.
@@ -42,13 +43,19 @@ pub fn metric(label: &str, values: &[f64], protocol: &Value) -> Metric {
 mod tests {
     use super::*;
 
+    fn bits(log_density: f64, scale: f64) -> candle_core::Result<f64> {
+        let log_density = Tensor::new(log_density, &candle_core::Device::Cpu)?;
+        bits_per_dim(&log_density, 3072, scale)?.to_scalar()
+    }
+
     #[test]
-    fn a_uniform_density_costs_all_bits() {
+    fn a_uniform_density_costs_all_bits() -> candle_core::Result<()> {
         // Density 1 on [0, 1)^D.
-        assert_eq!(bits_per_dim(0.0, 3072, 1.0 / 256.0), 8.0);
-        assert_eq!(bits_per_dim(0.0, 3072, 1.0 / 32.0), 5.0);
+        assert_eq!(bits(0.0, 1.0 / 256.0)?, 8.0);
+        assert_eq!(bits(0.0, 1.0 / 32.0)?, 5.0);
         // Density 2^-D on [-1, 1)^D.
-        assert!((bits_per_dim(-3072.0 * LN_2, 3072, 1.0 / 128.0) - 8.0).abs() < 1e-12);
+        assert!((bits(-3072.0 * LN_2, 1.0 / 128.0)? - 8.0).abs() < 1e-12);
+        Ok(())
     }
 
     #[test]

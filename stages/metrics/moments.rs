@@ -69,6 +69,7 @@ impl Moments {
     }
 
     /// As if the rows of `other` had been pushed here.
+    #[cfg(test)]
     pub fn merge(&mut self, other: &Self) {
         if other.n == 0 {
             return;

@@ -80,7 +80,7 @@ impl Resize {
     fn taps(self, from: usize, to: usize) -> Vec<Taps> {
         let positions = 0..to;
         match self {
-            _ if from == to => positions.map(|i| Taps::one(i)).collect(),
+            _ if from == to => positions.map(Taps::one).collect(),
             Self::TfLegacy => {
                 let scale = from as f32 / to as f32;
                 positions

@@ -1,7 +1,6 @@
 //! The full model: a VAE, a prior of its codes, and perhaps the flow layer on top (section 3 of
 //! the paper). Its bound on the likelihood and its samples.
 
-use std::f64::consts::LN_2;
 use std::path::Path;
 
 use anyhow::{Result, ensure};
@@ -11,6 +10,7 @@ use super::flow_layer::FlowLayer;
 use super::gaussian;
 use super::prior::Prior;
 use super::vae::Vae;
+use crate::metrics::bits::bits_per_dim;
 use crate::nn::bijector::Bijector;
 use crate::nn::noise::Draws;
 
@@ -97,10 +97,9 @@ impl Full {
         })
     }
 
-    /// Bits per dimension of a negative log-likelihood in nats; 8 is -log2 of the 1/256 by which
-    /// pixels are scaled.
+    /// Bits per dimension of a negative log-likelihood in nats.
     pub fn bits(&self, nats: &Tensor) -> candle_core::Result<Tensor> {
-        (nats / (self.dims() as f64 * LN_2))? + 8.0
+        bits_per_dim(&nats.neg()?, self.dims(), 1.0 / 256.0)
     }
 
     /// The bound in bits per dimension for images 0 to 255, `[n]`. One draw of z: the evidence

@@ -1,7 +1,5 @@
 //! The multi-scale Glow baseline (Kingma & Dhariwal 2018; official code openai/glow).
 
-use std::f64::consts::LN_2;
-
 use anyhow::{Result, ensure};
 use candle_core::{DType, Device, Tensor};
 use schemars::JsonSchema;
@@ -9,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::gaussian;
 use super::step::Step;
+use crate::metrics::bits::bits_per_dim;
 use crate::nn::act_norm::Start;
 use crate::nn::bijector::{Bijector, no_change};
 use crate::nn::coupling::CouplingKind;
@@ -135,10 +134,9 @@ impl Glow {
         self.bits_of(&preprocess(images, noise)?)
     }
 
-    /// Bits per dimension of images as [`preprocess`] gives them, `[n]`; 8 is -log2 of the 1/256
-    /// by which it scales.
+    /// Bits per dimension of images as [`preprocess`] gives them, `[n]`.
     pub fn bits_of(&self, x: &Tensor) -> candle_core::Result<Tensor> {
-        (self.log_density(x)? / (-LN_2 * self.dims() as f64))? + 8.0
+        bits_per_dim(&self.log_density(x)?, self.dims(), 1.0 / 256.0)
     }
 
     /// The last level's prior.

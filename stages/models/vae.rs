@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::gaussian;
 use super::prior::Prior;
 use super::{infogan, resnet};
+use crate::metrics::bits::bits_per_dim;
 use crate::nn::batch_norm::Mode;
 use crate::nn::init::Init;
 use crate::nn::noise::Draws;
@@ -68,7 +69,7 @@ const LOG_SIGMA: (f64, f64) = (-7.0, 2.0);
 
 enum Encoder {
     Resnet(resnet::Encoder),
-    Infogan(infogan::Encoder),
+    Infogan(Box<infogan::Encoder>),
 }
 
 enum Decoder {
@@ -136,7 +137,7 @@ impl Vae {
                     norm_decay,
                     output,
                 };
-                let encoder = Encoder::Infogan(infogan::Encoder::new(&c, &e)?);
+                let encoder = Encoder::Infogan(Box::new(infogan::Encoder::new(&c, &e)?));
                 (encoder, Decoder::Infogan(infogan::Decoder::new(&c, &d)?))
             }
         };
@@ -245,8 +246,7 @@ impl Phase1 {
         let total = (&reconstruction + &kl)?;
         let mut parts = vec![("reconstruction", reconstruction), ("kl", kl)];
         if self.vae.config.dequantise {
-            // REFERENCE 1.6 with a = 1/256.
-            let bits = ((&total / (self.vae.dims() * std::f64::consts::LN_2))? + 8.0)?;
+            let bits = bits_per_dim(&total.neg()?, self.vae.dims() as usize, 1.0 / 256.0)?;
             parts.push(("bits/dim", bits));
         }
         if let Some(log_gamma) = &self.vae.log_gamma {

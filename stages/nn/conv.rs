@@ -64,6 +64,7 @@ pub fn conv2d_bias(
 
 /// The transpose of [`conv2d`] as a linear map: `y[stride i + k - crop] += x[i] w[k]`, of size
 /// `(h - 1) stride + kh - crop`.
+#[cfg(test)]
 pub fn conv_transpose2d(x: &Tensor, w: &Tensor, stride: usize, crop: Padding) -> Result<Tensor> {
     let op = Transposed(transposed_geometry(x, w, stride, crop)?);
     x.contiguous()?

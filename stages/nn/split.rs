@@ -23,7 +23,7 @@ pub struct Split {
 impl Split {
     pub fn new(channels: usize, w: &Weights) -> Result<Self> {
         ensure!(
-            channels % 2 == 0,
+            channels.is_multiple_of(2),
             "a split needs an even number of channels, got {channels}"
         );
         let half = channels / 2;

@@ -190,6 +190,7 @@ impl Weights {
     }
 
     /// Number of trained scalars; of a frozen store, of those its model asked for with `get`.
+    #[cfg(test)]
     pub fn count(&self) -> usize {
         let store = self.lock();
         store

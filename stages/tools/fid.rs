@@ -124,7 +124,7 @@ enum Set {
 /// Images wherever they are.
 enum Pictures {
     Files(Vec<PathBuf>),
-    Array(Images),
+    Array(Box<Images>),
 }
 
 /// Stands for the digest of a network nobody named.
@@ -141,7 +141,9 @@ fn open(path: &Path) -> Result<Set> {
     match path.extension().and_then(|e| e.to_str()) {
         Some("safetensors") => {
             if TensorFile::open(path)?.has("images") {
-                return Ok(Set::Pictures(Pictures::Array(Images::load(path)?)));
+                return Ok(Set::Pictures(Pictures::Array(Box::new(Images::load(
+                    path,
+                )?))));
             }
             Ok(Set::Statistics(Gaussian::load(path)?))
         }
@@ -172,7 +174,7 @@ fn array(tensor: &Tensor, path: &Path) -> Result<Set> {
     };
     let pixels = tensor.flatten_all()?.to_vec1::<u8>()?;
     let images = Images::new([height, width, channels], pixels, None)?;
-    Ok(Set::Pictures(Pictures::Array(images)))
+    Ok(Set::Pictures(Pictures::Array(Box::new(images))))
 }
 
 /// Mean and covariance as TTUR, pytorch-fid and clean-fid save them.

@@ -155,10 +155,8 @@ impl<'a> Run<'a> {
     /// Takes up a checkpoint of this job, or the end of a shorter run.
     fn resume(&mut self, job: &mut Job) -> Result<bool> {
         let mut found = checkpoint::load(&job.spec().checkpoint, GROUPS)?;
-        if found.is_none() {
-            if let Some(dir) = &job.spec().extends {
-                found = checkpoint::load(dir, GROUPS)?;
-            }
+        if let (None, Some(dir)) = (&found, &job.spec().extends) {
+            found = checkpoint::load(dir, GROUPS)?;
         }
         let Some((at, mut groups)) = found else {
             return Ok(false);
@@ -308,11 +306,11 @@ impl<'a> Run<'a> {
             train,
             valid,
         });
-        if let (true, Some(loss)) = (self.plan.patience > 0, held_out) {
-            if self.at.best.is_none_or(|(_, best)| loss < best) {
-                self.at.best = Some((epoch, loss));
-                self.best = self.snapshot()?;
-            }
+        if let (true, Some(loss)) = (self.plan.patience > 0, held_out)
+            && self.at.best.is_none_or(|(_, best)| loss < best)
+        {
+            self.at.best = Some((epoch, loss));
+            self.best = self.snapshot()?;
         }
         Ok(())
     }
@@ -350,9 +348,8 @@ impl<'a> Run<'a> {
 
     fn snapshot(&self) -> Result<BTreeMap<String, Tensor>> {
         let all = self.weights.all().into_iter();
-        Ok(all
-            .map(|(name, var)| Ok((name, var.copy()?.detach())))
-            .collect::<Result<_>>()?)
+        all.map(|(name, var)| Ok((name, var.copy()?.detach())))
+            .collect()
     }
 
     fn restart_average(&mut self) -> Result<()> {

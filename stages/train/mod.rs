@@ -5,5 +5,5 @@ pub mod checkpoint;
 pub mod fit;
 pub mod optim;
 
-pub use fit::{Dataset, Fitted, ImageSet, Loss, Plan, Trainable, fit};
+pub use fit::{Dataset, ImageSet, Loss, Plan, Trainable, fit};
 pub use optim::Optim;
