@@ -175,9 +175,9 @@ mod tests {
         let records: Vec<u8> = (0..2 * RECORD).map(|i| (i % 251) as u8).collect();
         let (a, b) = records.split_at(RECORD);
         let swapped = [b, a].concat();
-        assert_eq!(content(&[records.clone()]), content(&[swapped]));
+        assert_eq!(content(std::slice::from_ref(&records)), content(&[swapped]));
         assert_eq!(
-            content(&[records.clone()]),
+            content(std::slice::from_ref(&records)),
             content(&[a.to_vec(), b.to_vec()])
         );
         let mut changed = records.clone();

@@ -74,7 +74,7 @@ enum Encoder {
 
 enum Decoder {
     Resnet(resnet::Decoder),
-    Infogan(infogan::Decoder),
+    Infogan(Box<infogan::Decoder>),
 }
 
 pub struct Vae {
@@ -138,7 +138,10 @@ impl Vae {
                     output,
                 };
                 let encoder = Encoder::Infogan(Box::new(infogan::Encoder::new(&c, &e)?));
-                (encoder, Decoder::Infogan(infogan::Decoder::new(&c, &d)?))
+                (
+                    encoder,
+                    Decoder::Infogan(Box::new(infogan::Decoder::new(&c, &d)?)),
+                )
             }
         };
         let log_gamma = match config.covariance {
