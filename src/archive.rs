@@ -131,7 +131,7 @@ fn check(dir: &Path, fp: &Fingerprint) -> Result<Entry> {
         ensure!(plain, damaged("an output lies outside"));
         let path = dir.join(&made.file);
         let digest = if path.is_dir() {
-            let mut tree = stat::Tree::new();
+            let mut tree = stat::Tree::default();
             for name in stat::walk(&path)? {
                 let file = path.join(&name);
                 tree.add(&name, &stat::hash_file(&file, fs::metadata(&file)?.len())?);

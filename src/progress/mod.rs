@@ -50,7 +50,7 @@ pub fn choose(json: bool) -> Box<dyn Progress> {
     if json {
         Box::new(Json)
     } else if std::io::stderr().is_terminal() {
-        Box::new(Terminal::new())
+        Box::new(Terminal::default())
     } else {
         Box::new(Plain::default())
     }

@@ -25,8 +25,8 @@ struct Running {
 /// Shorter stages do not flash up.
 const PATIENCE: Duration = Duration::from_millis(200);
 
-impl Terminal {
-    pub fn new() -> Self {
+impl Default for Terminal {
+    fn default() -> Self {
         let bars = MultiProgress::new();
         let whole = bars.add(ProgressBar::new(0));
         whole.set_style(style("{bar:24} {pos}/{len} stages  {elapsed}"));
@@ -36,7 +36,9 @@ impl Terminal {
             running: HashMap::new(),
         }
     }
+}
 
+impl Terminal {
     fn print(&self, text: &str) {
         // Lines are lost only with the terminal itself.
         let _ = self.bars.println(text);

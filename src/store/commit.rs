@@ -174,7 +174,7 @@ fn seal(path: &Path) -> Result<(Digest, Stamp)> {
 }
 
 fn seal_tree(dir: &Path) -> Result<Digest> {
-    let mut tree = Tree::new();
+    let mut tree = Tree::default();
     for name in stat::walk(dir)? {
         let path = dir.join(&name);
         let digest = match fs::symlink_metadata(&path)?.is_symlink() {

@@ -165,7 +165,7 @@ impl Store {
         if meta.is_file() {
             return self.digest_of_file(path, read);
         }
-        let mut tree = Tree::new();
+        let mut tree = Tree::default();
         for name in stat::walk(path)? {
             let inside = path.join(&name);
             let link = fs::symlink_metadata(&inside)?.is_symlink();

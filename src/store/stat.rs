@@ -91,13 +91,15 @@ pub fn hash_file(path: &Path, size: u64) -> io::Result<Digest> {
 /// Digest of a directory from its files' paths and digests, in the order of the paths.
 pub struct Tree(blake3::Hasher);
 
-impl Tree {
-    pub fn new() -> Self {
+impl Default for Tree {
+    fn default() -> Self {
         let mut hasher = blake3::Hasher::new();
         hasher.update(b"tree\0");
         Self(hasher)
     }
+}
 
+impl Tree {
     /// Lengths first, so that two trees never share their bytes.
     pub fn add(&mut self, path: &str, digest: &Digest) {
         self.0.update(&(path.len() as u64).to_le_bytes());

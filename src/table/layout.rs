@@ -118,15 +118,10 @@ pub fn layout(table: &Table) -> Layout {
                 (
                     Part::Reproduced,
                     Cell {
-                        reproduced: Some(r),
+                        reproduced: Some(Reproduced::Stale { stage, reason }),
                         ..
                     },
-                ) => match r {
-                    Reproduced::Stale { stage, reason } => {
-                        vec![notes.number(&format!("{stage}: {reason}"))]
-                    }
-                    _ => Vec::new(),
-                },
+                ) => vec![notes.number(&format!("{stage}: {reason}"))],
                 _ => Vec::new(),
             };
             text.origin = Some(Origin {
@@ -288,7 +283,7 @@ pub fn thousands(n: u64) -> String {
     let digits = n.to_string();
     let mut text = String::new();
     for (i, digit) in digits.chars().enumerate() {
-        if i > 0 && (digits.len() - i) % 3 == 0 {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
             text.push(',');
         }
         text.push(digit);

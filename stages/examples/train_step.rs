@@ -35,7 +35,7 @@ impl Write for Rate {
 /// Pictures of nothing: a fixed pattern of bytes.
 fn images(path: &Path, n: usize) -> Result<()> {
     let pixels: Vec<u8> = (0..n * 3072)
-        .map(|i| (i * 2_654_435_761 >> 13) as u8)
+        .map(|i| ((i * 2_654_435_761) >> 13) as u8)
         .collect();
     let view = TensorView::new(Dtype::U8, vec![n, 32, 32, 3], &pixels)?;
     let about = HashMap::from([("repro".to_string(), "\"images\"".to_string())]);
