@@ -1,0 +1,339 @@
+//! The `command` kind: any program, with what it reads and writes declared in pipeline.toml.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value as Json;
+
+use crate::diag::{Diagnostic, suggest};
+use crate::graph::Output;
+use crate::manifest::Manifest;
+use crate::spec::node::{Node, Value};
+use crate::spec::{Instance, Spec, texts};
+
+/// What a `command` stage declares, placeholders not yet filled.
+#[derive(Debug, Clone)]
+pub struct Command {
+    pub run: Run,
+    /// Patterns of files it reads, relative to the pipeline's folder.
+    pub files: Vec<String>,
+    /// Patterns of files that are its code.
+    pub code: Vec<String>,
+    /// `NAME`: the variable's value counts. `NAME=value`: it is set, and counts.
+    pub env: Vec<String>,
+    /// True if the modules of the project that a Python program imports are to be recorded.
+    pub python: bool,
+}
+
+#[derive(Debug, Clone)]
+pub enum Run {
+    /// A program and its arguments; no shell sees them.
+    Program(Vec<String>),
+    /// A line for `sh -c`.
+    Shell(String),
+}
+
+/// What placeholders stand for in one execution.
+pub struct Fill<'a> {
+    pub inputs: &'a BTreeMap<String, Vec<PathBuf>>,
+    pub outputs: &'a BTreeMap<String, PathBuf>,
+    pub params: &'a Json,
+    pub params_file: &'a Path,
+    pub depfile: &'a Path,
+    pub threads: usize,
+}
+
+/// Programs whose first argument is the code they run.
+const INTERPRETERS: [&str; 10] = [
+    "python", "bash", "sh", "zsh", "Rscript", "julia", "node", "perl", "ruby", "lua",
+];
+
+impl Command {
+    /// The command and its output ports.
+    pub fn read(spec: &Spec, instance: &Instance) -> Result<(Self, Vec<Output>), Diagnostic> {
+        let table = &instance.command;
+        let wants = |node: &Node, what: &str| {
+            let message = format!("stage `{}`: {what}", instance.name);
+            spec.error(&node.span, message)
+        };
+        let list = |key: &str| match table.get(key) {
+            None => Ok(Vec::new()),
+            Some(node) => texts(node)
+                .map(|list| list.into_iter().map(|(text, _)| text.to_owned()).collect())
+                .ok_or_else(|| {
+                    wants(
+                        node,
+                        &format!("`{key}` must be a string or a list of strings"),
+                    )
+                }),
+        };
+        let run = match (table.get("run"), table.get("shell")) {
+            (Some(node), None) => match &node.value {
+                Value::List(items) if !items.is_empty() => {
+                    // A number in an argument list is written as it stands.
+                    Run::Program(items.iter().map(Node::label).collect())
+                }
+                _ => {
+                    return Err(
+                        wants(node, "`run` must be a list: the program and its arguments")
+                            .hint("for a line of shell write shell = \"…\""),
+                    );
+                }
+            },
+            (None, Some(node)) => match node.text() {
+                Some(text) => Run::Shell(text.into()),
+                None => return Err(wants(node, "`shell` must be a string")),
+            },
+            _ => {
+                let message = format!("stage `{}` needs either `run` or `shell`", instance.name);
+                let hint = "run = [\"python\", \"train.py\", \"{out.model}\"]";
+                return Err(spec.error(&instance.span, message).hint(hint));
+            }
+        };
+        let program = match &run {
+            Run::Program(arguments) => interpreter(&arguments[0]) == Some("python"),
+            Run::Shell(_) => false,
+        };
+        let python = match table.get("python").map(|n| (n, &n.value)) {
+            None => program,
+            Some((_, Value::Bool(b))) => *b,
+            Some((node, _)) => return Err(wants(node, "`python` must be true or false")),
+        };
+        let command = Self {
+            run,
+            files: list("files")?,
+            code: list("code")?,
+            env: list("env")?,
+            python,
+        };
+        let outputs = outputs(spec, instance)?;
+        command.check_placeholders(spec, instance, &outputs)?;
+        Ok((command, outputs))
+    }
+
+    fn check_placeholders(
+        &self,
+        spec: &Spec,
+        instance: &Instance,
+        outputs: &[Output],
+    ) -> Result<(), Diagnostic> {
+        let mut known: Vec<String> = vec!["params".into(), "depfile".into(), "threads".into()];
+        known.extend(instance.inputs.keys().map(|port| format!("in.{port}")));
+        known.extend(outputs.iter().map(|o| format!("out.{}", o.port)));
+        let node = self.node(instance);
+        for text in self.run.texts() {
+            for name in placeholders(text) {
+                let param = name.strip_prefix("params.");
+                let scalar = param.and_then(|path| scalar(&instance.params.to_json(), path));
+                if !known.iter().any(|k| k == name) && scalar.is_none() {
+                    let message =
+                        format!("stage `{}`: nothing stands for {{{name}}}", instance.name);
+                    let hint = suggest(name, known.iter().map(String::as_str));
+                    return Err(spec.error(&node, message).hint(hint));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn node(&self, instance: &Instance) -> std::ops::Range<usize> {
+        let key = match self.run {
+            Run::Program(_) => "run",
+            Run::Shell(_) => "shell",
+        };
+        (instance.command.get(key)).map_or(instance.span.clone(), |n| n.span.clone())
+    }
+
+    /// Adds what the declaration itself says; files are added by whoever can read them.
+    pub fn describe(&self, manifest: &mut Manifest, outputs: &[Output]) {
+        match &self.run {
+            Run::Program(arguments) => {
+                for (i, argument) in arguments.iter().enumerate() {
+                    manifest.add(format!("run.{i}"), argument);
+                }
+            }
+            Run::Shell(line) => manifest.add("shell", line),
+        }
+        for output in outputs {
+            manifest.add(format!("out.{}", output.port), &output.file);
+        }
+        for variable in &self.env {
+            match variable.split_once('=') {
+                Some((name, value)) => manifest.add(format!("env.{name}"), value),
+                None => {
+                    let value = std::env::var(variable).ok();
+                    let text = value.map_or("not set".into(), |v| format!("{v:?}"));
+                    manifest.add(format!("env.{variable}"), text);
+                }
+            }
+        }
+    }
+
+    /// The script it starts, which is code without being declared.
+    pub fn script(&self) -> Option<&str> {
+        let Run::Program(arguments) = &self.run else {
+            return None;
+        };
+        match interpreter(&arguments[0]) {
+            Some(_) => arguments[1..]
+                .iter()
+                .find(|a| !a.starts_with('-'))
+                .map(String::as_str),
+            None => arguments[0].contains('/').then_some(arguments[0].as_str()),
+        }
+        .filter(|script| placeholders(script).is_empty())
+    }
+
+    /// The arguments of one execution.
+    pub fn arguments(&self, fill: &Fill) -> Vec<String> {
+        match &self.run {
+            Run::Program(arguments) => arguments.iter().flat_map(|a| fill.argument(a)).collect(),
+            Run::Shell(line) => vec!["sh".into(), "-c".into(), fill.line(line)],
+        }
+    }
+}
+
+/// `python` of `/usr/bin/python3.12`.
+fn interpreter(program: &str) -> Option<&'static str> {
+    let name = program.rsplit('/').next().unwrap_or(program);
+    let bare = name.trim_end_matches(|c: char| c.is_ascii_digit() || c == '.');
+    INTERPRETERS.into_iter().find(|i| *i == bare)
+}
+
+fn outputs(spec: &Spec, instance: &Instance) -> Result<Vec<Output>, Diagnostic> {
+    let table = match instance.command.get("out") {
+        Some(node) => node
+            .table()
+            .ok_or_else(|| spec.error(&node.span, "`out` must be a table: out.NAME = \"FILE\""))?,
+        None => {
+            let message = format!("stage `{}` declares no output", instance.name);
+            let hint = "write out.NAME = \"FILE\", and pass {out.NAME} to the program";
+            return Err(spec.error(&instance.span, message).hint(hint));
+        }
+    };
+    let mut outputs: Vec<Output> = Vec::new();
+    for entry in &table.0 {
+        let field = |key: &str| {
+            entry
+                .node
+                .table()
+                .and_then(|t| t.get(key))
+                .and_then(Node::text)
+        };
+        let stray = entry.node.table().and_then(|t| {
+            t.0.iter()
+                .find(|e| !["file", "holds"].contains(&e.key.as_str()))
+        });
+        if let Some(stray) = stray {
+            let message = format!("output `{}` has no `{}`", entry.key, stray.key);
+            let hint = suggest(&stray.key, ["file", "holds"]);
+            return Err(spec.error(&stray.key_span, message).hint(hint));
+        }
+        let Some(file) = entry.node.text().or(field("file")) else {
+            let message = format!("output `{}` must be a file name", entry.key);
+            return Err(spec
+                .error(&entry.node.span, message)
+                .hint("out.NAME = \"FILE\""));
+        };
+        let taken = ["manifest.txt", "record.json", "log", "state"].contains(&file)
+            || outputs.iter().any(|o| o.file == file);
+        if file.is_empty() || file.contains('/') || file.starts_with('.') || taken {
+            let message = format!(
+                "output `{}` cannot be kept under the name `{file}`",
+                entry.key
+            );
+            let hint = "a plain name of its own, such as \"model.bin\"; `repro` chooses the folder";
+            return Err(spec.error(&entry.node.span, message).hint(hint));
+        }
+        outputs.push(Output {
+            port: entry.key.clone(),
+            holds: field("holds").unwrap_or("file").into(),
+            file: file.into(),
+        });
+    }
+    Ok(outputs)
+}
+
+impl Run {
+    fn texts(&self) -> Vec<&str> {
+        match self {
+            Run::Program(arguments) => arguments.iter().map(String::as_str).collect(),
+            Run::Shell(line) => vec![line],
+        }
+    }
+}
+
+/// What stands in `{…}`, as far as it looks like one of ours: other braces belong to the program.
+fn placeholders(text: &str) -> Vec<&str> {
+    let mut found = Vec::new();
+    for (open, _) in text.match_indices('{') {
+        let inner = &text[open + 1..];
+        let Some(close) = inner.find('}') else { break };
+        let name = &inner[..close];
+        let ours = ["in.", "out.", "params."]
+            .iter()
+            .any(|p| name.starts_with(p))
+            || ["params", "depfile", "threads"].contains(&name);
+        if ours && !name.contains(char::is_whitespace) {
+            found.push(name);
+        }
+    }
+    found
+}
+
+/// The text of a scalar parameter at a dotted path.
+fn scalar(params: &Json, path: &str) -> Option<String> {
+    let value = path.split('.').try_fold(params, |at, key| at.get(key))?;
+    match value {
+        Json::String(text) => Some(text.clone()),
+        Json::Number(_) | Json::Bool(_) => Some(value.to_string()),
+        _ => None,
+    }
+}
+
+impl Fill<'_> {
+    /// One argument; one that is nothing but an input of several files becomes several.
+    fn argument(&self, text: &str) -> Vec<String> {
+        let whole = text.strip_prefix('{').and_then(|t| t.strip_suffix('}'));
+        if let Some(files) = whole
+            .and_then(|w| w.strip_prefix("in."))
+            .and_then(|p| self.inputs.get(p))
+        {
+            return files.iter().map(|f| f.display().to_string()).collect();
+        }
+        vec![self.replace(text, |value| value.join(" "))]
+    }
+
+    /// A line for the shell, with every value quoted.
+    fn line(&self, text: &str) -> String {
+        let quote = |value: &String| format!("'{}'", value.replace('\'', "'\\''"));
+        self.replace(text, |values| {
+            values.iter().map(quote).collect::<Vec<_>>().join(" ")
+        })
+    }
+
+    fn replace(&self, text: &str, join: impl Fn(Vec<String>) -> String) -> String {
+        let mut filled = text.to_owned();
+        for name in placeholders(text) {
+            if let Some(value) = self.value(name) {
+                filled = filled.replace(&format!("{{{name}}}"), &join(value));
+            }
+        }
+        filled
+    }
+
+    fn value(&self, name: &str) -> Option<Vec<String>> {
+        let path = |p: &Path| vec![p.display().to_string()];
+        match name.split_once('.') {
+            None if name == "params" => Some(path(self.params_file)),
+            None if name == "depfile" => Some(path(self.depfile)),
+            None => Some(vec![self.threads.to_string()]),
+            Some(("out", port)) => self.outputs.get(port).map(|p| path(p)),
+            Some(("in", port)) => {
+                let files = self.inputs.get(port)?;
+                Some(files.iter().map(|f| f.display().to_string()).collect())
+            }
+            Some((_, param)) => scalar(self.params, param).map(|v| vec![v]),
+        }
+    }
+}
