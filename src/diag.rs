@@ -71,6 +71,16 @@ impl Source {
         start..start
     }
 
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The line of a place, from 1.
+    pub fn line(&self, at: usize) -> usize {
+        let before = &self.text.as_bytes()[..at.min(self.text.len())];
+        before.iter().filter(|b| **b == b'\n').count() + 1
+    }
+
     /// `pipeline.toml:LINE:COL`, both from 1; columns count characters.
     pub fn place(&self, span: &Range<usize>) -> String {
         if let Some((_, written)) = self.overrides.iter().find(|(at, _)| *at == span.start) {
@@ -81,7 +91,7 @@ impl Source {
             at -= 1;
         }
         let before = &self.text[..at];
-        let line = before.matches('\n').count() + 1;
+        let line = self.line(at);
         let column = before.chars().rev().take_while(|c| *c != '\n').count() + 1;
         format!("{}:{line}:{column}", self.name)
     }

@@ -6,6 +6,7 @@ use anyhow::{Context, Result};
 use stages::contract::StageDef;
 
 use crate::accept::Accepted;
+use crate::check::Claims;
 use crate::device::Device;
 use crate::diag::{Diagnostic, Source};
 use crate::figures::Figures;
@@ -24,7 +25,7 @@ pub struct PipelineArgs {
     /// Which of the pipeline's profiles
     #[arg(short, long, env = "REPRO_PROFILE", global = true)]
     pub profile: Option<String>,
-    /// Change a parameter for this command
+    /// Change a parameter for this command; `*` is every stage that has it, as in '*.seed=1'
     #[arg(long, value_name = "STAGE.PARAM=VALUE", global = true)]
     pub set: Vec<String>,
     /// auto, cpu, cuda or cuda:N
@@ -51,6 +52,7 @@ pub struct Project {
     pub graph: Graph,
     pub tables: Tables,
     pub figures: Figures,
+    pub claims: Claims,
     pub facts: Facts,
     pub store: Store,
 }
@@ -95,6 +97,7 @@ impl Project {
             store: store?,
             tables: Tables::load(&spec, &graph)?,
             figures: Figures::load(&spec, &graph)?,
+            claims: Claims::load(&spec, &graph)?,
             spec,
             graph,
             facts,

@@ -60,7 +60,12 @@ fn metrics(value: f64) -> String {
 }
 
 fn space() -> Space {
-    let space = Space::new(PIPELINE);
+    with(PIPELINE)
+}
+
+/// The files of the toy paper beside a pipeline.
+fn with(pipeline: &str) -> Space {
+    let space = Space::new(pipeline);
     space.write("good.json", &metrics(3.14));
     space.write("fair.json", &metrics(3.9));
     let epochs = "{\"epoch\":1,\"train\":{\"loss\":2.0}}\n{\"epoch\":2,\"train\":{\"loss\":1.0}}\n";
@@ -315,6 +320,45 @@ fn a_regression_fails_the_check_and_names_the_cell() {
         .ends(2)
         .complains("tests/baselines/quick.toml:")
         .complains("tolerence");
+}
+
+const CLAIM: &str = r#"
+[check.order]
+claim = "the good model is better"
+metric = "error"
+stage = "score@good"
+than = "score@fair"
+"#;
+
+#[test]
+fn a_claim_that_does_not_hold_fails_the_check() {
+    let space = with(&format!("{PIPELINE}{CLAIM}"));
+    space
+        .repro("check")
+        .ends(2)
+        .says("UNKNOWN  the good model is better: score@good is not run");
+    space.repro("run").ends(0);
+    space.repro("check --update").ends(0);
+    space
+        .repro("check")
+        .ends(0)
+        .says("holds    the good model is better: score@good 3.14, score@fair 3.9")
+        .says("2 the same, 1 claim holding");
+    space.write("fair.json", &metrics(3.1));
+    space.repro("run").ends(0);
+    let said = space.repro("check --github --junit junit.xml").ends(4);
+    said.says("FAILS    the good model is better: score@good 3.14, score@fair 3.1")
+        .says("::error file=pipeline.toml,line=48,title=repro check::the good model is better")
+        .says("0 of 1 claim holding");
+    assert!(space.read("junit.xml").contains("failures=\"1\""));
+    space.edit(
+        "pipeline.toml",
+        "than = \"score@fair\"",
+        "than = \"score@far\"",
+    );
+    space.repro("check").ends(2).complains(
+        "pipeline.toml:52:8: check order: stage score@far does not exist\nhint: did you mean `score@fair`?",
+    );
 }
 
 #[test]

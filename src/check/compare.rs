@@ -6,6 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::baseline::{Baseline, Entry};
+use super::claims::{Claims, Held};
 use crate::metrics::{Better, Metric};
 use crate::table::{Evidence, Found, Outcome};
 
@@ -91,17 +92,26 @@ pub struct Line {
 pub struct Report {
     pub profile: String,
     pub lines: Vec<Line>,
+    /// What pipeline.toml claims under `[check.*]`.
+    #[serde(default)]
+    pub claims: Vec<Held>,
 }
 
 impl Report {
     pub fn failures(&self) -> impl Iterator<Item = &Line> {
         self.lines.iter().filter(|l| l.verdict.fails())
     }
+
+    /// True if every number is as good as expected and every claim holds.
+    pub fn passes(&self) -> bool {
+        self.failures().next().is_none() && !self.claims.iter().any(Held::fails)
+    }
 }
 
-/// Judges every number of the baseline, then those that it lacks.
+/// Judges every number of the baseline, then those that it lacks, then the claims.
 pub fn compare(
     baseline: &Baseline,
+    claims: &Claims,
     evidence: &Evidence,
     cells: &dyn Fn(&str, &str) -> Vec<String>,
 ) -> Report {
@@ -131,6 +141,7 @@ pub fn compare(
     Report {
         profile: evidence.profile.name.clone(),
         lines,
+        claims: claims.judge(evidence),
     }
 }
 

@@ -1,6 +1,10 @@
 //! A check's outcome as text for people, JUnit XML for CI systems and GitHub annotations.
 
+use super::claims::{Held, Holds};
 use super::compare::{Line, Report, Verdict};
+use std::ops::Range;
+
+use crate::diag::Source;
 use crate::human;
 
 /// The numbers that moved or fail, aligned, and a sentence that counts all.
@@ -54,7 +58,21 @@ pub fn text(report: &Report) -> String {
         out += &aligned(&rows);
         out.push('\n');
     }
+    for held in &report.claims {
+        out += &format!("{}  {}\n", word(held), held.sentence());
+    }
+    if !report.claims.is_empty() {
+        out.push('\n');
+    }
     out + &summary(report) + "\n"
+}
+
+fn word(held: &Held) -> &'static str {
+    match held.holds {
+        Holds::Yes => "holds  ",
+        Holds::No => "FAILS  ",
+        Holds::Unknown { .. } => "UNKNOWN",
+    }
 }
 
 fn aligned(rows: &[[String; 8]]) -> String {
@@ -108,11 +126,20 @@ pub fn summary(report: &Report) -> String {
             parts.push(format!("{count} {say}"));
         }
     }
+    let claims = &report.claims;
+    if !claims.is_empty() {
+        let hold = claims.iter().filter(|c| !c.fails()).count();
+        let count = human::count(claims.len(), "claim");
+        parts.push(match hold == claims.len() {
+            true => format!("{count} holding"),
+            false => format!("{hold} of {count} holding"),
+        });
+    }
     parts.join(", ")
 }
 
 /// Five significant digits: enough to see a change, few enough to read.
-fn number(value: f64) -> String {
+pub fn number(value: f64) -> String {
     if value == 0.0 || !value.is_finite() {
         return value.to_string();
     }
@@ -146,14 +173,15 @@ fn sentence(line: &Line) -> String {
     }
 }
 
-/// JUnit XML: a test case for each number.
+/// JUnit XML: a test case for each number and each claim.
 pub fn junit(report: &Report) -> String {
-    let failures = report.failures().count();
+    let broken = report.claims.iter().filter(|c| c.fails()).count();
+    let failures = report.failures().count() + broken;
     let mut out = format!(
         "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<testsuites>\n  <testsuite name=\"{}\" \
          tests=\"{}\" failures=\"{failures}\" errors=\"0\">\n",
         xml(&format!("repro check, profile {}", report.profile)),
-        report.lines.len(),
+        report.lines.len() + report.claims.len(),
     );
     for line in &report.lines {
         let case = format!(
@@ -166,6 +194,16 @@ pub fn junit(report: &Report) -> String {
                 "    <testcase {case}><failure message=\"{}\"/></testcase>\n",
                 xml(&sentence(line))
             ),
+            false => format!("    <testcase {case}/>\n"),
+        };
+    }
+    for held in &report.claims {
+        let case = format!("classname=\"claims\" name=\"{}\"", xml(&held.name));
+        out += &match held.fails() {
+            true => {
+                let message = xml(&held.sentence());
+                format!("    <testcase {case}><failure message=\"{message}\"/></testcase>\n")
+            }
             false => format!("    <testcase {case}/>\n"),
         };
     }
@@ -187,18 +225,22 @@ fn xml(text: &str) -> String {
     out
 }
 
-/// Workflow commands that GitHub shows beside the baseline's lines.
-pub fn github(report: &Report, file: &str, text: &str) -> String {
+/// Workflow commands that GitHub shows beside the lines of the baseline and of the pipeline.
+pub fn github(report: &Report, baseline: &Source, pipeline: &Source) -> String {
     let mut out = String::new();
+    let mut say = |source: &Source, span: Option<&Range<usize>>, message: String| {
+        let line = span.map_or(1, |s| source.line(s.start));
+        let (file, message) = (
+            source.name(),
+            message.replace('%', "%25").replace('\n', "%0A"),
+        );
+        out += &format!("::error file={file},line={line},title=repro check::{message}\n");
+    };
     for line in report.failures() {
-        let at = line.span.as_ref().map_or(0, |s| s.start.min(text.len()));
-        let number = text.as_bytes()[..at]
-            .iter()
-            .filter(|b| **b == b'\n')
-            .count()
-            + 1;
-        let message = sentence(line).replace('%', "%25").replace('\n', "%0A");
-        out += &format!("::error file={file},line={number},title=repro check::{message}\n");
+        say(baseline, line.span.as_ref(), sentence(line));
+    }
+    for held in report.claims.iter().filter(|c| c.fails()) {
+        say(pipeline, Some(&held.span), held.sentence());
     }
     out
 }

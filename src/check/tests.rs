@@ -3,6 +3,7 @@
 use serde_json::json;
 
 use super::*;
+use crate::diag::Source;
 use crate::table::{Evidence, Found, Outcome};
 
 const BASELINE: &str = r#"
@@ -37,7 +38,12 @@ fn found(found: Found) -> Evidence {
 
 fn check(evidence: &Evidence) -> Report {
     let cells = |stage: &str, _: &str| vec![format!("table 2, Ours, {}", &stage[..3])];
-    compare(&Baseline::parse(BASELINE).unwrap(), evidence, &cells)
+    compare(
+        &Baseline::parse(BASELINE).unwrap(),
+        &Claims::default(),
+        evidence,
+        &cells,
+    )
 }
 
 #[test]
@@ -63,7 +69,11 @@ quick: 1 number, 1 worse
 "
     );
     assert_eq!(
-        print::github(&report, "tests/baselines/quick.toml", BASELINE),
+        print::github(
+            &report,
+            &Source::new("tests/baselines/quick.toml", BASELINE.into()),
+            &Source::new("pipeline.toml", String::new())
+        ),
         "::error file=tests/baselines/quick.toml,line=2,title=repro check::fid@ours frechet got \
          worse: 42 -> 47.8, tolerance 1.5 (table 2, Ours, fid)\n"
     );
@@ -97,7 +107,9 @@ fn an_update_is_read_back_and_then_nothing_differs() {
     let mut read = Baseline::parse(&new.to_text().unwrap()).unwrap();
     read.0[0].span = 0..0;
     assert_eq!(read, new);
-    let again = compare(&new, &present(47.8, 1000), &|_, _| Vec::new());
+    let again = compare(&new, &Claims::default(), &present(47.8, 1000), &|_, _| {
+        Vec::new()
+    });
     assert_eq!(again.lines[0].verdict, Verdict::Same);
 }
 

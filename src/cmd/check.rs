@@ -44,10 +44,10 @@ pub fn run(pipeline: &PipelineArgs, args: &Args, kinds: &'static [StageDef]) -> 
         Some(path) => path.clone(),
         None => project.facts.dir.join(name),
     };
-    let (baseline, text) = load(name, &path)?;
+    let (baseline, source) = load(name, &path)?;
     let known = baseline.clone().unwrap_or_default();
     let cells = |stage: &str, metric: &str| cells(&project.tables, stage, metric);
-    let report = check::compare(&known, &evidence, &cells);
+    let report = check::compare(&known, &project.claims, &evidence, &cells);
     if args.update {
         return update(&path, &known, &report, &args.spread);
     }
@@ -61,7 +61,7 @@ pub fn run(pipeline: &PipelineArgs, args: &Args, kinds: &'static [StageDef]) -> 
             .with_context(|| format!("cannot write {}", file.display()))?;
     }
     if args.github {
-        let annotations = check::print::github(&report, &name.to_string_lossy(), &text);
+        let annotations = check::print::github(&report, &source, &project.spec.source);
         // Beside JSON they would spoil it, and GitHub reads both streams.
         match args.json {
             true => eprint!("{annotations}"),
@@ -73,25 +73,24 @@ pub fn run(pipeline: &PipelineArgs, args: &Args, kinds: &'static [StageDef]) -> 
         let hint = "`repro check --update` writes one from the present numbers";
         return Err(Diagnostic::new(message).hint(hint).into());
     }
-    let failed = report.failures().next().is_some();
-    Ok(if failed {
-        Ended::OutOfTolerance
-    } else {
-        Ended::Done
+    Ok(match report.passes() {
+        true => Ended::Done,
+        false => Ended::OutOfTolerance,
     })
 }
 
-/// The baseline and its text, if there is one.
-fn load(name: &Path, path: &Path) -> Result<(Option<Baseline>, String)> {
+/// The baseline, if there is one, and its text.
+fn load(name: &Path, path: &Path) -> Result<(Option<Baseline>, Source)> {
     let text = match std::fs::read_to_string(path) {
-        Ok(text) => text,
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok((None, String::new())),
+        Ok(text) => Some(text),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => None,
         Err(e) => return Err(e).with_context(|| format!("cannot read {}", path.display())),
     };
-    match Baseline::parse(&text) {
-        Ok(baseline) => Ok((Some(baseline), text)),
+    let there = text.is_some();
+    let source = Source::new(name.to_string_lossy(), text.unwrap_or_default());
+    match Baseline::parse(source.text()) {
+        Ok(baseline) => Ok((there.then_some(baseline), source)),
         Err(e) => {
-            let source = Source::new(name.to_string_lossy(), text);
             let message = e.message().replace('\n', " ");
             Err(source.error(&e.span().unwrap_or(0..0), message).into())
         }

@@ -53,7 +53,17 @@ pub fn schema(kinds: &[StageDef]) -> Value {
             "profile": {"type": "object", "additionalProperties": {"type": "object", "additionalProperties": {"type": "object"}}},
             "table": {"type": "object"},
             "figure": {"type": "object"},
-            "check": {"type": "object"},
+            "check": {"type": "object", "additionalProperties": {
+                "type": "object",
+                "required": ["claim", "metric", "stage", "than"],
+                "additionalProperties": false,
+                "properties": {
+                    "claim": {"type": "string", "description": "in words"},
+                    "metric": {"type": "string"},
+                    "stage": {"type": "string", "description": "the instance whose number is better ..."},
+                    "than": {"type": "string", "description": "... than the number of this one"},
+                },
+            }},
         },
         "$defs": defs,
     })

@@ -181,7 +181,7 @@ impl Run<'_, '_> {
                 open.push(id);
             }
         }
-        self.progress.begin(open.len());
+        self.progress.begin(open.len(), wanted.len() - open.len());
     }
 
     /// Everything the stage needs is fresh: is it?
@@ -221,6 +221,7 @@ impl Run<'_, '_> {
     fn go(&mut self, receiver: &Receiver<Message>) {
         loop {
             self.start_ready();
+            self.announce();
             if self.pids.is_empty() {
                 return;
             }
@@ -273,6 +274,17 @@ impl Run<'_, '_> {
                 None => i += 1,
             }
         }
+    }
+
+    /// Tells what starts as soon as there is room.
+    fn announce(&mut self) {
+        let stages = &self.planner.graph.stages;
+        let next = self
+            .ready
+            .iter()
+            .take(5)
+            .map(|id| stages[*id].name.as_str());
+        self.progress.next(&next.collect::<Vec<_>>());
     }
 
     fn start(&mut self, id: Id, seat: room::Seat) {

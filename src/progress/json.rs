@@ -14,9 +14,11 @@ fn say(mut object: Value) {
 }
 
 impl Progress for Json {
-    fn begin(&mut self, total: usize) {
-        say(json!({"event": "begin", "stages": total}));
+    fn begin(&mut self, total: usize, cached: usize) {
+        say(json!({"event": "begin", "stages": total, "cached": cached}));
     }
+
+    fn next(&mut self, _stages: &[&str]) {}
 
     fn start(&mut self, stage: &str, why: &str) {
         say(json!({"event": "start", "stage": stage, "why": why}));

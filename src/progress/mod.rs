@@ -33,11 +33,13 @@ pub enum End {
 
 /// Receives what happens, in order, from one thread.
 pub trait Progress {
-    /// `total` stages may have to run.
-    fn begin(&mut self, total: usize);
+    /// `total` stages may have to run; `cached` are fresh already.
+    fn begin(&mut self, total: usize, cached: usize);
     fn start(&mut self, stage: &str, why: &str);
     fn event(&mut self, stage: &str, event: &Event);
     fn end(&mut self, stage: &str, end: &End);
+    /// Those that start as soon as there is room, the first one first.
+    fn next(&mut self, stages: &[&str]);
     /// The stage turned out to be fresh once its inputs were known.
     fn fresh(&mut self, stage: &str);
     /// A sentence about the run as a whole.

@@ -24,7 +24,9 @@ fn line(what: &str, stage: &str, rest: &str) {
 }
 
 impl Progress for Plain {
-    fn begin(&mut self, _total: usize) {}
+    fn begin(&mut self, _total: usize, _cached: usize) {}
+
+    fn next(&mut self, _stages: &[&str]) {}
 
     fn start(&mut self, stage: &str, why: &str) {
         self.beats.insert(stage.into(), Instant::now());

@@ -13,6 +13,8 @@ pub struct Terminal {
     bars: MultiProgress,
     whole: ProgressBar,
     running: HashMap<String, Running>,
+    /// Stages that were fresh from the start.
+    cached: usize,
 }
 
 struct Running {
@@ -29,11 +31,12 @@ impl Default for Terminal {
     fn default() -> Self {
         let bars = MultiProgress::new();
         let whole = bars.add(ProgressBar::new(0));
-        whole.set_style(style("{bar:24} {pos}/{len} stages  {elapsed}"));
+        whole.set_style(style("{bar:24} {pos}/{len} stages  {elapsed}  {wide_msg}"));
         Self {
             bars,
             whole,
             running: HashMap::new(),
+            cached: 0,
         }
     }
 }
@@ -53,8 +56,10 @@ fn style(template: &str) -> ProgressStyle {
 }
 
 impl Progress for Terminal {
-    fn begin(&mut self, total: usize) {
+    fn begin(&mut self, total: usize, cached: usize) {
+        self.cached = cached;
         self.whole.set_length(total as u64);
+        self.next(&[]);
         self.whole.enable_steady_tick(Duration::from_millis(500));
     }
 
@@ -136,6 +141,18 @@ impl Progress for Terminal {
                 self.print(&format!("  stop  {stage:24} {note}"));
             }
         }
+    }
+
+    fn next(&mut self, stages: &[&str]) {
+        let mut parts = Vec::new();
+        if self.cached > 0 {
+            parts.push(format!("{} cached", self.cached));
+        }
+        // Cut off by the width of the terminal.
+        if !stages.is_empty() {
+            parts.push(format!("next: {}", stages.join(", ")));
+        }
+        self.whole.set_message(parts.join("  "));
     }
 
     fn fresh(&mut self, _stage: &str) {

@@ -85,14 +85,19 @@ fn origin(m: &Measured) -> Markup {
             @if let Some(n) = m.n { dt { "n" } dd { (thousands(n)) } }
             @if let Some(spread) = &m.spread { dt { "±" } dd { (spread.value) } }
             dt { "device" } dd { (m.device) }
-            @for (key, value) in &m.protocol {
+            // What measures the machine has the device in its protocol, too.
+            @for (key, value) in m.protocol.iter().filter(|(key, _)| *key != "device") {
                 dt { (key) }
                 dd { @if let Some(text) = value.as_str() { (text) } @else { (value.to_string()) } }
             }
-            @for run in &m.runs {
+            @if let [run] = &m.runs[..] {
                 dt { "result of" } dd { (link(&run.stage)) }
-                @if m.runs.len() > 1 { dt { "value" } dd { (run.value) } }
                 dt { "fingerprint" } dd { code { (run.fingerprint) } }
+            } @else {
+                dt { "mean of" }
+                @for run in &m.runs {
+                    dd { (run.value) " by " (link(&run.stage)) ", " code { (run.fingerprint) } }
+                }
             }
         }
     }

@@ -72,7 +72,7 @@ pub fn page(report: &Report) -> String {
                         p.soft { "A box is a stage, a mark in it an instance: a disc if it is fresh, \
                             a ring if not. A box leads to its stage." }
                         div.scroll tabindex="0" role="region" aria-label="graph of stages" {
-                            (svg::inline(&report.graph))
+                            (svg::inline(&report.graph, "group"))
                         }
                     }
                     section id="stages" {

@@ -30,7 +30,7 @@ pub fn section(stage: &Stage) -> Markup {
             (relatives("reads", &stage.needs))
             (relatives("read by", &stage.users))
             @if !stage.curves.is_empty() {
-                div.curves { @for curve in &stage.curves { (svg::inline(curve)) } }
+                div.curves { @for curve in &stage.curves { (svg::inline(curve, "img")) } }
             }
             @if !stage.metrics.is_empty() {
                 h3 { "Metrics" }

@@ -114,7 +114,8 @@ fn pick(
     })
 }
 
-/// `glow.optim.lr=1e-3` or `glow@cifar10.optim.lr=1e-3`.
+/// `glow.optim.lr=1e-3`, `glow@cifar10.optim.lr=1e-3`, or `*.seed=1` for every stage that has the
+/// parameter.
 fn apply_set(
     source: &mut Source,
     text: &str,
@@ -133,10 +134,23 @@ fn apply_set(
     let value = node::parse_value(value, span.clone());
     let mut found = false;
     for instance in instances.iter_mut() {
-        if instance.stage == stage || instance.name == stage {
+        let meant = match stage {
+            "*" => instance.params.find(param.trim()).is_some(),
+            _ => instance.stage == stage || instance.name == stage,
+        };
+        if meant {
             instance.params.set(param.trim(), value.clone());
             found = true;
         }
+    }
+    if !found && stage == "*" {
+        let hint = "`*` means every stage that has the parameter";
+        return Err(source
+            .error(
+                &span,
+                format!("no stage has a parameter `{}`", param.trim()),
+            )
+            .hint(hint));
     }
     if !found {
         let names = instances.iter().map(|i| i.stage.as_str());

@@ -103,6 +103,14 @@ impl Table {
         self.entry(key).map(|e| &e.node)
     }
 
+    /// What stands at `a.b.c`.
+    pub fn find(&self, path: &str) -> Option<&Node> {
+        match path.split_once('.') {
+            Some((key, rest)) => self.get(key)?.table()?.find(rest),
+            None => self.get(path),
+        }
+    }
+
     pub fn entry(&self, key: &str) -> Option<&Entry> {
         self.0.iter().find(|e| e.key == key)
     }

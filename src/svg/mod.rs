@@ -32,8 +32,9 @@ pub fn file(drawing: &Drawing) -> String {
     svg.into_string() + "\n"
 }
 
-/// A drawing inside a page.
-pub fn inline(drawing: &Drawing) -> Markup {
+/// A drawing inside a page. `role` is `img`, or `group` if parts of it are links: nothing inside an
+/// image can be reached by a keyboard or a screen reader.
+pub fn inline(drawing: &Drawing, role: &str) -> Markup {
     let Drawing {
         width,
         height,
@@ -42,7 +43,7 @@ pub fn inline(drawing: &Drawing) -> Markup {
     } = drawing;
     html! {
         svg.drawing viewBox=(format!("0 0 {width} {height}")) width=(width) height=(height)
-            role="img" aria-label=(label) { (body) }
+            role=(role) aria-label=(label) { (body) }
     }
 }
 

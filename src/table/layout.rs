@@ -1,8 +1,8 @@
 //! Content to lines of text: which columns there are, what each cell says, and the remarks below
 //! that a reader needs. The same for every format; a renderer only adds its marks.
 
-use super::build::plain;
-use super::content::{Cell, Column, Measured, Reproduced, Row, SpreadOf, Table};
+use super::content::{Cell, Column, Measured, Reproduced, SpreadOf, Table};
+use super::remarks::remarks;
 
 /// A table as text.
 pub struct Layout {
@@ -289,128 +289,4 @@ pub fn thousands(n: u64) -> String {
         text.push(digit);
     }
     text
-}
-
-fn remarks(table: &Table, sources: &[&str]) -> Vec<String> {
-    let mut remarks = Vec::new();
-    if let [source] = sources {
-        remarks.push(format!("Published: {source}."));
-    }
-    let profile = &table.profile;
-    let cells = || table.rows.iter().flat_map(|r| &r.cells);
-    if cells().any(|c| c.reproduced.is_some()) {
-        remarks.push(sentence(&format!(
-            "Profile {}: {}",
-            profile.name, profile.about
-        )));
-        remarks.extend(
-            profile
-                .data
-                .as_deref()
-                .map(|data| sentence(&format!("Data: {data}"))),
-        );
-    }
-    for (i, column) in table.columns.iter().enumerate() {
-        remarks.extend(circumstances(column, i, &table.rows));
-        let reason = column.incomparable.iter();
-        remarks.extend(reason.map(|r| format!("No difference is shown: {r}.")));
-    }
-    let measured = || {
-        cells().filter_map(|c| match &c.reproduced {
-            Some(Reproduced::Measured(m)) => Some(m),
-            _ => None,
-        })
-    };
-    let shown = |of: SpreadOf| {
-        let spreads = || measured().filter_map(|m| m.spread.as_ref());
-        spreads().any(|s| s.of == of)
-    };
-    if shown(SpreadOf::Runs) {
-        remarks.push("± is the standard deviation over runs.".into());
-    } else if shown(SpreadOf::Examples) {
-        remarks.push("± is the standard error over examples.".into());
-    }
-    if cells().any(|c| c.published.as_ref().is_some_and(|p| p.bound)) || measured().any(|m| m.bound)
-    {
-        remarks.push("≤ and ≥ mark bounds: the truth may be better.".into());
-    }
-    let words: Vec<&str> = cells()
-        .filter_map(|c| match &c.reproduced {
-            Some(Reproduced::Stale { .. }) => Some("stale"),
-            Some(Reproduced::NotRun { .. }) => Some("not run"),
-            _ => None,
-        })
-        .collect();
-    if !words.is_empty() {
-        let count = |word: &str| words.iter().filter(|w| **w == word).count();
-        let say = |word| match count(word) {
-            0 => None,
-            n => Some(format!("{n} {word}")),
-        };
-        let what: Vec<String> = ["stale", "not run"].into_iter().filter_map(say).collect();
-        remarks.push(format!(
-            "{}: `repro run --profile {}`.",
-            what.join(", "),
-            profile.name
-        ));
-    }
-    remarks
-}
-
-/// n, protocol and device of a column's numbers: one sentence if they agree, else one for each
-/// set of rows.
-fn circumstances(column: &Column, index: usize, rows: &[Row]) -> Vec<String> {
-    let mut found: Vec<(String, Vec<&str>)> = Vec::new();
-    for row in rows {
-        let Some(Reproduced::Measured(m)) = &row.cells[index].reproduced else {
-            continue;
-        };
-        let text = circumstance(m);
-        match found.iter_mut().find(|(t, _)| *t == text) {
-            Some((_, names)) => names.push(&row.name),
-            None => found.push((text, vec![&row.name])),
-        }
-    }
-    let label = column.reproduced.as_deref().unwrap_or(&column.metric);
-    match &found[..] {
-        [(text, _)] => vec![format!("{label}: {text}.")],
-        many => {
-            let each = many.iter();
-            each.map(|(text, names)| format!("{label} ({}): {text}.", names.join("; ")))
-                .collect()
-        }
-    }
-}
-
-fn circumstance(m: &Measured) -> String {
-    let mut facts = Vec::new();
-    if m.runs.len() > 1 {
-        facts.push(format!("mean of {} runs", m.runs.len()));
-    }
-    facts.extend(m.n.map(|n| format!("n = {}", thousands(n))));
-    facts.extend(
-        m.protocol
-            .iter()
-            .map(|(key, value)| format!("{key} {}", brief(&plain(value)))),
-    );
-    facts.push(format!("on {}", m.device));
-    facts.join(", ")
-}
-
-/// A digest by its first twelve letters.
-fn brief(text: &str) -> String {
-    let digest = text.len() >= 32 && text.bytes().all(|b| b.is_ascii_hexdigit());
-    if digest {
-        text[..12].into()
-    } else {
-        text.into()
-    }
-}
-
-fn sentence(text: &str) -> String {
-    if text.ends_with('.') {
-        text.into()
-    } else {
-        format!("{text}.")
-    }
 }

@@ -15,6 +15,7 @@ mod decl;
 pub mod html;
 pub mod layout;
 mod md;
+mod remarks;
 #[cfg(test)]
 mod tests;
 mod tex;

@@ -104,8 +104,7 @@ fn published_and_reproduced_stand_side_by_side() {
 ⁴ Kingma  
 Profile short: fewer epochs.  
 FID: n = 1,000, resize tf, on cpu.  
-bits/dim (Glow): n = 10,000, on cpu.  
-bits/dim (Ours): mean of 2 runs, n = 10,000, on cpu.  
+bits/dim: n = 10,000, on cpu; mean of 2 runs for Ours.  
 ± is the standard deviation over runs.  
 ≤ and ≥ mark bounds: the truth may be better.
 "

@@ -15,10 +15,9 @@ use crate::nn::noise::{Draws, Noise};
 pub enum Look {
     /// 28x28, one channel, as published.
     Grey,
-    /// 32x32, three channels: a garment dyed in two colours before a plain wall.
+    /// 32x32, three channels: a garment between blue and violet before a plain, warm wall.
     TwoTone { seed: u64 },
-    /// 32x32, three channels: a garment of one warm colour before a background that runs
-    /// smoothly between four colours.
+    /// 32x32, three channels: a garment of a warm colour before an evening sky.
     Gradient { seed: u64 },
 }
 
@@ -98,42 +97,36 @@ fn framed(image: &[u8]) -> Vec<f32> {
 
 type Rgb = [f32; 3];
 
-/// Shadows take one colour and lights another; the wall is plain and darker towards the floor.
+// Each image has two free numbers beside its shape: few enough that the small models of `quick`
+// can learn them in minutes, and two more than the grey images have.
+
+/// Blues to violets, lights a little nearer to red than shadows; the wall is plain and warm,
+/// brighter or darker, and darkens towards the floor.
 fn two_tone(garment: &[f32], draws: &mut Draws) -> Vec<u8> {
-    let u = uniforms(draws, 8);
-    let shadow = hsv(u[0], 0.5 + 0.4 * u[1], 0.15 + 0.25 * u[2]);
-    // The light's hue lies a third to two thirds of the circle away, so that two tones show.
-    let light = hsv(
-        u[0] + 0.33 + 0.34 * u[3],
-        0.3 + 0.5 * u[4],
-        0.75 + 0.25 * u[5],
-    );
-    let wall = hsv(u[6], 0.15, 0.45 + 0.35 * u[7]);
+    let u = uniforms(draws, 2);
+    let hue = 0.5 + 0.25 * u[0];
+    let (shadow, light) = (hsv(hue, 0.8, 0.25), hsv(hue + 0.1, 0.4, 0.95));
+    let wall = hsv(0.1, 0.25, 0.5 + 0.4 * u[1]);
     paint(garment, draws, |v, _, y| {
         let floor = 1.0 - 0.25 * y;
         (mix(shadow, light, v), wall.map(|c| c * floor))
     })
 }
 
-/// The four corners of the background have colours of their own; the garment is warm.
+/// The sky is that of some hour between night and day over a dark ground; the garment is warm and
+/// lit from the left.
 fn gradient(garment: &[f32], draws: &mut Draws) -> Vec<u8> {
-    let u = uniforms(draws, 16);
-    let cloth = hsv(0.96 + 0.2 * u[0], 0.25 + 0.45 * u[1], 0.8 + 0.2 * u[2]);
-    let corner = |i: usize| {
-        hsv(
-            0.45 + 0.35 * u[i],
-            0.3 + 0.4 * u[i + 1],
-            0.15 + 0.6 * u[i + 2],
-        )
-    };
-    let corners = [corner(3), corner(6), corner(9), corner(12)];
-    // One side of the cloth is nearer to the lamp.
-    let lamp = 0.3 * u[15];
+    let u = uniforms(draws, 2);
+    let cloth = hsv(0.96 + 0.2 * u[0], 0.6, 0.95);
+    let (left, right) = (
+        hsv(0.52, 0.5, 0.2 + 0.6 * u[1]),
+        hsv(0.66, 0.5, 0.2 + 0.4 * u[1]),
+    );
+    let ground = hsv(0.75, 0.4, 0.2);
     paint(garment, draws, |v, x, y| {
-        let top = mix(corners[0], corners[1], x);
-        let bottom = mix(corners[2], corners[3], x);
-        let bright = (0.25 + 0.75 * v) * (1.0 - lamp * x);
-        (cloth.map(|c| c * bright), mix(top, bottom, y))
+        let bright = (0.25 + 0.75 * v) * (1.0 - 0.25 * x);
+        let sky = mix(left, right, x);
+        (cloth.map(|c| c * bright), mix(sky, ground, y))
     })
 }
 

@@ -128,6 +128,10 @@ fn mistakes_on_the_command_line() {
             "--set b.c=1: there is no stage `b`\nhint: did you mean `a`?\n",
         ),
         (
+            &["run", "--set", "*.seed=1"],
+            "--set *.seed=1: no stage has a parameter `seed`\nhint: `*` means every stage that has the parameter\n",
+        ),
+        (
             &["run", "--device", "tpu"],
             "`tpu` is no device\nhint: one of auto, cpu, cuda, cuda:N\n",
         ),

@@ -36,6 +36,17 @@ fn a_change_runs_what_depends_on_it_and_says_why() {
 }
 
 #[test]
+fn a_parameter_is_set_for_every_stage_that_has_it() {
+    let space = Space::new(TWO);
+    space.run();
+    let status = space.repro(&["status", "--set", "*.x=30"]).out;
+    assert!(
+        status.contains("first   stale  params.x: 10 -> 30\nsecond  waits  first\n"),
+        "{status}"
+    );
+}
+
+#[test]
 fn a_rerun_with_equal_bytes_stops_there() {
     let space = Space::new(TWO);
     space.run();
