@@ -70,3 +70,23 @@ fn the_tutorial() {
 fn declaring_your_own_paper() {
     follow("your-own-paper.md");
 }
+
+#[test]
+fn the_reference_of_kinds_is_what_the_binary_says() {
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/kinds.md");
+    let said = Space::new("").repro("kinds").ends(0).out;
+    let text = format!("# Kinds\n\n{KINDS}\n{said}");
+    if std::env::var_os("REPRO_BLESS").is_some() {
+        std::fs::write(&path, &text).unwrap();
+    }
+    assert_eq!(
+        std::fs::read_to_string(&path).unwrap_or_default(),
+        text,
+        "docs/kinds.md is out of date: REPRO_BLESS=1 cargo test --release --test docs"
+    );
+}
+
+const KINDS: &str = "\
+What a stage of each kind reads, makes and takes as parameters. `repro kinds` prints this page, and
+a test keeps it true. Beside these there is `command`, any program: see [pipeline.md](pipeline.md).
+";

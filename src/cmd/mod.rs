@@ -7,6 +7,7 @@ mod explain;
 mod fid;
 mod figures;
 mod graph;
+mod kinds;
 mod log;
 mod report;
 mod run;
@@ -74,6 +75,8 @@ pub enum Command {
     Export(archive::ExportArgs),
     /// Take the results of an archive into the store
     Import(archive::ImportArgs),
+    /// What each kind of stage reads, makes and takes as parameters
+    Kinds(kinds::Args),
     /// JSON Schema of pipeline.toml
     Schema,
     /// Completions for a shell
@@ -151,6 +154,7 @@ fn dispatch(cli: &Cli, kinds: &'static [StageDef]) -> Result<Ended> {
         Command::Gc(args) => space::gc(&cli.pipeline, args, kinds),
         Command::Export(args) => archive::export(&cli.pipeline, args, kinds),
         Command::Import(args) => archive::import(&cli.pipeline, args, kinds),
+        Command::Kinds(args) => kinds::run(args, kinds),
         Command::Schema => schema::run(kinds),
         Command::Completions { shell } => {
             let mut text = Vec::new();

@@ -1,0 +1,106 @@
+//! The pipeline of this repository, through the binary: real stages, cut to seconds.
+
+mod common;
+
+use common::{Said, Space};
+
+fn paper() -> Space {
+    Space::new(include_str!("../pipeline.toml"))
+}
+
+/// Stages that ended so, in the order of their names.
+fn stages(said: &Said, event: &str) -> Vec<String> {
+    let events = said.out.lines().map(|line| {
+        let event: serde_json::Value = serde_json::from_str(line).expect("a JSON event a line");
+        event
+    });
+    let mut names: Vec<String> = events
+        .filter(|e| e["event"] == event)
+        .map(|e| e["stage"].as_str().expect("a stage").to_owned())
+        .collect();
+    names.sort();
+    names
+}
+
+/// Table 1's first rows with a training epoch each.
+const CUT: &str = "--profile quick --set *.epochs=1 --set extractor.network.epochs=1";
+
+#[test]
+fn a_learning_rate_reruns_what_depends_on_it_and_taking_it_back_reruns_nothing() {
+    let space = paper();
+    let run = |more: &str| {
+        let target = "simple-fid@fashion-mnist,flow-prior";
+        space
+            .repro(&format!("run --json {CUT} {more} {target}"))
+            .ends(0)
+    };
+    let below = [
+        "flow-prior@fashion-mnist",
+        "simple-features@fashion-mnist,flow-prior",
+        "simple-fid@fashion-mnist,flow-prior",
+        "simple-latents@fashion-mnist",
+        "simple-sample@fashion-mnist,flow-prior",
+        "simple-vae@fashion-mnist",
+    ];
+    let above = [
+        "dataset@fashion-mnist",
+        "extractor",
+        "reference@fashion-mnist",
+    ];
+    let mut all = [&below[..], &above].concat();
+    all.sort_unstable();
+    assert_eq!(stages(&run(""), "done"), all);
+    run("").complains("nothing to do: 9 stages fresh");
+    assert_eq!(
+        stages(&run("--set simple-vae.optim.lr=0.001"), "done"),
+        below
+    );
+    run("").complains("nothing to do: 9 stages fresh");
+    let status = space.repro(&format!(
+        "status {CUT} --set simple-vae.optim.halve_every=7 simple-vae@fashion-mnist"
+    ));
+    status.says("params.optim.halve_every: 5 -> 7");
+    // The number is in the table under its own name, and never under the published one's.
+    space
+        .repro(&format!("tables 1 {CUT}"))
+        .ends(0)
+        .says("| FID (published) | Fréchet distance (classifier features) |")
+        .says("3 not run: `repro run --profile quick`");
+}
+
+#[test]
+fn one_stage_runs_with_what_it_needs() {
+    let space = paper();
+    let plan = space
+        .repro("run --profile quick --stage glow --dry-run")
+        .ends(0)
+        .out;
+    let planned: Vec<&str> = plan
+        .lines()
+        .filter_map(|l| l.split_once(' ').filter(|(name, _)| name.contains('@')))
+        .map(|(name, _)| name)
+        .collect();
+    let wanted = [
+        "dataset@cifar10",
+        "dataset@celeba",
+        "vae@cifar10",
+        "vae@celeba",
+        "glow@cifar10",
+        "glow@celeba",
+    ];
+    assert_eq!(planned, wanted);
+    let explained = space.repro("explain --profile quick glow@cifar10").ends(0);
+    explained.says("glow@cifar10").says("vae@cifar10.model");
+}
+
+#[test]
+fn the_papers_settings_do_not_start_on_a_cpu_by_accident() {
+    let space = paper();
+    space
+        .repro("run")
+        .ends(2)
+        .complains("profile `paper` is meant for a CUDA device")
+        .complains("repro run --profile quick")
+        .complains("--device cpu");
+    assert!(!space.path("artifacts/results").exists());
+}
