@@ -1,6 +1,7 @@
 //! Which device a run computes on, as far as one can tell without a driver library.
 
 use std::fs;
+use std::sync::OnceLock;
 
 use crate::diag::Diagnostic;
 use crate::provenance;
@@ -9,8 +10,8 @@ use crate::provenance;
 pub struct Device {
     /// Ids of the GPUs that may be used, one stage on each; empty for the CPU.
     pub gpus: Vec<String>,
-    /// Such as `NVIDIA H100 80GB HBM3`.
-    pub name: String,
+    /// Asked for when it is first needed: the driver takes its time to tell.
+    name: OnceLock<String>,
 }
 
 impl Device {
@@ -18,7 +19,7 @@ impl Device {
     pub fn choose(asked: &str) -> Result<Self, Diagnostic> {
         let cpu = || Self {
             gpus: Vec::new(),
-            name: provenance::processor(),
+            name: OnceLock::new(),
         };
         let gpus = match cfg!(feature = "cuda") {
             true => visible(),
@@ -35,8 +36,10 @@ impl Device {
             }
         };
         if !chosen.is_empty() {
-            let name = name(&chosen[0]);
-            return Ok(Self { gpus: chosen, name });
+            return Ok(Self {
+                gpus: chosen,
+                name: OnceLock::new(),
+            });
         }
         match asked {
             "auto" => Ok(cpu()),
@@ -49,6 +52,14 @@ impl Device {
                     .hint("`repro doctor` lists what was found; --device cpu computes without"),
             ),
         }
+    }
+
+    /// Such as `NVIDIA H100 80GB HBM3`.
+    pub fn name(&self) -> &str {
+        self.name.get_or_init(|| match self.gpus.first() {
+            Some(id) => name(id),
+            None => provenance::processor(),
+        })
     }
 
     pub fn is_gpu(&self) -> bool {

@@ -28,6 +28,7 @@ pub mod graph;
 pub mod history;
 pub mod human;
 pub mod manifest;
+pub mod memo;
 pub mod metrics;
 pub mod plan;
 pub mod progress;

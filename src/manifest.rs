@@ -24,9 +24,16 @@ impl Manifest {
     }
 
     pub fn add(&mut self, key: impl Into<String>, value: impl fmt::Display) {
-        // One line an entry, whatever it says.
-        let value = value.to_string().replace('\\', "\\\\").replace('\n', "\\n");
-        self.0.insert(key.into(), value);
+        let (mut key, mut value) = (key.into(), value.to_string());
+        // One line an entry, whatever it says, and no two entries that read the same.
+        if value.contains(['\\', '\n']) {
+            value = value.replace('\\', "\\\\").replace('\n', "\\n");
+        }
+        if key.contains(['\\', '\n']) || key.contains(": ") {
+            key = key.replace('\\', "\\\\").replace('\n', "\\n");
+            key = key.replace(": ", "\\c ");
+        }
+        self.0.insert(key, value);
     }
 
     /// Adds a JSON value as one line for each leaf.
@@ -67,7 +74,7 @@ impl Manifest {
 
     /// The inverse of the text.
     pub fn parse(text: &str) -> Self {
-        let lines = text.lines().filter_map(|line| line.split_once(": "));
+        let lines = text.split('\n').filter_map(|line| line.split_once(": "));
         Self(lines.map(|(k, v)| (k.into(), v.into())).collect())
     }
 
@@ -137,5 +144,18 @@ mod tests {
         let b = manifest(json!({"b": {"c": "x\ny"}, "a": 1}));
         assert_eq!(a.fingerprint(), b.fingerprint());
         assert_eq!(Manifest::parse(&a.to_string()), a);
+    }
+
+    #[test]
+    fn what_stands_for_something_else_reads_differently() {
+        let text = |key: &str, value: &str| {
+            let mut manifest = Manifest::default();
+            manifest.add(key, value);
+            assert_eq!(Manifest::parse(&manifest.to_string()), manifest);
+            manifest.to_string()
+        };
+        assert_ne!(text("file.a: b", "c"), text("file.a", "b: c"));
+        assert_ne!(text("file.a\nb", "c"), text("file.a\\nb", "c"));
+        assert_ne!(text("a", "b\r"), text("a", "b"));
     }
 }

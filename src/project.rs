@@ -57,8 +57,19 @@ pub struct Project {
     pub store: Store,
 }
 
-impl Project {
-    pub fn open(args: &PipelineArgs, kinds: &'static [StageDef]) -> Result<Self> {
+/// What a command is asked to look at, before any of it is understood.
+#[derive(Debug)]
+pub struct Request {
+    /// The pipeline file, its folder, and what it says.
+    pub path: PathBuf,
+    pub dir: PathBuf,
+    pub text: String,
+    /// The store's folder.
+    pub root: PathBuf,
+}
+
+impl Request {
+    pub fn read(args: &PipelineArgs) -> Result<Self> {
         let path = match &args.file {
             Some(path) => path.clone(),
             None => find()?,
@@ -66,13 +77,38 @@ impl Project {
         let text = std::fs::read_to_string(&path)
             .with_context(|| format!("cannot read {}", path.display()))?;
         let path = std::path::absolute(&path)?;
-        let name = path.file_name().unwrap_or(path.as_os_str());
-        let source = Source::new(name.to_string_lossy(), text);
         let dir = path.parent().unwrap_or(Path::new("/")).to_path_buf();
         let root = match &args.store {
             Some(store) => std::path::absolute(store)?,
             None => dir.join("artifacts"),
         };
+        Ok(Self {
+            path,
+            dir,
+            text,
+            root,
+        })
+    }
+}
+
+impl Project {
+    pub fn open(args: &PipelineArgs, kinds: &'static [StageDef]) -> Result<Self> {
+        Self::understand(Request::read(args)?, args, kinds)
+    }
+
+    pub fn understand(
+        request: Request,
+        args: &PipelineArgs,
+        kinds: &'static [StageDef],
+    ) -> Result<Self> {
+        let Request {
+            path,
+            dir,
+            text,
+            root,
+        } = request;
+        let name = path.file_name().unwrap_or(path.as_os_str());
+        let source = Source::new(name.to_string_lossy(), text);
         let overrides = Overrides {
             profile: args.profile.clone(),
             set: args.set.clone(),
@@ -122,10 +158,9 @@ impl Project {
 
     /// Other profiles that have results here, for whoever wonders where theirs went.
     pub fn profiles_with_results(&self) -> Vec<String> {
-        let names = self.store.index.names.keys();
-        let mut profiles: Vec<String> = names.map(|(profile, _)| profile.clone()).collect();
+        let names = &self.store.index.names;
+        let mut profiles: Vec<String> = names.profiles().map(str::to_owned).collect();
         profiles.sort();
-        profiles.dedup();
         profiles
     }
 }

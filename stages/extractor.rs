@@ -62,6 +62,7 @@ impl Stage for Extractor {
         Output::new("network", "extractor", "network.safetensors"),
         Output::new("metrics", "metrics", "metrics.json"),
     ];
+    const EXTENDS: Option<&'static str> = Some("network.epochs");
     type Params = Params;
 
     fn run(params: &Params, job: &mut Job) -> Result<()> {

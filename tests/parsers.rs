@@ -2,19 +2,17 @@
 //! archives.
 //!
 //! The seeds are in tests/corpus; `REPRO_FUZZ=1000000 cargo test --release --test parsers` runs
-//! longer. A text that panics is printed, and belongs in the corpus once it is mended.
+//! longer. A text that panics is printed, and belongs in the corpus once it is mended. The same
+//! is asked with coverage as a guide by tests/fuzz (its README says how).
+
+#[path = "fuzz/bodies.rs"]
+mod bodies;
 
 use std::fs;
 use std::io::Write;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use flate2::{Compression, write::GzEncoder};
-use repro::archive;
-use repro::diag::Source;
-use repro::exec::parse_depfile;
-use repro::graph::Graph;
-use repro::record::Record;
-use repro::spec::{Overrides, Spec};
 
 /// A small generator: the same mutations on every machine.
 struct Random(u64);
@@ -96,31 +94,24 @@ fn corpus(ending: &str) -> Vec<Vec<u8>> {
 
 #[test]
 fn pipelines() {
-    fuzz("pipeline.toml", &corpus("toml"), |bytes| {
-        let text = String::from_utf8_lossy(bytes).into_owned();
-        let overrides = Overrides {
-            profile: None,
-            set: vec!["train.lr=1e-3".into()],
-        };
-        for overrides in [overrides, Overrides::default()] {
-            if let Ok(spec) = Spec::parse(Source::new("pipeline.toml", text.clone()), &overrides) {
-                let _ = Graph::new(&spec, stages::STAGES);
-            }
-        }
-    });
+    fuzz("pipeline.toml", &corpus("toml"), bodies::pipeline);
 }
 
 #[test]
 fn records() {
-    fuzz("record.json", &corpus("json"), |bytes| {
-        let _ = serde_json::from_slice::<Record>(bytes);
-    });
+    fuzz("record.json", &corpus("json"), bodies::record);
 }
 
 #[test]
 fn depfiles() {
-    fuzz("depfile", &corpus("d"), |bytes| {
-        parse_depfile(&String::from_utf8_lossy(bytes));
+    fuzz("depfile", &corpus("d"), bodies::depfile);
+}
+
+#[test]
+fn files_of_the_store() {
+    let scratch = tempfile::tempdir().expect("a folder");
+    fuzz("index", &corpus("index"), |bytes| {
+        bodies::files(bytes, scratch.path());
     });
 }
 
@@ -145,19 +136,9 @@ fn archives() {
     let tar = tar.into_inner().expect("in memory");
     let above = tempfile::tempdir().expect("a folder");
     fuzz("archive", &[tar], |bytes| {
-        let folder = tempfile::tempdir_in(above.path()).expect("a folder");
         let mut packed = GzEncoder::new(Vec::new(), Compression::fast());
         packed.write_all(bytes).expect("in memory");
-        let _ = archive::read(
-            packed.finish().expect("in memory").as_slice(),
-            folder.path(),
-        );
-        let _ = archive::read(bytes, folder.path());
-        drop(folder);
-        assert_eq!(
-            fs::read_dir(above.path()).expect("there").count(),
-            0,
-            "written outside"
-        );
+        bodies::archived(&packed.finish().expect("in memory"), above.path());
+        bodies::archived(bytes, above.path());
     });
 }

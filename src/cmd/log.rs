@@ -41,10 +41,10 @@ pub fn run(pipeline: &PipelineArgs, args: &Args, kinds: &'static [StageDef]) -> 
     let root = planner.store.root.clone();
     let working = planner.manifest(id).map(Manifest::fingerprint);
     let working = working.map(|fp| root.join("work").join(fp.to_string()).join("log"));
-    let key = (planner.facts().profile.clone(), args.stage.clone());
+    let names = &planner.store.index.names;
     let last = planner
         .fresh(id)
-        .or(planner.store.index.names.get(&key).copied());
+        .or(names.get(&planner.facts().profile, &args.stage));
     let last = last.map(|fp| planner.store.result(&fp).join("log"));
     let Some(path) = working
         .filter(|p| p.exists())

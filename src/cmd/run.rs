@@ -10,10 +10,11 @@ use crate::diag::Diagnostic;
 use crate::exec::{self, Options, Summary};
 use crate::graph::{Graph, Id};
 use crate::human;
-use crate::plan::{Planner, Verdict};
+use crate::memo;
+use crate::plan::{Planner, Start, Verdict};
 use crate::progress;
-use crate::project::{PipelineArgs, Project};
-use crate::store::Store;
+use crate::project::{PipelineArgs, Project, Request};
+use crate::store::{Lock, Store, sync_all};
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -52,8 +53,17 @@ pub struct Args {
 }
 
 pub fn run(pipeline: &PipelineArgs, args: &Args, kinds: &'static [StageDef]) -> Result<Ended> {
-    let mut project = Project::open(pipeline, kinds)?;
+    let request = Request::read(pipeline)?;
     let named = [&args.stages[..], &args.stage[..]].concat();
+    let key = memo::key(&request, pipeline, &named)?;
+    if !args.force
+        && !args.dry_run
+        && let Some(stages) = memo::recall(&request, pipeline, &key)
+    {
+        nothing_to_do(stages);
+        return Ok(Ended::Done);
+    }
+    let mut project = Project::understand(request, pipeline, kinds)?;
     let targets = match named.is_empty() {
         true => (0..project.graph.stages.len()).collect(),
         false => project.graph.select(&named)?,
@@ -71,10 +81,9 @@ pub fn run(pipeline: &PipelineArgs, args: &Args, kinds: &'static [StageDef]) -> 
     // then the run has nothing to do but to remember that.
     let named_so = wanted.iter().all(|id| planner.is_named(*id));
     if all_fresh && force.is_empty() && named_so {
-        eprintln!(
-            "nothing to do: {} fresh",
-            human::count(wanted.len(), "stage")
-        );
+        nothing_to_do(wanted.len());
+        keep_notes(planner.store);
+        memo::remember(&planner, &wanted, key);
         std::mem::forget(planner);
         return Ok(leave(project, Ended::Done));
     }
@@ -109,12 +118,30 @@ pub fn run(pipeline: &PipelineArgs, args: &Args, kinds: &'static [StageDef]) -> 
         &options,
         &mut *progress,
     )?;
+    if wanted.iter().all(|id| planner.is_named(*id)) {
+        memo::remember(&planner, &wanted, key);
+    }
     let ended = conclude(&project.graph, &summary, wanted.len());
     let whole = named.is_empty() && !summary.ran.is_empty() && ended == Ended::Done;
     if whole && !args.json && !project.tables.0.is_empty() {
         super::tables::after_run(pipeline, kinds)?;
     }
     Ok(ended)
+}
+
+fn nothing_to_do(stages: usize) {
+    eprintln!("nothing to do: {} fresh", human::count(stages, "stage"));
+}
+
+/// Digests of files that had to be read are worth keeping, unless a run is writing the index now.
+fn keep_notes(store: &mut Store) {
+    if (store.index.has_notes() || !store.index.clean)
+        && let Some(_lock) = Lock::try_take(&store.root.join("lock"))
+    {
+        // A store that cannot be written costs the next run the same reading again.
+        let synced = store.index.flush().and_then(|()| sync_all(&store.root));
+        let _ = synced.and_then(|()| store.index.synced());
+    }
 }
 
 /// The last words, and what they mean for the exit code.
@@ -140,7 +167,7 @@ fn conclude(graph: &Graph, summary: &Summary, wanted: usize) -> Ended {
         return Ended::Interrupted;
     }
     match ran {
-        0 => eprintln!("nothing to do: {} fresh", human::count(wanted, "stage")),
+        0 => nothing_to_do(wanted),
         _ => eprintln!(
             "{} ran, {} fresh, {} of work",
             human::count(ran, "stage"),
@@ -184,15 +211,11 @@ fn forecast(planner: &Planner, wanted: &[Id], force: &[Id]) -> String {
     shown.sort_unstable();
     for id in shown {
         let stage = &planner.graph.stages[id];
+        let start = planner.start(id);
         let why = match planner.verdict(id) {
             Some(Verdict::Stale(reasons)) => {
                 runs += 1;
-                let resume = if planner.has_checkpoint(id) {
-                    "resume   "
-                } else {
-                    "run      "
-                };
-                format!("{resume}{}", reasons.join("; "))
+                how(start.as_ref(), &reasons.join("; "))
             }
             Some(Verdict::Waits(_)) => {
                 waits += 1;
@@ -200,11 +223,11 @@ fn forecast(planner: &Planner, wanted: &[Id], force: &[Id]) -> String {
             }
             _ if force.contains(&id) => {
                 runs += 1;
-                "run      forced".into()
+                how(start.as_ref(), "forced")
             }
             _ => continue,
         };
-        let estimate = planner.estimate(id);
+        let estimate = planner.left(id, start.as_ref());
         seconds += estimate.unwrap_or_default();
         unknown += usize::from(estimate.is_none());
         let time = estimate.map_or("?".into(), human::seconds);
@@ -219,4 +242,21 @@ fn forecast(planner: &Planner, wanted: &[Id], force: &[Id]) -> String {
         }
     }
     text + "\n"
+}
+
+/// `run      never run`, `resume   from epoch 412 of 1000 (params.epochs: 800 -> 1000)`.
+fn how(start: Option<&Start>, why: &str) -> String {
+    match start {
+        None => format!("run      {why}"),
+        Some(Start::Checkpoint(None)) => format!("resume   from its checkpoint ({why})"),
+        Some(Start::Checkpoint(Some(reached))) => {
+            format!("resume   from {} ({why})", reached.describe())
+        }
+        Some(Start::Longer(l)) => {
+            format!(
+                "continue from {} = {} of {} ({why})",
+                l.param, l.from, l.goal
+            )
+        }
+    }
 }

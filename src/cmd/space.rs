@@ -90,7 +90,7 @@ pub fn gc(pipeline: &PipelineArgs, args: &GcArgs, kinds: &'static [StageDef]) ->
             .map(|m| m.fingerprint()),
     );
     if !args.this_profile {
-        kept.extend(project.store.index.names.values());
+        kept.extend(project.store.index.names.iter().map(|n| n.2));
     }
     let gone = |all: Vec<Usage>| {
         all.into_iter()

@@ -1,15 +1,12 @@
-//! Starting a stage's process and waiting for its end. The kernel kills it when the runner dies.
+//! Waiting for the end of a stage's process, and ending it.
 
 #![expect(
     unsafe_code,
-    reason = "prctl between fork and exec, wait4 for the use of resources"
+    reason = "waitid that leaves the process be, wait4 for the use of resources"
 )]
 
 use std::io;
 use std::mem::MaybeUninit;
-use std::os::fd::RawFd;
-use std::os::unix::process::CommandExt;
-use std::process::{Child, Command};
 
 /// How a process ended, and what it used.
 #[derive(Debug, Clone, Copy)]
@@ -20,42 +17,7 @@ pub struct Exit {
     pub peak_memory: u64,
 }
 
-/// Starts in a process group of its own, so that Ctrl-C reaches the runner alone. Must be called
-/// from the thread that lives as long as the run: the kernel ties the child to it. The child tells
-/// the guard of its group before it becomes the program, so that nothing can be started unseen.
-pub fn spawn(command: &mut Command, guard: Option<RawFd>) -> io::Result<Child> {
-    let runner = std::process::id() as libc::pid_t;
-    command.process_group(0);
-    // SAFETY: prctl, getppid, _exit, getpid and write are async-signal-safe; nothing allocates.
-    unsafe {
-        command.pre_exec(move || {
-            if libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) != 0 {
-                return Err(io::Error::last_os_error());
-            }
-            if libc::getppid() != runner {
-                // The runner died between fork and prctl.
-                libc::_exit(1);
-            }
-            if let Some(fd) = guard {
-                let mut line = [b'\n'; 16];
-                let mut at = line.len() - 1;
-                let mut pid = libc::getpid();
-                while pid > 0 {
-                    at -= 1;
-                    line[at] = b'0' + (pid % 10) as u8;
-                    pid /= 10;
-                }
-                at -= 1;
-                line[at] = b'+';
-                libc::write(fd, line[at..].as_ptr().cast(), line.len() - at);
-            }
-            Ok(())
-        });
-    }
-    command.spawn()
-}
-
-/// Waits for a child; to be called once, instead of `Child::wait`. What it leaves running in its
+/// Waits for a child; to be called once. What it leaves running in its
 /// group is killed: nothing may write to a result that is being committed.
 pub fn wait(pid: u32) -> io::Result<Exit> {
     // SAFETY: all-zero is a valid siginfo_t, and the pointer is valid for writes. The child is

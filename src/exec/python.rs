@@ -2,7 +2,8 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+
+use super::spawn::Program;
 
 /// Loaded by every Python that starts with this folder on its path. At exit it appends the files
 /// of all imported modules to a list, also from child processes, and then makes room for a
@@ -10,7 +11,7 @@ use std::process::Command;
 const HOOK: &str = include_str!("sitecustomize.py");
 
 /// Prepares the environment; returns where the list will be.
-pub fn watch(process: &mut Command, work: &Path) -> io::Result<PathBuf> {
+pub fn watch(program: &mut Program, work: &Path) -> io::Result<PathBuf> {
     let hook = work.join("python");
     std::fs::create_dir_all(&hook)?;
     std::fs::write(hook.join("sitecustomize.py"), HOOK)?;
@@ -24,8 +25,9 @@ pub fn watch(process: &mut Command, work: &Path) -> io::Result<PathBuf> {
         path.push(":");
         path.push(own);
     }
-    process.env("PYTHONPATH", path).env("REPRO_IMPORTS", &list);
+    program.env("PYTHONPATH", path);
+    program.env("REPRO_IMPORTS", &list);
     // Byte code written during the run would be new files in the project.
-    process.env("PYTHONDONTWRITEBYTECODE", "1");
+    program.env("PYTHONDONTWRITEBYTECODE", "1");
     Ok(list)
 }

@@ -5,18 +5,22 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use anyhow::{Context, Result};
 
 use crate::digest::Digest;
-use crate::store::stat;
+use crate::store::stat::{self, Stamp};
 
-/// Paths below the project, with digests; none of them in the store.
+/// Paths below the project, with digests; none of them in the store. What changed after the
+/// program was started may have been read before or after: it gets a digest that no content has,
+/// so that the result does not count next time.
 pub fn found(
     dir: &Path,
     store: &Path,
     depfile: &Path,
     imports: Option<&Path>,
+    started: SystemTime,
 ) -> Result<Vec<(String, Digest)>> {
     let mut paths: BTreeSet<PathBuf> = BTreeSet::new();
     if let Some(text) = read(depfile)? {
@@ -45,8 +49,13 @@ pub fn found(
         let Some(name) = inside.to_str() else {
             continue;
         };
-        let size = fs::metadata(&path)?.len();
-        let digest = stat::hash_file(&path, size).with_context(|| format!("cannot read {name}"))?;
+        let meta = fs::metadata(&path)?;
+        let digest = match Stamp::of(&meta).changed_between(started, SystemTime::now()) {
+            true => Digest::of(b"changed while the program that read it ran"),
+            false => {
+                stat::hash_file(&path, meta.len()).with_context(|| format!("cannot read {name}"))?
+            }
+        };
         reads.push((name.to_owned(), digest));
     }
     Ok(reads)

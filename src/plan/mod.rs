@@ -1,8 +1,10 @@
 //! Verdicts: fresh, stale and why, or waiting for an upstream stage. `status` and `run` ask here,
 //! and `run` asks again whenever an input has become known.
 
+mod damage;
+mod resume;
+
 use std::collections::HashMap;
-use std::fs;
 use std::io;
 
 use crate::digest::{Digest, Fingerprint};
@@ -10,7 +12,8 @@ use crate::files::Finder;
 use crate::graph::{Graph, Id, Kind};
 use crate::manifest::Manifest;
 use crate::project::Facts;
-use crate::store::{Entry, Health, Store, Work};
+use crate::store::{Entry, Store};
+pub use resume::{Start, extends_key};
 
 #[derive(Debug, Clone, PartialEq)]
 pub enum Verdict {
@@ -123,7 +126,7 @@ impl<'a> Planner<'a> {
                     );
                 }
                 if def.measures_machine {
-                    manifest.add("machine", &self.facts.device.name);
+                    manifest.add("machine", self.facts.device.name());
                 }
             }
             Kind::Command(command) => {
@@ -146,6 +149,31 @@ impl<'a> Planner<'a> {
             }
         }
         manifest
+    }
+
+    /// Files that patterns find.
+    pub fn found(&mut self, patterns: &[String]) -> Vec<String> {
+        self.finder.find(patterns)
+    }
+
+    /// The files of the project that a command's manifest names.
+    pub fn files_of(&self, id: Id) -> Vec<String> {
+        let lines = self.manifest(id).into_iter().flat_map(Manifest::iter);
+        let name = |(key, _): (&str, &str)| {
+            let file = key.strip_prefix("file.").or(key.strip_prefix("code."));
+            file.map(str::to_owned)
+        };
+        lines.filter_map(name).collect()
+    }
+
+    /// True if a command's files are not what they were when it was judged.
+    pub fn outdated(&mut self, id: Id) -> bool {
+        let Kind::Command(_) = self.graph.stages[id].kind else {
+            return false;
+        };
+        let judged = self.manifests[id].clone();
+        let now = self.describe(id);
+        judged.is_some_and(|judged| judged != now)
     }
 
     /// Digest of a file of the project, or what is wrong with it.
@@ -177,81 +205,6 @@ impl<'a> Planner<'a> {
         Verdict::Stale(self.reasons(id, manifest))
     }
 
-    /// What is wrong with a result's outputs.
-    fn damage(&mut self, fp: &Fingerprint) -> Vec<String> {
-        let Some(outputs) = self.store.index.results.get(fp).map(|e| e.out.len()) else {
-            return Vec::new();
-        };
-        let mut reasons = Vec::new();
-        for number in 0..outputs {
-            let mut health = self.store.health(fp, number, false);
-            if health != Health::Good && self.repair && self.restore(fp, number) {
-                health = self.store.health(fp, number, false);
-            }
-            let port = self
-                .store
-                .index
-                .results
-                .get(fp)
-                .map(|e| e.out[number].port.clone());
-            let port = port.unwrap_or_default();
-            reasons.extend(match health {
-                Health::Good => None,
-                Health::Missing => Some(format!("output {port} is missing")),
-                Health::Changed => Some(format!("output {port} is not what was committed")),
-                Health::Unreadable(why) => Some(format!("output {port} cannot be read: {why}")),
-            });
-        }
-        reasons
-    }
-
-    /// Copies an output from another result that has the same content.
-    fn restore(&mut self, fp: &Fingerprint, number: usize) -> bool {
-        let copies = self.copies.get_or_insert_with(|| {
-            let mut copies: HashMap<Digest, Vec<(Fingerprint, usize)>> = HashMap::new();
-            for entry in self.store.index.results.values() {
-                for (i, made) in entry.out.iter().enumerate() {
-                    copies.entry(made.digest).or_default().push((entry.fp, i));
-                }
-            }
-            copies
-        });
-        let Some(made) = self
-            .store
-            .index
-            .results
-            .get(fp)
-            .map(|e| e.out[number].clone())
-        else {
-            return false;
-        };
-        let others = copies.get(&made.digest).cloned().unwrap_or_default();
-        for (other, i) in others.into_iter().filter(|o| *o != (*fp, number)) {
-            if self.store.health(&other, i, true) != Health::Good {
-                continue;
-            }
-            let Some(from) = self
-                .store
-                .index
-                .results
-                .get(&other)
-                .map(|e| self.store.output(&other, &e.out[i]))
-            else {
-                continue;
-            };
-            let to = self.store.output(fp, &made);
-            let part = to.with_extension("restoring");
-            let copied = from.is_file()
-                && fs::copy(&from, &part)
-                    .and_then(|_| fs::rename(&part, &to))
-                    .is_ok();
-            if copied {
-                return true;
-            }
-        }
-        false
-    }
-
     fn reasons(&mut self, id: Id, manifest: &Manifest) -> Vec<String> {
         let Some((old, reads)) = self.last(id) else {
             return vec!["never run".into()];
@@ -270,8 +223,7 @@ impl<'a> Planner<'a> {
     /// Manifest of the result this stage was last seen fresh with, and the files found read then.
     pub fn last(&self, id: Id) -> Option<(Manifest, Vec<(String, Digest)>)> {
         let name = &self.graph.stages[id].name;
-        let key = (self.facts.profile.clone(), name.clone());
-        let fp = self.store.index.names.get(&key)?;
+        let fp = &self.store.index.names.get(&self.facts.profile, name)?;
         let reads = self.store.index.results.get(fp).map(|e| e.reads.clone());
         Some((self.store.manifest(fp)?, reads.unwrap_or_default()))
     }
@@ -279,28 +231,7 @@ impl<'a> Planner<'a> {
     /// True if the stage is already known under the result it is fresh with.
     pub fn is_named(&self, id: Id) -> bool {
         let name = &self.graph.stages[id].name;
-        let key = (self.facts.profile.clone(), name.clone());
-        self.fresh(id).is_some() && self.fresh(id).as_ref() == self.store.index.names.get(&key)
-    }
-
-    /// True if an interrupted run of exactly this work has left a checkpoint.
-    pub fn has_checkpoint(&self, id: Id) -> bool {
-        let Some(manifest) = self.manifest(id) else {
-            return false;
-        };
-        let dir = self
-            .store
-            .root
-            .join("work")
-            .join(manifest.fingerprint().to_string());
-        Work { dir }.has_checkpoint()
-    }
-
-    /// Seconds a run of the stage took the last time it ran under this profile.
-    pub fn estimate(&self, id: Id) -> Option<f64> {
-        let name = &self.graph.stages[id].name;
-        let key = (self.facts.profile.clone(), name.clone());
-        let fp = self.store.index.names.get(&key)?;
-        Some(self.store.index.results.get(fp)?.wall)
+        let fresh = self.fresh(id);
+        fresh.is_some() && fresh == self.store.index.names.get(&self.facts.profile, name)
     }
 }

@@ -20,12 +20,15 @@ pub struct Work {
 }
 
 impl Work {
+    pub fn of(root: &Path, fp: &Fingerprint) -> Self {
+        let dir = root.join("work").join(fp.to_string());
+        Self { dir }
+    }
+
     /// Makes ready for a run: what an earlier, interrupted one had put out is removed, its
     /// checkpoint is kept.
     pub fn prepare(root: &Path, fp: &Fingerprint) -> io::Result<Self> {
-        let work = Self {
-            dir: root.join("work").join(fp.to_string()),
-        };
+        let work = Self::of(root, fp);
         if let Err(e) = fs::create_dir(&work.dir) {
             if e.kind() != io::ErrorKind::AlreadyExists {
                 return Err(e);
@@ -47,9 +50,11 @@ impl Work {
         self.dir.join("checkpoint")
     }
 
-    /// Where an earlier run of the same work has left a checkpoint.
+    /// Whether an earlier run of the same work has left a checkpoint. A file that was being
+    /// written when its writer was killed, and so never got its name, is none.
     pub fn has_checkpoint(&self) -> bool {
-        fs::read_dir(self.checkpoint()).is_ok_and(|mut files| files.next().is_some())
+        let named = |file: fs::DirEntry| !file.file_name().as_encoded_bytes().starts_with(b".tmp");
+        fs::read_dir(self.checkpoint()).is_ok_and(|files| files.flatten().any(named))
     }
 
     pub fn log(&self) -> PathBuf {

@@ -74,14 +74,39 @@ enum Line {
     Boot(String),
 }
 
+/// Profile and instance to the result last seen fresh.
+#[derive(Debug, Default)]
+pub struct Names(HashMap<String, HashMap<String, Fingerprint>>);
+
+impl Names {
+    pub fn get(&self, profile: &str, stage: &str) -> Option<Fingerprint> {
+        self.0.get(profile)?.get(stage).copied()
+    }
+
+    fn insert(&mut self, profile: String, stage: String, fp: Fingerprint) {
+        self.0.entry(profile).or_default().insert(stage, fp);
+    }
+
+    pub fn profiles(&self) -> impl Iterator<Item = &str> {
+        self.0.keys().map(String::as_str)
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &str, Fingerprint)> {
+        let profiles = self.0.iter();
+        profiles.flat_map(|(profile, stages)| {
+            let stages = stages.iter();
+            stages.map(|(stage, fp)| (profile.as_str(), stage.as_str(), *fp))
+        })
+    }
+}
+
 #[derive(Debug, Default)]
 pub struct Index {
     path: PathBuf,
     pub results: HashMap<Fingerprint, Entry>,
     /// Results by the manifest without what runs were found to read.
     by_base: HashMap<Fingerprint, Vec<Fingerprint>>,
-    /// Profile and instance to the result last seen fresh.
-    pub names: HashMap<(String, String), Fingerprint>,
+    pub names: Names,
     pub files: HashMap<String, (Stamp, Digest)>,
     /// Nothing was written since the last time all was known to be on the disk.
     pub clean: bool,
@@ -148,7 +173,7 @@ impl Index {
                 self.results.insert(entry.fp, entry);
             }
             Line::Name(profile, stage, fp) => {
-                self.names.insert((profile, stage), fp);
+                self.names.insert(profile, stage, fp);
             }
             Line::File(path, stamp, digest) => {
                 self.files.insert(path, (stamp, digest));
@@ -183,9 +208,8 @@ impl Index {
     }
 
     pub fn add_name(&mut self, profile: &str, stage: &str, fp: Fingerprint) {
-        let key = (profile.to_owned(), stage.to_owned());
-        if self.names.get(&key) != Some(&fp) {
-            self.note(Line::Name(key.0, key.1, fp));
+        if self.names.get(profile, stage) != Some(fp) {
+            self.note(Line::Name(profile.into(), stage.into(), fp));
         }
     }
 
@@ -212,6 +236,11 @@ impl Index {
             self.pending.push('\n');
             self.lines += 1;
         }
+    }
+
+    /// True if something was noted that is not written yet.
+    pub fn has_notes(&self) -> bool {
+        !self.pending.is_empty()
     }
 
     /// Writes what was noted. A failure leaves the file as it was, and the notes for next time.
@@ -241,7 +270,7 @@ impl Index {
 
     /// Rewrites the file without what is out of date, if that halves it.
     pub fn compact(&mut self) -> io::Result<()> {
-        let live = self.results.len() + self.names.len() + self.files.len() + 2;
+        let live = self.results.len() + self.names.iter().count() + self.files.len() + 2;
         if self.lines < 2 * live + 100 {
             return Ok(());
         }
@@ -257,8 +286,8 @@ impl Index {
         results
             .into_iter()
             .for_each(|e| line(Line::Result(e.clone())));
-        for ((profile, stage), fp) in &self.names {
-            line(Line::Name(profile.clone(), stage.clone(), *fp));
+        for (profile, stage, fp) in self.names.iter() {
+            line(Line::Name(profile.into(), stage.into(), fp));
         }
         for (path, (stamp, digest)) in &self.files {
             line(Line::File(path.clone(), *stamp, *digest));

@@ -41,6 +41,13 @@ impl Holder {
 }
 
 impl Lock {
+    /// Takes the lock if nobody holds it.
+    pub fn try_take(path: &Path) -> Option<Self> {
+        let file = OpenOptions::new().read(true).write(true).open(path).ok()?;
+        file.try_lock().ok()?;
+        Some(Self(file))
+    }
+
     /// Takes the lock, first telling `waiting` who holds it if somebody does.
     pub fn take(path: &Path, waiting: impl FnOnce(Option<Holder>)) -> Result<Self> {
         let open = OpenOptions::new()

@@ -5,7 +5,8 @@
 //!   index                  facts, one a line (index.rs)
 //!   lock                   held by the run that writes
 //!   results/FINGERPRINT/   manifest.txt record.json log, the outputs, state/ — never edited
-//!   work/FINGERPRINT/      job.json log checkpoint/ result/ — result/ is renamed to results/
+//!   work/FINGERPRINT/      job.json log checkpoint/ reached.json result/ — result/ is renamed to
+//!                          results/
 //!   downloads/             shared by all stages
 //!   trash/                 on its way out
 //! ```
@@ -14,6 +15,7 @@ mod commit;
 mod gc;
 mod index;
 mod lock;
+mod reached;
 pub mod stat;
 
 use std::fs::{self, File};
@@ -28,6 +30,7 @@ pub use commit::{Work, sync_all};
 pub use gc::{Usage, size_of};
 pub use index::{Entry, Index, Made};
 pub use lock::{Holder, Lock};
+pub use reached::Reached;
 use stat::{Stamp, Tree};
 
 use crate::digest::{Digest, Fingerprint};

@@ -52,6 +52,17 @@ impl Stamp {
         self.2
     }
 
+    /// True if the file changed after one moment and not after the other. A time after both
+    /// comes from a clock that was set back since, and tells nothing.
+    pub fn changed_between(&self, from: SystemTime, to: SystemTime) -> bool {
+        let nanos = |time: SystemTime| {
+            let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+            i64::try_from(since.as_nanos()).unwrap_or(i64::MAX)
+        };
+        let latest = self.3.max(self.4);
+        nanos(from) < latest && latest <= nanos(to)
+    }
+
     /// False if the file changed so shortly before `hashed` that it could change unseen. A clock
     /// that went backwards makes it false too.
     pub fn settled(&self, hashed: SystemTime) -> bool {

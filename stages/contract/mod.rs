@@ -95,7 +95,8 @@ pub struct StageDef {
     /// True for a kind whose result is a property of the machine (Table 4): the device's name
     /// then belongs to its manifest.
     pub measures_machine: bool,
-    /// The integer parameter whose raising continues a finished shorter run, such as `epochs`.
+    /// The integer parameter whose raising continues a finished shorter run, such as `epochs`
+    /// or `network.epochs`.
     pub extends: Option<&'static str>,
     /// Parses parameters and writes them back, so that a typo fails before anything runs and
     /// the written-back form enters the manifest.

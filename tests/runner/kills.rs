@@ -1,6 +1,7 @@
-//! Killed at random moments, the next run goes on and ends with the same bytes.
+//! Programs killed at random moments: the next run goes on and ends with the same bytes.
 //!
-//! `REPRO_KILLS=200 cargo test --release --test runner kills` is the full length.
+//! `REPRO_KILLS=200 cargo test --release --test runner kill` is the full length, together with
+//! training.rs, which does the same to stages that train.
 
 use std::fs;
 use std::process::Child;
@@ -47,7 +48,7 @@ fn space() -> Space {
 }
 
 /// Processes whose working folder is the space: all that its runs have started.
-fn alive(space: &Space) -> Vec<u32> {
+pub fn alive(space: &Space) -> Vec<u32> {
     let here = space.dir().canonicalize().expect("there");
     let mut pids = Vec::new();
     for entry in fs::read_dir("/proc").expect("Linux").flatten() {
@@ -61,7 +62,7 @@ fn alive(space: &Space) -> Vec<u32> {
     pids
 }
 
-fn kill(pid: u32, signal: &str) {
+pub fn kill(pid: u32, signal: &str) {
     let _ = std::process::Command::new("kill")
         .args([signal, &pid.to_string()])
         .status();
@@ -72,11 +73,17 @@ fn reap(mut child: Child) {
 }
 
 /// A generator that needs no seed from outside: the moments differ, the test does not.
-fn next(state: &mut u64) -> u64 {
+pub fn next(state: &mut u64) -> u64 {
     *state = state
         .wrapping_mul(6364136223846793005)
         .wrapping_add(1442695040888963407);
     *state >> 33
+}
+
+/// How often to kill: a few times by default, `REPRO_KILLS` times where it is set.
+pub fn wanted(default: usize) -> usize {
+    let asked = std::env::var("REPRO_KILLS").ok();
+    asked.and_then(|n| n.parse().ok()).unwrap_or(default)
 }
 
 #[test]
@@ -84,11 +91,7 @@ fn killed_at_any_moment_it_ends_with_the_same_bytes() {
     let whole = space();
     whole.run();
     let expected = whole.output("total", "all");
-    let wanted: usize = std::env::var("REPRO_KILLS")
-        .ok()
-        .and_then(|n| n.parse().ok())
-        .unwrap_or(12);
-    let (mut kills, mut state) = (0, 7);
+    let (wanted, mut kills, mut state) = (wanted(12), 0, 7);
     while kills < wanted {
         let space = space();
         loop {

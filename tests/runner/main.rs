@@ -8,3 +8,4 @@ mod model;
 mod request;
 mod space;
 mod staleness;
+mod training;

@@ -1,9 +1,10 @@
 //! The `command` kind: any program, with what it reads and writes declared in pipeline.toml.
 
-use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+mod fill;
+mod outputs;
 
-use serde_json::Value as Json;
+pub use fill::Fill;
+use fill::{placeholders, scalar};
 
 use crate::diag::{Diagnostic, suggest};
 use crate::graph::Output;
@@ -31,16 +32,6 @@ pub enum Run {
     Program(Vec<String>),
     /// A line for `sh -c`.
     Shell(String),
-}
-
-/// What placeholders stand for in one execution.
-pub struct Fill<'a> {
-    pub inputs: &'a BTreeMap<String, Vec<PathBuf>>,
-    pub outputs: &'a BTreeMap<String, PathBuf>,
-    pub params: &'a Json,
-    pub params_file: &'a Path,
-    pub depfile: &'a Path,
-    pub threads: usize,
 }
 
 /// Programs whose first argument is the code they run.
@@ -106,7 +97,7 @@ impl Command {
             env: list("env")?,
             python,
         };
-        let outputs = outputs(spec, instance)?;
+        let outputs = outputs::read(spec, instance)?;
         command.check_placeholders(spec, instance, &outputs)?;
         Ok((command, outputs))
     }
@@ -200,140 +191,11 @@ fn interpreter(program: &str) -> Option<&'static str> {
     INTERPRETERS.into_iter().find(|i| *i == bare)
 }
 
-fn outputs(spec: &Spec, instance: &Instance) -> Result<Vec<Output>, Diagnostic> {
-    let table = match instance.command.get("out") {
-        Some(node) => node
-            .table()
-            .ok_or_else(|| spec.error(&node.span, "`out` must be a table: out.NAME = \"FILE\""))?,
-        None => {
-            let message = format!("stage `{}` declares no output", instance.name);
-            let hint = "write out.NAME = \"FILE\", and pass {out.NAME} to the program";
-            return Err(spec.error(&instance.span, message).hint(hint));
-        }
-    };
-    let mut outputs: Vec<Output> = Vec::new();
-    for entry in &table.0 {
-        let field = |key: &str| {
-            entry
-                .node
-                .table()
-                .and_then(|t| t.get(key))
-                .and_then(Node::text)
-        };
-        let stray = entry.node.table().and_then(|t| {
-            t.0.iter()
-                .find(|e| !["file", "holds"].contains(&e.key.as_str()))
-        });
-        if let Some(stray) = stray {
-            let message = format!("output `{}` has no `{}`", entry.key, stray.key);
-            let hint = suggest(&stray.key, ["file", "holds"]);
-            return Err(spec.error(&stray.key_span, message).hint(hint));
-        }
-        let Some(file) = entry.node.text().or(field("file")) else {
-            let message = format!("output `{}` must be a file name", entry.key);
-            return Err(spec
-                .error(&entry.node.span, message)
-                .hint("out.NAME = \"FILE\""));
-        };
-        let taken = ["manifest.txt", "record.json", "log", "state"].contains(&file)
-            || outputs.iter().any(|o| o.file == file);
-        if file.is_empty() || file.contains('/') || file.starts_with('.') || taken {
-            let message = format!(
-                "output `{}` cannot be kept under the name `{file}`",
-                entry.key
-            );
-            let hint = "a plain name of its own, such as \"model.bin\"; `repro` chooses the folder";
-            return Err(spec.error(&entry.node.span, message).hint(hint));
-        }
-        outputs.push(Output {
-            port: entry.key.clone(),
-            holds: field("holds").unwrap_or("file").into(),
-            file: file.into(),
-        });
-    }
-    Ok(outputs)
-}
-
 impl Run {
     fn texts(&self) -> Vec<&str> {
         match self {
             Run::Program(arguments) => arguments.iter().map(String::as_str).collect(),
             Run::Shell(line) => vec![line],
-        }
-    }
-}
-
-/// What stands in `{…}`, as far as it looks like one of ours: other braces belong to the program.
-fn placeholders(text: &str) -> Vec<&str> {
-    let mut found = Vec::new();
-    for (open, _) in text.match_indices('{') {
-        let inner = &text[open + 1..];
-        let Some(close) = inner.find('}') else { break };
-        let name = &inner[..close];
-        let ours = ["in.", "out.", "params."]
-            .iter()
-            .any(|p| name.starts_with(p))
-            || ["params", "depfile", "threads"].contains(&name);
-        if ours && !name.contains(char::is_whitespace) {
-            found.push(name);
-        }
-    }
-    found
-}
-
-/// The text of a scalar parameter at a dotted path.
-fn scalar(params: &Json, path: &str) -> Option<String> {
-    let value = path.split('.').try_fold(params, |at, key| at.get(key))?;
-    match value {
-        Json::String(text) => Some(text.clone()),
-        Json::Number(_) | Json::Bool(_) => Some(value.to_string()),
-        _ => None,
-    }
-}
-
-impl Fill<'_> {
-    /// One argument; one that is nothing but an input of several files becomes several.
-    fn argument(&self, text: &str) -> Vec<String> {
-        let whole = text.strip_prefix('{').and_then(|t| t.strip_suffix('}'));
-        if let Some(files) = whole
-            .and_then(|w| w.strip_prefix("in."))
-            .and_then(|p| self.inputs.get(p))
-        {
-            return files.iter().map(|f| f.display().to_string()).collect();
-        }
-        vec![self.replace(text, |value| value.join(" "))]
-    }
-
-    /// A line for the shell, with every value quoted.
-    fn line(&self, text: &str) -> String {
-        let quote = |value: &String| format!("'{}'", value.replace('\'', "'\\''"));
-        self.replace(text, |values| {
-            values.iter().map(quote).collect::<Vec<_>>().join(" ")
-        })
-    }
-
-    fn replace(&self, text: &str, join: impl Fn(Vec<String>) -> String) -> String {
-        let mut filled = text.to_owned();
-        for name in placeholders(text) {
-            if let Some(value) = self.value(name) {
-                filled = filled.replace(&format!("{{{name}}}"), &join(value));
-            }
-        }
-        filled
-    }
-
-    fn value(&self, name: &str) -> Option<Vec<String>> {
-        let path = |p: &Path| vec![p.display().to_string()];
-        match name.split_once('.') {
-            None if name == "params" => Some(path(self.params_file)),
-            None if name == "depfile" => Some(path(self.depfile)),
-            None => Some(vec![self.threads.to_string()]),
-            Some(("out", port)) => self.outputs.get(port).map(|p| path(p)),
-            Some(("in", port)) => {
-                let files = self.inputs.get(port)?;
-                Some(files.iter().map(|f| f.display().to_string()).collect())
-            }
-            Some((_, param)) => scalar(self.params, param).map(|v| vec![v]),
         }
     }
 }

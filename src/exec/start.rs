@@ -1,0 +1,125 @@
+//! From a ready stage to a running process.
+
+use std::collections::BTreeMap;
+use std::os::fd::RawFd;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::Result;
+
+use super::guard::Guard;
+use super::launch::{self, Grant, Launch};
+use super::schedule::Run;
+use super::watched::{Watch, Watched};
+use super::{State, ended, room};
+use crate::graph::{Id, Kind};
+use crate::plan::Verdict;
+use crate::store::stat::Stamp;
+
+impl Run<'_, '_> {
+    pub(super) fn start(&mut self, id: Id, seat: room::Seat) {
+        let stage = &self.planner.graph.stages[id];
+        let why = match self.planner.verdict(id) {
+            Some(Verdict::Stale(reasons)) => reasons.join("; "),
+            _ => "forced".into(),
+        };
+        self.progress.start(&stage.name, &why);
+        self.states[id] = State::Running;
+        let grant = Grant {
+            threads: seat.threads,
+            gpu: seat.gpu.clone(),
+            data: self.options.data.clone(),
+            checkpoint_seconds: self.options.checkpoint_seconds,
+            extends: self.extends(id),
+            guard: self.guard(id),
+        };
+        self.room.take(id, seat);
+        match self.launch(id, &grant) {
+            Ok(pid) => {
+                self.pids.insert(id, pid);
+            }
+            Err(e) => self.ended(id, ended::not_started(&e)),
+        }
+    }
+
+    /// The library's workers start no other programs; a command may.
+    fn guard(&mut self, id: Id) -> Option<RawFd> {
+        if let Kind::Library(_) = self.planner.graph.stages[id].kind {
+            return None;
+        }
+        if self.guard.is_none() {
+            match Guard::start() {
+                Ok(guard) => self.guard = Some(guard),
+                Err(e) => {
+                    let text = format!("no guard over left-over processes: {e}");
+                    self.progress.say(&text);
+                }
+            }
+        }
+        self.guard.as_ref().map(Guard::fd)
+    }
+
+    fn launch(&mut self, id: Id, grant: &Grant) -> Result<u32> {
+        let stage = &self.planner.graph.stages[id];
+        let manifest = self.planner.manifest(id).cloned().unwrap_or_default();
+        if let Some((line, _)) = manifest
+            .iter()
+            .find(|(k, v)| k.starts_with("file.") && *v == "missing")
+        {
+            anyhow::bail!("file {} does not exist", &line["file.".len()..]);
+        }
+        let fp = manifest.fingerprint();
+        let root = self.planner.store.root.clone();
+        let git = Arc::clone(&self.git);
+        let mut launch = Launch::new(id, &root, &fp, stage, manifest, self.facts, grant, git)?;
+        launch.watch = self.watch(id)?;
+        let stage = &self.planner.graph.stages[id];
+        let mut files = BTreeMap::new();
+        for input in &stage.inputs {
+            let mut paths = Vec::new();
+            let mut read = Vec::new();
+            for (from, output) in &input.from {
+                if let Some(entry) = self.planner.result(*from) {
+                    let made = &entry.out[*output];
+                    paths.push(self.planner.store.output(&entry.fp, made));
+                    let source = &self.planner.graph.stages[*from];
+                    read.push(format!("{}.{} {}", source.name, made.port, made.digest));
+                }
+            }
+            files.insert(input.port.clone(), paths);
+            launch.record.inputs.insert(input.port.clone(), read);
+        }
+        launch::start(stage, files, self.facts, grant, launch, self.sender.clone())
+    }
+
+    /// What a command is told to read, as it is now.
+    fn watch(&mut self, id: Id) -> Result<Watch> {
+        let Kind::Command(command) = &self.planner.graph.stages[id].kind else {
+            return Ok(Watch::default());
+        };
+        let patterns = [&command.files[..], &command.code[..]].concat();
+        let mut watch = Watch {
+            found: self.planner.found(&patterns),
+            patterns,
+            files: Vec::new(),
+        };
+        for name in self.planner.files_of(id) {
+            let path = self.facts.dir.join(&name);
+            let Ok(meta) = std::fs::metadata(&path) else {
+                continue;
+            };
+            watch.files.push(Watched {
+                digest: self.planner.store.digest_of(&path, false)?,
+                stamp: Stamp::of(&meta),
+                name,
+            });
+        }
+        Ok(watch)
+    }
+
+    /// The `state` of the longest finished run that this one continues, checked by content.
+    fn extends(&mut self, id: Id) -> Option<PathBuf> {
+        let longer = self.planner.longer(id)?;
+        self.planner.state_of(&longer)
+    }
+}

@@ -1,0 +1,56 @@
+//! Files that a command is told to read must be the same at its end as when it was judged:
+//! else its result would be kept under the name of something it was not made from.
+
+use std::io;
+use std::path::PathBuf;
+
+use anyhow::{Result, bail};
+
+use crate::digest::Digest;
+use crate::files::Finder;
+use crate::store::stat::{self, Stamp};
+
+/// One file, with its content as it was when the program was started.
+#[derive(Debug)]
+pub struct Watched {
+    /// Relative to the project.
+    pub name: String,
+    pub digest: Digest,
+    pub stamp: Stamp,
+}
+
+/// All that one command was told to read.
+#[derive(Debug, Default)]
+pub struct Watch {
+    /// Patterns that files may be found by.
+    pub patterns: Vec<String>,
+    /// What they found.
+    pub found: Vec<String>,
+    pub files: Vec<Watched>,
+}
+
+impl Watch {
+    /// Fails if a file has another content now, or a pattern finds others.
+    pub fn unchanged(&self, dir: &std::path::Path, store: &std::path::Path) -> Result<()> {
+        let sorry = "while it ran, so its result was not kept; run it again";
+        for file in &self.files {
+            let path: PathBuf = dir.join(&file.name);
+            let same = match std::fs::metadata(&path) {
+                Ok(meta) if Stamp::of(&meta) == file.stamp => true,
+                Ok(meta) => stat::hash_file(&path, meta.len())? == file.digest,
+                Err(e) if e.kind() == io::ErrorKind::NotFound => false,
+                Err(e) => return Err(e.into()),
+            };
+            if !same {
+                bail!("{} changed {sorry}", file.name);
+            }
+        }
+        let now = Finder::new(dir, store).find(&self.patterns);
+        let other = (now.iter().find(|name| !self.found.contains(name)))
+            .or_else(|| self.found.iter().find(|name| !now.contains(name)));
+        match other {
+            Some(name) => bail!("{name} came or went {sorry}"),
+            None => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,195 @@
+//! Instances and kinds together: names resolved, ports agree, parameters accepted, no cycle.
+
+mod inputs;
+mod order;
+mod stage;
+
+use std::collections::HashMap;
+use std::ops::Range;
+
+use serde_json::Value;
+use stages::contract::StageDef;
+
+use crate::command::Command;
+use crate::diag::{Diagnostic, suggest};
+use crate::spec::{Resources, Spec};
+
+/// Position of a stage in [`Graph::stages`].
+pub type Id = usize;
+
+#[derive(Debug)]
+pub struct Graph {
+    /// In the order of the file.
+    pub stages: Vec<Stage>,
+    /// Every stage after those it reads from.
+    pub order: Vec<Id>,
+    by_name: HashMap<String, Id>,
+}
+
+/// A node: one instance with everything known that does not depend on what has run.
+#[derive(Debug)]
+pub struct Stage {
+    pub name: String,
+    /// The name without the axes' values.
+    pub family: String,
+    pub span: Range<usize>,
+    pub kind: Kind,
+    /// As the kind wrote them back.
+    pub params: Value,
+    pub inputs: Vec<Input>,
+    pub outputs: Vec<Output>,
+    pub resources: Resources,
+    /// Stages that read an output of this one.
+    pub users: Vec<Id>,
+}
+
+pub enum Kind {
+    /// One of the library's, run in a worker process.
+    Library(&'static StageDef),
+    /// Any program.
+    Command(Box<Command>),
+}
+
+#[derive(Debug, Clone)]
+pub struct Input {
+    pub port: String,
+    pub from: Vec<(Id, usize)>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Output {
+    pub port: String,
+    pub holds: String,
+    /// Name in the result's directory.
+    pub file: String,
+}
+
+impl std::fmt::Debug for Kind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl Kind {
+    pub fn name(&self) -> &'static str {
+        match self {
+            Kind::Library(def) => def.kind,
+            Kind::Command(_) => "command",
+        }
+    }
+
+    /// True if its results are a property of the machine.
+    pub fn measures_machine(&self) -> bool {
+        matches!(self, Kind::Library(def) if def.measures_machine)
+    }
+}
+
+impl Stage {
+    /// The stages it reads from, each once.
+    pub fn needs(&self) -> Vec<Id> {
+        let mut ids: Vec<Id> = self
+            .inputs
+            .iter()
+            .flat_map(|i| &i.from)
+            .map(|f| f.0)
+            .collect();
+        ids.sort_unstable();
+        ids.dedup();
+        ids
+    }
+
+    /// Number of the output port that holds metrics.
+    pub fn metrics_port(&self) -> Option<usize> {
+        self.outputs.iter().position(|o| o.holds == "metrics")
+    }
+}
+
+impl Graph {
+    pub fn new(spec: &Spec, kinds: &'static [StageDef]) -> Result<Self, Diagnostic> {
+        let mut stages = Vec::with_capacity(spec.instances.len());
+        for instance in &spec.instances {
+            stages.push(stage::new(spec, kinds, instance)?);
+        }
+        let by_name: HashMap<String, Id> = (stages.iter().enumerate())
+            .map(|(i, s)| (s.name.clone(), i))
+            .collect();
+        let mut families: HashMap<&str, Vec<Id>> = HashMap::new();
+        for (i, instance) in spec.instances.iter().enumerate() {
+            families.entry(&instance.stage).or_default().push(i);
+        }
+        let resolver = inputs::Resolver {
+            spec,
+            stages: &stages,
+            families: &families,
+            by_name: &by_name,
+        };
+        let inputs = (0..stages.len())
+            .map(|i| resolver.inputs(i))
+            .collect::<Result<Vec<_>, _>>()?;
+        for (i, inputs) in inputs.into_iter().enumerate() {
+            stages[i].inputs = inputs;
+            for id in stages[i].needs() {
+                stages[id].users.push(i);
+            }
+        }
+        let order = order::sort(spec, &stages)?;
+        Ok(Self {
+            stages,
+            order,
+            by_name,
+        })
+    }
+
+    pub fn find(&self, name: &str) -> Option<Id> {
+        self.by_name.get(name).copied()
+    }
+
+    /// The instances that names on the command line mean: `glow`, `glow@cifar10`, `sample@*,vae`.
+    pub fn select(&self, names: &[String]) -> Result<Vec<Id>, Diagnostic> {
+        let mut ids = Vec::new();
+        for name in names {
+            let before = ids.len();
+            let matched = |s: &Stage| s.family == *name || matches(name, &s.name);
+            ids.extend((0..self.stages.len()).filter(|i| matched(&self.stages[*i])));
+            if ids.len() == before {
+                let known = self
+                    .stages
+                    .iter()
+                    .flat_map(|s| [s.name.as_str(), s.family.as_str()]);
+                let mut known: Vec<&str> = known.collect();
+                known.sort_unstable();
+                known.dedup();
+                return Err(Diagnostic::new(format!("there is no stage `{name}`"))
+                    .hint(suggest(name, known)));
+            }
+        }
+        ids.sort_unstable();
+        ids.dedup();
+        Ok(ids)
+    }
+
+    /// These and everything they need, in topological order.
+    pub fn with_needs(&self, ids: &[Id]) -> Vec<Id> {
+        let mut wanted = vec![false; self.stages.len()];
+        let mut open = ids.to_vec();
+        while let Some(id) = open.pop() {
+            if !std::mem::replace(&mut wanted[id], true) {
+                open.extend(self.stages[id].needs());
+            }
+        }
+        self.order.iter().copied().filter(|i| wanted[*i]).collect()
+    }
+}
+
+/// True if an instance's name fits a pattern in which `*` stands for any value of an axis.
+pub fn matches(pattern: &str, name: &str) -> bool {
+    let (Some((stage, wanted)), Some((family, values))) =
+        (pattern.split_once('@'), name.split_once('@'))
+    else {
+        return pattern == name;
+    };
+    let (wanted, values): (Vec<_>, Vec<_>) =
+        (wanted.split(',').collect(), values.split(',').collect());
+    let fits = |(w, v): (&&str, &&str)| *w == "*" || w == v;
+    stage == family && wanted.len() == values.len() && wanted.iter().zip(&values).all(fits)
+}

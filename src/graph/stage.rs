@@ -1,0 +1,89 @@
+//! One instance and its kind: parameters accepted, ports known.
+
+use serde_json::Value;
+use stages::contract::StageDef;
+
+use super::{Kind, Output, Stage};
+use crate::command::Command;
+use crate::diag::{Diagnostic, suggest};
+use crate::spec::{Instance, Spec};
+
+pub fn new(
+    spec: &Spec,
+    kinds: &'static [StageDef],
+    instance: &Instance,
+) -> Result<Stage, Diagnostic> {
+    let (kind, params, outputs) = if instance.kind == "command" {
+        let (command, outputs) = Command::read(spec, instance)?;
+        let params = instance.params.to_json();
+        (Kind::Command(Box::new(command)), params, outputs)
+    } else {
+        let Some(def) = kinds.iter().find(|k| k.kind == instance.kind) else {
+            let names = kinds.iter().map(|k| k.kind).chain(["command"]);
+            return Err(spec
+                .error(
+                    &instance.kind_span,
+                    format!("there is no kind `{}`", instance.kind),
+                )
+                .hint(suggest(&instance.kind, names)));
+        };
+        let outputs = def.outputs.iter().map(|o| Output {
+            port: o.name.into(),
+            holds: o.holds.into(),
+            file: o.file.into(),
+        });
+        (
+            Kind::Library(def),
+            check(spec, def, instance)?,
+            outputs.collect(),
+        )
+    };
+    Ok(Stage {
+        name: instance.name.clone(),
+        family: instance.stage.clone(),
+        span: instance.span.clone(),
+        kind,
+        params,
+        inputs: Vec::new(),
+        outputs,
+        resources: instance.resources.clone(),
+        users: Vec::new(),
+    })
+}
+
+/// The kind's own check of its parameters, its complaint put where the parameter is written.
+fn check(spec: &Spec, def: &StageDef, instance: &Instance) -> Result<Value, Diagnostic> {
+    (def.check)(&instance.params.to_json()).map_err(|e| {
+        let quoted: Vec<&str> = e.message.split('`').skip(1).step_by(2).collect();
+        let unknown = (e.message.starts_with("unknown "))
+            .then(|| quoted.first().copied())
+            .flatten();
+        let within = instance.params.span_of(&e.path);
+        let field = unknown.map(|name| match e.path.as_str() {
+            "" => name.to_owned(),
+            path if path == name || path.ends_with(&format!(".{name}")) => path.to_owned(),
+            path => format!("{path}.{name}"),
+        });
+        let span = field
+            .and_then(|path| instance.params.span_of(&path))
+            .or(within)
+            .unwrap_or(instance.span.clone());
+        let path = match e.path.as_str() {
+            "" => "params".to_owned(),
+            path => format!("params.{path}"),
+        };
+        let sentence = e
+            .message
+            .split(", expected one of")
+            .next()
+            .unwrap_or(&e.message);
+        let error = spec.error(
+            &span,
+            format!("stage `{}`: {path}: {sentence}", instance.name),
+        );
+        match unknown {
+            Some(wrong) => error.hint(suggest(wrong, quoted[1..].iter().copied())),
+            None => error.hint(format!("kind `{}`: {}", def.kind, def.about)),
+        }
+    })
+}
