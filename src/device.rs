@@ -1,7 +1,6 @@
 //! Which device a run computes on, as far as one can tell without a driver library.
 
 use std::fs;
-use std::sync::OnceLock;
 
 use crate::diag::Diagnostic;
 use crate::provenance;
@@ -10,8 +9,8 @@ use crate::provenance;
 pub struct Device {
     /// Ids of the GPUs that may be used, one stage on each; empty for the CPU.
     pub gpus: Vec<String>,
-    /// Asked for when it is first needed: the driver takes its time to tell.
-    name: OnceLock<String>,
+    /// Such as `NVIDIA H100 80GB HBM3`.
+    pub name: String,
 }
 
 impl Device {
@@ -19,7 +18,7 @@ impl Device {
     pub fn choose(asked: &str) -> Result<Self, Diagnostic> {
         let cpu = || Self {
             gpus: Vec::new(),
-            name: OnceLock::new(),
+            name: provenance::processor(),
         };
         let gpus = match cfg!(feature = "cuda") {
             true => visible(),
@@ -36,10 +35,8 @@ impl Device {
             }
         };
         if !chosen.is_empty() {
-            return Ok(Self {
-                gpus: chosen,
-                name: OnceLock::new(),
-            });
+            let name = name(&chosen[0]);
+            return Ok(Self { gpus: chosen, name });
         }
         match asked {
             "auto" => Ok(cpu()),
@@ -52,14 +49,6 @@ impl Device {
                     .hint("`repro doctor` lists what was found; --device cpu computes without"),
             ),
         }
-    }
-
-    /// Such as `NVIDIA H100 80GB HBM3`.
-    pub fn name(&self) -> &str {
-        self.name.get_or_init(|| match self.gpus.first() {
-            Some(id) => name(id),
-            None => provenance::processor(),
-        })
     }
 
     pub fn is_gpu(&self) -> bool {

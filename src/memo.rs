@@ -95,10 +95,9 @@ fn listing(files: &[String]) -> Digest {
 
 impl Memo<'_> {
     fn machine_is_here(&self, args: &PipelineArgs) -> bool {
-        let name = |device: Device| device.name().to_owned();
         match &self.machine {
             None => true,
-            Some(was) => Device::choose(&args.device).is_ok_and(|d| name(d) == *was),
+            Some(was) => Device::choose(&args.device).is_ok_and(|d| d.name == *was),
         }
     }
 
@@ -154,7 +153,7 @@ fn try_remember(planner: &Planner, wanted: &[Id], key: Digest) -> Option<()> {
         paths.extend(entry.reads.iter().map(|(path, _)| path.clone()));
         let stage = &planner.graph.stages[id];
         if stage.kind.measures_machine() {
-            machine = Some(planner.facts().device.name().to_owned());
+            machine = Some(planner.facts().device.name.clone());
         }
         if let Kind::Command(command) = &stage.kind {
             paths.extend(planner.files_of(id));

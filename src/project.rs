@@ -48,6 +48,8 @@ pub struct Facts {
 
 #[derive(Debug)]
 pub struct Project {
+    /// The pipeline file.
+    pub path: PathBuf,
     pub spec: Spec,
     pub graph: Graph,
     pub tables: Tables,
@@ -130,6 +132,7 @@ impl Project {
             dir,
         };
         Ok(Self {
+            path,
             store: store?,
             tables: Tables::load(&spec, &graph)?,
             figures: Figures::load(&spec, &graph)?,

@@ -48,6 +48,14 @@ pub fn processor() -> String {
     name.unwrap_or_else(|| std::env::consts::ARCH.into())
 }
 
+/// Version of NVIDIA's kernel module, such as `580.65.06`.
+pub fn driver() -> Option<String> {
+    let text = fs::read_to_string("/proc/driver/nvidia/version").ok()?;
+    let is_version =
+        |word: &&str| word.contains('.') && word.chars().all(|c| c.is_ascii_digit() || c == '.');
+    text.split_whitespace().find(is_version).map(str::to_owned)
+}
+
 /// `Linux 6.18.44 x86_64`.
 pub fn system() -> String {
     let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();

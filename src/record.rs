@@ -34,6 +34,9 @@ pub struct Record {
     /// Where work was taken up, if it was.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resumed: Option<String>,
+    /// Version of the GPU's driver, if one was used.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub driver: Option<String>,
     pub host: String,
     pub system: String,
     pub repro: String,

@@ -54,7 +54,8 @@ pub fn export(
             .hint("`repro run` first")
             .into());
     }
-    let pipeline = project.facts.dir.join("pipeline.toml");
+    let _kept = project.store.reading();
+    let pipeline = project.path.clone();
     let accepted = project.facts.dir.join("accepted.toml");
     let files: Vec<(&str, &Path)> = [
         ("pipeline.toml", pipeline.as_path()),

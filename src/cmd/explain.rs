@@ -144,6 +144,9 @@ fn provenance(planner: &Planner, fp: &crate::digest::Fingerprint, text: &mut Str
         record.threads,
         human::bytes(record.peak_memory_bytes)
     )?;
+    if let Some(driver) = &record.driver {
+        writeln!(text, "driver    {driver}")?;
+    }
     if let Some(resumed) = &record.resumed {
         writeln!(text, "resumed   {resumed}")?;
     }

@@ -10,7 +10,7 @@ use super::{Ended, print};
 use crate::digest::Fingerprint;
 use crate::human;
 use crate::project::{PipelineArgs, Project};
-use crate::store::{Store, Usage};
+use crate::store::{Lock, Store, Usage};
 
 #[derive(Debug, clap::Args)]
 pub struct DuArgs {
@@ -78,6 +78,9 @@ pub fn gc(pipeline: &PipelineArgs, args: &GcArgs, kinds: &'static [StageDef]) ->
         eprintln!("waiting for {who}");
     })?;
     project.store = store;
+    let _readers = Lock::take(&project.store.root.join("readers"), |_| {
+        eprintln!("waiting for commands that read results");
+    })?;
     let order = project.graph.order.clone();
     let mut planner = project.planner();
     planner.judge_all(&order);

@@ -29,6 +29,7 @@ pub struct Args {
 pub fn run(pipeline: &PipelineArgs, args: &Args, kinds: &'static [StageDef]) -> Result<Ended> {
     let mut project = Project::open(pipeline, kinds)?;
     let ids = project.graph.select(&args.stages)?;
+    let _kept = project.store.reading();
     if args.rerun {
         return rerun(&mut project, &ids, args);
     }

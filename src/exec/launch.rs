@@ -122,7 +122,7 @@ impl Launch {
                 extends,
                 state: None,
                 device: match &grant.gpu {
-                    Some(_) => facts.device.name().into(),
+                    Some(_) => facts.device.name.clone(),
                     None => "cpu".into(),
                 },
             },
@@ -149,6 +149,7 @@ impl Launch {
                 .as_ref()
                 .map_or("cpu".into(), |id| format!("cuda:{id}")),
             resumed: None,
+            driver: grant.gpu.as_ref().and_then(|_| provenance::driver()),
             host: provenance::host(),
             system: provenance::system(),
             repro: env!("CARGO_PKG_VERSION").into(),

@@ -106,6 +106,7 @@ pub fn run(
         sender,
         signals: 0,
         unsynced: None,
+        again: Vec::new(),
         summary: Summary::default(),
     };
     // Asking git takes longer than a short stage does, and what counts is the state it is in now.

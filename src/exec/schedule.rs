@@ -15,7 +15,7 @@ use super::{Message, Options, State, Summary, process};
 use crate::digest::Fingerprint;
 use crate::graph::Id;
 use crate::manifest::Manifest;
-use crate::plan::Planner;
+use crate::plan::{Planner, Verdict};
 use crate::progress::{End, Progress};
 use crate::project::Facts;
 use crate::provenance::Git;
@@ -40,6 +40,8 @@ pub(super) struct Run<'a, 'p> {
     pub(super) sender: Sender<Message>,
     pub(super) signals: usize,
     pub(super) unsynced: Option<Instant>,
+    /// Stages that had to run a second time.
+    pub(super) again: Vec<Id>,
     pub(super) summary: Summary,
 }
 
@@ -100,6 +102,32 @@ impl Run<'_, '_> {
                 self.revive(id);
             }
         }
+    }
+
+    /// What a stage was found to read has changed while it ran, so that its result does not
+    /// count: it runs once more, and if that happens again it never would.
+    fn run_again(&mut self, id: Id) {
+        self.summary.ran.pop();
+        if !self.again.contains(&id) {
+            self.again.push(id);
+            return;
+        }
+        let why = match self.planner.verdict(id) {
+            Some(Verdict::Stale(reasons)) => reasons.join("; "),
+            _ => String::new(),
+        };
+        self.ready.retain(|other| *other != id);
+        let fp = self.planner.manifest(id).map(Manifest::fingerprint);
+        fp.and_then(|fp| self.working.remove(&fp));
+        self.states[id] = State::Failed;
+        self.summary.failed.push(id);
+        let end = End::Failed {
+            cause: format!("{why} while it ran, twice: what it reads must stay as it is"),
+            tail: Vec::new(),
+            log: String::new(),
+        };
+        let name = &self.planner.graph.stages[id].name;
+        self.progress.end(name, &end);
     }
 
     /// Remembers under which result this stage was seen fresh.
@@ -200,6 +228,9 @@ impl Run<'_, '_> {
                 self.unsynced.get_or_insert_with(Instant::now);
                 self.judge(id);
                 self.write_index();
+                if self.states[id] == State::Ready {
+                    self.run_again(id);
+                }
                 self.revive(id);
                 for other in waiting {
                     self.judge(other);

@@ -13,7 +13,7 @@ use super::schedule::Run;
 use super::watched::{Watch, Watched};
 use super::{State, ended, room};
 use crate::graph::{Id, Kind};
-use crate::plan::Verdict;
+use crate::plan::{UNREADABLE, Verdict};
 use crate::store::stat::Stamp;
 
 impl Run<'_, '_> {
@@ -67,6 +67,10 @@ impl Run<'_, '_> {
             .find(|(k, v)| k.starts_with("file.") && *v == "missing")
         {
             anyhow::bail!("file {} does not exist", &line["file.".len()..]);
+        }
+        if let Some((line, why)) = (manifest.iter()).find(|(_, v)| v.starts_with(UNREADABLE)) {
+            let (_, name) = line.split_once('.').unwrap_or_default();
+            anyhow::bail!("{name} cannot be read: {}", &why[UNREADABLE.len()..]);
         }
         let fp = manifest.fingerprint();
         let root = self.planner.store.root.clone();

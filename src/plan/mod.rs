@@ -6,6 +6,7 @@ mod resume;
 
 use std::collections::HashMap;
 use std::io;
+use std::path::PathBuf;
 
 use crate::digest::{Digest, Fingerprint};
 use crate::files::Finder;
@@ -24,6 +25,9 @@ pub enum Verdict {
     /// Whether it has to run is known once these stages have.
     Waits(Vec<Id>),
 }
+
+/// What stands in a manifest in the place of the digest of a file that cannot be read.
+pub const UNREADABLE: &str = "unreadable: ";
 
 /// Judges stages, each after those it reads from.
 pub struct Planner<'a> {
@@ -126,23 +130,19 @@ impl<'a> Planner<'a> {
                     );
                 }
                 if def.measures_machine {
-                    manifest.add("machine", self.facts.device.name());
+                    manifest.add("machine", &self.facts.device.name);
                 }
             }
             Kind::Command(command) => {
                 command.describe(&mut manifest, &stage.outputs);
-                for path in self.finder.find(&command.files) {
-                    let digest = self.file(&path);
+                let files = self.finder.find(&command.files);
+                for (path, digest) in self.files(files) {
                     manifest.add(format!("file.{path}"), digest);
                 }
                 let script = command.script().filter(|s| self.finder.exists(s));
-                let code = self
-                    .finder
-                    .find(&command.code)
-                    .into_iter()
-                    .chain(script.map(str::to_owned));
-                for path in code.collect::<Vec<_>>() {
-                    let digest = self.file(&path);
+                let mut code = self.finder.find(&command.code);
+                code.extend(script.map(str::to_owned));
+                for (path, digest) in self.files(code) {
                     let digest = self.facts.accepted.canonical(&stage.family, &path, &digest);
                     manifest.add(format!("code.{path}"), digest);
                 }
@@ -176,12 +176,27 @@ impl<'a> Planner<'a> {
         judged.is_some_and(|judged| judged != now)
     }
 
+    /// Each with its digest, or with what is wrong with it.
+    fn files(&mut self, names: Vec<String>) -> Vec<(String, String)> {
+        let paths: Vec<PathBuf> = names.iter().map(|n| self.facts.dir.join(n)).collect();
+        let digests = self.store.digests_of(&paths, false);
+        let told = names.into_iter().zip(digests).map(|(name, digest)| {
+            let digest = match digest {
+                Ok(digest) => digest.to_string(),
+                // A folder, or what cannot be read.
+                Err(_) => self.file(&name),
+            };
+            (name, digest)
+        });
+        told.collect()
+    }
+
     /// Digest of a file of the project, or what is wrong with it.
     fn file(&mut self, path: &str) -> String {
         match self.store.digest_of(&self.facts.dir.join(path), false) {
             Ok(digest) => digest.to_string(),
             Err(e) if e.kind() == io::ErrorKind::NotFound => "missing".into(),
-            Err(e) => format!("unreadable: {e}"),
+            Err(e) => format!("{UNREADABLE}{e}"),
         }
     }
 

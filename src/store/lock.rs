@@ -41,6 +41,20 @@ impl Holder {
 }
 
 impl Lock {
+    /// Held by whoever reads results for long, beside others who do: they are not removed
+    /// meanwhile. None where there is nothing to lock, or no right to.
+    pub fn share(path: &Path) -> Option<Self> {
+        let open = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .read(true)
+            .write(true)
+            .open(path);
+        let file = open.ok()?;
+        file.lock_shared().ok()?;
+        Some(Self(file))
+    }
+
     /// Takes the lock if nobody holds it.
     pub fn try_take(path: &Path) -> Option<Self> {
         let file = OpenOptions::new().read(true).write(true).open(path).ok()?;

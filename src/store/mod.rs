@@ -4,6 +4,8 @@
 //! artifacts/
 //!   index                  facts, one a line (index.rs)
 //!   lock                   held by the run that writes
+//!   readers                held by those who read results for long; `gc` waits for them
+//!   fresh                  what was looked at when all was last found fresh (memo.rs)
 //!   results/FINGERPRINT/   manifest.txt record.json log, the outputs, state/ — never edited
 //!   work/FINGERPRINT/      job.json log checkpoint/ reached.json result/ — result/ is renamed to
 //!                          results/
@@ -18,12 +20,14 @@ mod lock;
 mod reached;
 pub mod stat;
 
+use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use anyhow::{Context, Result};
+use rayon::prelude::*;
 use rustix::fs::{AtFlags, FileType};
 
 pub use commit::{Work, sync_all};
@@ -81,6 +85,11 @@ impl Store {
         let lock = Lock::take(&root.join("lock"), waiting)?;
         let _ = fs::remove_dir_all(root.join("trash"));
         Ok((Self::open(root)?, lock))
+    }
+
+    /// Results are not removed while this is held.
+    pub fn reading(&self) -> Option<Lock> {
+        Lock::share(&self.root.join("readers"))
     }
 
     /// Finds results that were committed just before a crash, so that the index lacks them.
@@ -168,33 +177,49 @@ impl Store {
         if meta.is_file() {
             return self.digest_of_file(path, read);
         }
+        let names = stat::walk(path)?;
+        let inside: Vec<PathBuf> = names.iter().map(|name| path.join(name)).collect();
+        let (links, files): (Vec<_>, Vec<_>) = inside.iter().partition(|p| p.is_symlink());
+        let files: Vec<PathBuf> = files.into_iter().cloned().collect();
+        let mut digests = HashMap::with_capacity(inside.len());
+        for link in links {
+            let target = fs::read_link(link)?;
+            let digest = Digest::of(target.as_os_str().as_encoded_bytes());
+            digests.insert(link, digest);
+        }
+        for (file, digest) in files.iter().zip(self.digests_of(&files, read)) {
+            digests.insert(file, digest?);
+        }
         let mut tree = Tree::default();
-        for name in stat::walk(path)? {
-            let inside = path.join(&name);
-            let link = fs::symlink_metadata(&inside)?.is_symlink();
-            let digest = match link {
-                true => Digest::of(fs::read_link(&inside)?.as_os_str().as_encoded_bytes()),
-                false => self.digest_of_file(&inside, read)?,
-            };
-            tree.add(&name, &digest);
+        for (name, path) in names.iter().zip(&inside) {
+            tree.add(name, &digests[path]);
         }
         Ok(tree.digest())
     }
 
+    /// Digests of many files, read side by side.
+    pub fn digests_of(&mut self, paths: &[PathBuf], read: bool) -> Vec<io::Result<Digest>> {
+        let index = &self.index;
+        let seen: Vec<_> = (paths.par_iter())
+            .map(|path| look_at(index, path, read))
+            .collect();
+        let noted = paths
+            .iter()
+            .zip(seen)
+            .map(|(path, seen)| -> io::Result<Digest> {
+                let (digest, stamp) = seen?;
+                if let Some(stamp) = stamp {
+                    self.index.add_file(&path.to_string_lossy(), stamp, digest);
+                }
+                Ok(digest)
+            });
+        noted.collect()
+    }
+
     fn digest_of_file(&mut self, path: &Path, read: bool) -> io::Result<Digest> {
-        let stamp = Stamp::of(&fs::metadata(path)?);
-        let key = path.to_string_lossy();
-        if !read
-            && let Some((known, digest)) = self.index.files.get(key.as_ref())
-            && *known == stamp
-        {
-            return Ok(*digest);
-        }
-        let started = SystemTime::now();
-        let digest = stat::hash_file(path, stamp.size())?;
-        let after = Stamp::of(&fs::metadata(path)?);
-        if after == stamp && stamp.settled(started) {
-            self.index.add_file(&key, stamp, digest);
+        let (digest, stamp) = look_at(&self.index, path, read)?;
+        if let Some(stamp) = stamp {
+            self.index.add_file(&path.to_string_lossy(), stamp, digest);
         }
         Ok(digest)
     }
@@ -211,4 +236,20 @@ impl Store {
             Err(e) => Err(e),
         }
     }
+}
+
+/// Digest of a file, known or read; with its stamp if it was read and may be trusted next time.
+fn look_at(index: &Index, path: &Path, read: bool) -> io::Result<(Digest, Option<Stamp>)> {
+    let stamp = Stamp::of(&fs::metadata(path)?);
+    if !read
+        && let Some((known, digest)) = index.files.get(path.to_string_lossy().as_ref())
+        && *known == stamp
+    {
+        return Ok((*digest, None));
+    }
+    let started = SystemTime::now();
+    let digest = stat::hash_file(path, stamp.size())?;
+    let after = Stamp::of(&fs::metadata(path)?);
+    let trusted = after == stamp && stamp.settled(started);
+    Ok((digest, trusted.then_some(stamp)))
 }

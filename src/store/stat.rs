@@ -7,12 +7,16 @@
 //! that the runner itself has just committed are exempt: their writer has ended, and they are
 //! read-only.
 
+use std::cell::RefCell;
 use std::fs::{self, File, Metadata};
-use std::io::{self, Read};
-use std::os::unix::fs::MetadataExt;
+use std::io;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use blake3::hazmat::{
+    ChainingValue, HasherExt, Mode, left_subtree_len, merge_subtrees_non_root, merge_subtrees_root,
+};
 use serde::{Deserialize, Serialize};
 
 use crate::digest::Digest;
@@ -59,44 +63,61 @@ impl Stamp {
             let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
             i64::try_from(since.as_nanos()).unwrap_or(i64::MAX)
         };
-        let latest = self.3.max(self.4);
-        nanos(from) < latest && latest <= nanos(to)
+        nanos(from) < self.4 && self.4 <= nanos(to)
     }
 
     /// False if the file changed so shortly before `hashed` that it could change unseen. A clock
-    /// that went backwards makes it false too.
+    /// that went backwards makes it false too. The modification time has no say: a program can
+    /// set it to anything.
     pub fn settled(&self, hashed: SystemTime) -> bool {
         let hashed = hashed.duration_since(UNIX_EPOCH).unwrap_or_default();
-        let latest = self.3.max(self.4);
-        i128::from(latest) + RACY.as_nanos() as i128 <= hashed.as_nanos() as i128
+        i128::from(self.4) + RACY.as_nanos() as i128 <= hashed.as_nanos() as i128
     }
 }
 
-/// Digest of a file's content. Reads in pieces: a file that shrinks under a memory map would
-/// kill the process.
+/// Bytes that are read and hashed at once: they stay in a core's cache. A power of two, so that
+/// each piece is a whole subtree of BLAKE3's tree.
+const PIECE: u64 = 1 << 20;
+
+thread_local! {
+    static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Digest of a file's content, which is BLAKE3's of its bytes. A large file is read and hashed by
+/// all cores, each its own pieces. It is not mapped: a file that shrinks under a map would kill
+/// the process.
 pub fn hash_file(path: &Path, size: u64) -> io::Result<Digest> {
-    const PIECE: u64 = 8 << 20;
-    if size < 128 << 10 {
+    if size <= PIECE {
         return Ok(Digest::of(&fs::read(path)?));
     }
-    let mut file = File::open(path)?;
-    let mut hasher = blake3::Hasher::new();
-    let mut buffer = vec![0; size.min(PIECE) as usize];
-    loop {
-        let mut filled = 0;
-        while filled < buffer.len() {
-            match file.read(&mut buffer[filled..]) {
-                Ok(0) => break,
-                Ok(n) => filled += n,
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(e) => return Err(e),
-            }
-        }
-        hasher.update_rayon(&buffer[..filled]);
-        if filled < buffer.len() {
-            return Ok(Digest(*hasher.finalize().as_bytes()));
-        }
+    let file = File::open(path)?;
+    let left = left_subtree_len(size);
+    let halves = rayon::join(
+        || subtree(&file, 0, left),
+        || subtree(&file, left, size - left),
+    );
+    let root = merge_subtrees_root(&halves.0?, &halves.1?, Mode::Hash);
+    Ok(Digest(*root.as_bytes()))
+}
+
+fn subtree(file: &File, at: u64, len: u64) -> io::Result<ChainingValue> {
+    if len > PIECE {
+        let left = left_subtree_len(len);
+        let halves = rayon::join(
+            || subtree(file, at, left),
+            || subtree(file, at + left, len - left),
+        );
+        return Ok(merge_subtrees_non_root(&halves.0?, &halves.1?, Mode::Hash));
     }
+    BUFFER.with_borrow_mut(|buffer| {
+        buffer.resize(len as usize, 0);
+        file.read_exact_at(buffer, at)?;
+        let mut hasher = blake3::Hasher::new();
+        Ok(hasher
+            .set_input_offset(at)
+            .update(buffer)
+            .finalize_non_root())
+    })
 }
 
 /// Digest of a directory from its files' paths and digests, in the order of the paths.
@@ -150,7 +171,7 @@ mod tests {
     fn hashing_in_pieces_equals_hashing_at_once() -> io::Result<()> {
         let dir = tempfile::tempdir()?;
         let path = dir.path().join("x");
-        for size in [0, 1, 200 << 10, (8 << 20) + 3] {
+        for size in [0, 1, 1 << 20, (1 << 20) + 1, 2 << 20, (7 << 20) + 3] {
             let bytes: Vec<u8> = (0..size).map(|i| (i % 251) as u8).collect();
             fs::write(&path, &bytes)?;
             assert_eq!(hash_file(&path, size as u64)?, Digest::of(&bytes));

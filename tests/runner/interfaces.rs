@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use crate::space::Space;
+use crate::space::{Space, eventually};
 
 const TWO: &str = "[stage.a]\nkind = 'command'\nshell = 'echo {params.x} > {out.x}'\nout.x = 'x'\nparams.x = 1\n[stage.b]\nkind = 'command'\nrun = ['cp', '{in.x}', '{out.y}']\nin.x = 'a.x'\nout.y = 'y'\n";
 
@@ -84,6 +84,22 @@ fn gc_frees_what_nothing_needs() {
     );
     assert_eq!(space.run(), [""; 0]);
     assert!(space.repro(&["du"]).out.contains("in all"));
+}
+
+#[test]
+fn gc_waits_for_whoever_reads() {
+    let space = Space::new(&TWO.replace("run = ['cp'", "run = ['sh', '-c', 'sleep 1; cp $0 $1'"));
+    space.run();
+    let mut reader = space.start(&["verify", "--rerun", "b"]);
+    eventually("it works", || space.path("artifacts/readers").exists());
+    let said = space.repro(&["gc"]);
+    assert!(
+        said.err.contains("waiting for commands that read results"),
+        "{}",
+        said.err
+    );
+    assert!(reader.wait().expect("ours").success());
+    assert_eq!(space.run(), [""; 0]);
 }
 
 #[test]

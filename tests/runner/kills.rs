@@ -7,6 +7,8 @@ use std::fs;
 use std::process::Child;
 use std::time::Duration;
 
+use rustix::process::{Pid, Signal, kill_process};
+
 use crate::space::{Space, eventually, said};
 
 /// Work that counts to 30 with a checkpoint at every step, by a grandchild, twice over.
@@ -62,10 +64,11 @@ pub fn alive(space: &Space) -> Vec<u32> {
     pids
 }
 
-pub fn kill(pid: u32, signal: &str) {
-    let _ = std::process::Command::new("kill")
-        .args([signal, &pid.to_string()])
-        .status();
+/// Of a process that may be gone by now.
+pub fn kill(pid: u32, signal: Signal) {
+    if let Some(pid) = Pid::from_raw(pid as i32) {
+        let _ = kill_process(pid, signal);
+    }
 }
 
 fn reap(mut child: Child) {
@@ -110,10 +113,10 @@ fn killed_at_any_moment_it_ends_with_the_same_bytes() {
                     .unwrap_or(runner),
                 _ => runner,
             };
-            kill(victim, "-KILL");
+            kill(victim, Signal::KILL);
             kills += 1;
             if victim != runner {
-                kill(runner, "-KILL");
+                kill(runner, Signal::KILL);
             }
             reap(child);
             eventually("no process is left behind", || alive(&space).is_empty());
@@ -149,7 +152,7 @@ fn asked_to_stop_it_stops_and_says_how_to_go_on() {
     let space = space();
     let child = space.start(&["run"]);
     eventually("it works", || alive(&space).len() > 2);
-    kill(child.id(), "-INT");
+    kill(child.id(), Signal::INT);
     let stopped = said(child.wait_with_output().expect("ours"));
     assert_eq!(stopped.code, Some(5), "{}", stopped.err);
     assert!(

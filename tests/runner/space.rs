@@ -94,14 +94,17 @@ impl Space {
     /// The folder of a fresh stage's result.
     pub fn result(&self, stage: &str) -> PathBuf {
         let said = self.repro(&["status", "--json", stage]);
-        let all: serde_json::Value = serde_json::from_str(&said.out).expect("JSON");
-        let stages = all["stages"].as_array().expect("a list").clone();
-        let found = stages
-            .iter()
-            .find(|s| s["stage"] == stage)
-            .expect("the stage");
-        let fingerprint = found["fingerprint"].as_str().expect("it is fresh");
-        self.path("artifacts/results").join(fingerprint)
+        self.path("artifacts/results")
+            .join(fingerprint(&said.out, stage))
+    }
+
+    /// Where an output of a fresh stage is, under a value of the variable MODE.
+    pub fn output_of(&self, stage: &str, file: &str, mode: &str) -> PathBuf {
+        let mut command = self.command(&["status", "--json", stage]);
+        let said = said(command.env("MODE", mode).output().expect("repro starts"));
+        self.path("artifacts/results")
+            .join(fingerprint(&said.out, stage))
+            .join(file)
     }
 
     /// Makes a committed file writable and changes it.
@@ -110,6 +113,15 @@ impl Space {
         fs::set_permissions(path, fs::Permissions::from_mode(0o644)).expect("ours");
         fs::write(path, bytes).expect("writable");
     }
+}
+
+/// Of a fresh stage, as `status --json` tells it.
+fn fingerprint(status: &str, stage: &str) -> String {
+    let all: serde_json::Value = serde_json::from_str(status).expect("JSON");
+    let stages = all["stages"].as_array().expect("a list");
+    let found = stages.iter().find(|s| s["stage"] == stage);
+    let fingerprint = found.expect("the stage")["fingerprint"].as_str();
+    fingerprint.expect("it is fresh").into()
 }
 
 impl Said {

@@ -255,3 +255,147 @@ net = { kind = "small" }
             .contains("these have: paper")
     );
 }
+
+/// The index is told a wrong digest for a file's stamp: whoever believes it has not read the file.
+#[test]
+fn unchanged_files_are_not_read_again() {
+    let space = Space::new(&TWO.replace("params.x = 10", "params.x = 10\nfiles = \"data.csv\""));
+    space.write("data.csv", "1,2\n");
+    std::thread::sleep(Duration::from_millis(100));
+    space.run();
+    let index = space.read("artifacts/index");
+    let truth = blake3::hash(b"1,2\n").to_hex().to_string();
+    assert!(index.contains(&truth), "{index}");
+    let lie = blake3::hash(b"3,4\n").to_hex().to_string();
+    space.write("artifacts/index", &index.replace(&truth, &lie));
+    let status = space.status();
+    assert!(status.contains("file data.csv changed"), "{status}");
+    let later = SystemTime::now() + Duration::from_secs(100);
+    let file = File::options().write(true).open(space.path("data.csv"));
+    file.and_then(|f| f.set_modified(later)).expect("ours");
+    assert_eq!(space.run(), [""; 0], "with another stamp it is read");
+}
+
+/// After a run with nothing to do the next one only looks at what that one looked at. Each of
+/// these must still be noticed.
+#[test]
+fn what_was_fresh_a_moment_ago_is_not_taken_for_granted() {
+    let space = Space::new(
+        r#"
+[stage.a]
+kind = "command"
+run = ["sh", "make.sh", "{out.x}", "{params.x}"]
+files = ["data/*.csv"]
+env = ["MODE"]
+params.x = 1
+out.x = "x"
+[stage.b]
+kind = "command"
+shell = "cat {in.x} one.txt > {out.y}; echo y: one.txt > {depfile}"
+in.x = "a.x"
+out.y = "y"
+"#,
+    );
+    space.write("make.sh", "echo $MODE $2 > $1; cat data/*.csv >> $1\n");
+    space.write("data/1.csv", "1\n");
+    space.write("one.txt", "one\n");
+    let settle = || std::thread::sleep(Duration::from_millis(100));
+    settle();
+    let ran = |mode: &str, more: &[&str]| {
+        let arguments = [&["run", "--json"], more].concat();
+        let output = space.command(&arguments).env("MODE", mode).output();
+        let said = crate::space::said(output.expect("starts"));
+        assert_eq!(said.code, Some(0), "{}", said.err);
+        said.stages("done")
+    };
+    let fresh = |mode: &str| {
+        settle();
+        assert_eq!(ran(mode, &[]), [""; 0]);
+        assert_eq!(ran(mode, &[]), [""; 0]);
+        assert!(space.path("artifacts/fresh").exists());
+    };
+    assert_eq!(ran("m", &[]), ["a", "b"]);
+    fresh("m");
+    assert_eq!(ran("n", &[]), ["a", "b"], "a variable");
+    fresh("n");
+    assert_eq!(ran("n", &["--set", "a.x=2"]), ["a", "b"], "a parameter");
+    fresh("n");
+    space.write("data/2.csv", "2\n");
+    assert_eq!(ran("n", &[]), ["a", "b"], "a new file");
+    fresh("n");
+    fs::remove_file(space.path("data/1.csv")).expect("there");
+    assert_eq!(ran("n", &[]), ["a", "b"], "a file that is gone");
+    fresh("n");
+    let before = fs::metadata(space.path("one.txt")).and_then(|m| m.modified());
+    space.write("one.txt", "two\n");
+    let file = File::options().write(true).open(space.path("one.txt"));
+    file.and_then(|f| f.set_modified(before.expect("a time")))
+        .expect("ours");
+    assert_eq!(ran("n", &[]), ["b"], "size and time kept");
+    fresh("n");
+    space.write(
+        "make.sh",
+        "echo $MODE $2 > $1; cat data/*.csv >> $1; echo\n",
+    );
+    assert_eq!(ran("n", &[]), ["a"], "code");
+    fresh("n");
+    let output = space.output_of("b", "y", "n");
+    space.spoil(&output, b"spoilt");
+    assert_eq!(ran("n", &[]), ["b"], "an artifact");
+    fresh("n");
+    fs::remove_file(space.path("artifacts/index")).expect("there");
+    fresh("n");
+    space.edit("params.x = 1", "params.x = 3");
+    assert_eq!(ran("n", &[]), ["a", "b"], "the pipeline");
+    fresh("n");
+}
+
+#[test]
+fn a_file_that_changes_while_it_is_read_spoils_the_result() {
+    let space = Space::new(
+        "[stage.a]\nkind = 'command'\nshell = 'cat data.csv > {out.x}; cp next.csv data.csv'\nfiles = 'data.csv'\nout.x = 'x'\n",
+    );
+    space.write("data.csv", "1\n");
+    space.write("next.csv", "2\n");
+    let said = space.repro(&["run"]);
+    assert_eq!(said.code, Some(1));
+    assert!(
+        said.err
+            .contains("data.csv changed while it ran, so its result was not kept"),
+        "{}",
+        said.err
+    );
+    assert_eq!(space.run(), ["a"], "the second copy changes nothing");
+    assert_eq!(space.output("a", "x"), b"2\n");
+}
+
+#[test]
+fn a_module_that_changes_while_it_is_read_makes_its_reader_run_again() {
+    let space = Space::new(
+        "[stage.a]\nkind = 'command'\nshell = 'cat one.txt > {out.x}; [ -e done ] || echo 2 > one.txt; touch done; echo \"x: one.txt\" > {depfile}'\nout.x = 'x'\n",
+    );
+    space.write("one.txt", "1\n");
+    assert_eq!(space.run(), ["a", "a"], "the second time nothing changed");
+    assert_eq!(space.output("a", "x"), b"2\n");
+    assert_eq!(space.run(), [""; 0]);
+    space.edit("[ -e done ] || echo 2", "date +%N");
+    let said = space.repro(&["run"]);
+    assert_eq!(said.code, Some(1));
+    assert!(
+        said.err
+            .contains("file one.txt changed while it ran, twice"),
+        "{}",
+        said.err
+    );
+}
+
+#[test]
+fn a_file_that_changed_since_it_was_judged_is_judged_again() {
+    let space = Space::new(
+        "[stage.first]\nkind = 'command'\nshell = 'echo 2 > data.csv; echo > {out.x}'\nout.x = 'x'\n[stage.then]\nkind = 'command'\nshell = 'cat data.csv > {out.y}'\nfiles = 'data.csv'\nout.y = 'y'\n",
+    );
+    space.write("data.csv", "1\n");
+    assert_eq!(space.ran(&["run", "--json", "-j1"]), ["first", "then"]);
+    assert_eq!(space.output("then", "y"), b"2\n");
+    assert_eq!(space.run(), [""; 0]);
+}

@@ -9,6 +9,7 @@ use std::io::{BufRead, BufReader};
 use std::sync::OnceLock;
 use std::time::Duration;
 
+use rustix::process::Signal;
 use serde_json::Value;
 
 use crate::kills::{alive, kill, next, wanted};
@@ -91,7 +92,7 @@ fn killed_while_training_it_ends_with_the_same_bytes() {
                 (0, n) if n > 0 => workers[chosen / 3 % n],
                 _ => runner,
             };
-            kill(victim, "-KILL");
+            kill(victim, Signal::KILL);
             kills += 1;
             let ended = said(child.wait_with_output().expect("ours"));
             assert!(!ended.err.contains("waiting for"), "{}", ended.err);
@@ -116,8 +117,8 @@ fn left(space: &Space, folder: &str) -> usize {
 
 /// Runs one stage until it has written the checkpoint of a step, and kills the runner then.
 /// Returns the events so far.
-fn until_checkpoint(space: &Space, stage: &str, step: u64) -> Vec<Value> {
-    let mut child = space.start(&[&RUN[..], &["--json", stage]].concat());
+fn until_checkpoint(space: &Space, stage: &str, step: u64, more: &[&str]) -> Vec<Value> {
+    let mut child = space.start(&[&RUN[..], &["--json", stage], more].concat());
     let mut events = Vec::new();
     let out = child.stdout.take().expect("piped");
     for line in BufReader::new(out).lines().map_while(Result::ok) {
@@ -127,7 +128,7 @@ fn until_checkpoint(space: &Space, stage: &str, step: u64) -> Vec<Value> {
             && event["at"].as_u64() >= Some(step);
         events.push(event);
         if there {
-            kill(child.id(), "-KILL");
+            kill(child.id(), Signal::KILL);
         }
     }
     child.wait().expect("ours");
@@ -151,9 +152,9 @@ fn events(said: &Said) -> Vec<Value> {
 fn every_training_stage_resumes_where_its_checkpoint_is() {
     let space = Space::new(TINY);
     for stage in TRAINED {
-        let first = until_checkpoint(&space, stage, 2);
+        let first = until_checkpoint(&space, stage, 2, &[]);
         assert_eq!(resumed(&first, stage), None, "{stage} began anew");
-        let second = until_checkpoint(&space, stage, 3);
+        let second = until_checkpoint(&space, stage, 3, &[]);
         assert!(resumed(&second, stage) >= Some(2), "{stage}: {second:?}");
         let third = space.repro(&[&RUN[..], &["--json", stage]].concat());
         assert_eq!(third.code, Some(0), "{}", third.err);
@@ -190,4 +191,31 @@ fn more_epochs_continue_a_finished_run_and_give_the_bytes_of_one_from_scratch() 
         assert!(at.is_some(), "{stage} went on from fewer epochs");
     }
     assert_same(&space);
+}
+
+#[test]
+fn a_dry_run_tells_from_where_a_run_would_go_on() {
+    let space = Space::new(TINY);
+    let longer = ["--set", "glow.epochs=400"];
+    until_checkpoint(&space, "glow", 8, &longer);
+    let forecast = space.repro(&[&["run", "--dry-run", "glow"], &longer[..]].concat());
+    // How far it comes between the checkpoint and the kill, nobody knows.
+    let (_, told) = forecast
+        .out
+        .split_once("resume   from epoch ")
+        .unwrap_or_else(|| panic!("{}", forecast.out));
+    let (epoch, rest) = told.split_once(' ').expect("a sentence");
+    assert!(epoch.parse::<u64>().is_ok_and(|n| (2..400).contains(&n)));
+    assert!(rest.starts_with("of 400 (never run)\n"), "{rest}");
+    assert!(!forecast.out.contains("never ran"), "{}", forecast.out);
+    space.ran(&["run", "--json", "glow"]);
+    let more = ["run", "--dry-run", "glow", "--set", "glow.epochs=4"];
+    let forecast = space.repro(&more);
+    assert!(
+        forecast
+            .out
+            .contains("continue from epochs = 2 of 4 (params.epochs: 2 -> 4)\n"),
+        "{}",
+        forecast.out
+    );
 }
