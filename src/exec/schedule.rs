@@ -121,12 +121,12 @@ impl Run<'_, '_> {
         fp.and_then(|fp| self.working.remove(&fp));
         self.states[id] = State::Failed;
         self.summary.failed.push(id);
-        let end = End::Failed {
-            cause: format!("{why} while it ran, twice: what it reads must stay as it is"),
-            tail: Vec::new(),
-            log: String::new(),
-        };
         let name = &self.planner.graph.stages[id].name;
+        let end = End::Failed {
+            cause: format!("what it reads changed while it ran, twice: {why}"),
+            tail: Vec::new(),
+            log: format!("repro log {name}"),
+        };
         self.progress.end(name, &end);
     }
 

@@ -383,7 +383,7 @@ fn a_module_that_changes_while_it_is_read_makes_its_reader_run_again() {
     assert_eq!(said.code, Some(1));
     assert!(
         said.err
-            .contains("file one.txt changed while it ran, twice"),
+            .contains("what it reads changed while it ran, twice: file one.txt changed"),
         "{}",
         said.err
     );
