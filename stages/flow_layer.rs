@@ -109,7 +109,7 @@ mod tests {
     use super::*;
     use crate::bits_per_dim::BitsPerDim;
     use crate::contract::testing::Bench;
-    use crate::models::vae::Phase1;
+    use crate::models::phase1::Phase1;
     use crate::nn::noise::Noise;
     use crate::sample::Sample;
     use crate::train::{Dataset, Trainable};

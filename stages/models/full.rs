@@ -75,11 +75,16 @@ impl Full {
     /// drawn as in phase 1, so that the same noise gives the VAE's own bound.
     pub fn terms(&self, flow: Option<&FlowLayer>, x: &Tensor, noise: &mut Draws) -> Result<Terms> {
         let y = self.vae.prepare(x, noise)?;
-        let (mean, log_std) = self.vae.encode(&y)?;
-        let e = noise.normal(mean.shape(), y.dtype(), y.device())?;
+        let e = noise.normal((y.dim(0)?, self.prior.dim()), y.dtype(), y.device())?;
+        self.terms_of(flow, &y, &e)
+    }
+
+    /// The terms of prepared images, with z drawn by standard normal `e`.
+    pub fn terms_of(&self, flow: Option<&FlowLayer>, y: &Tensor, e: &Tensor) -> Result<Terms> {
+        let (mean, log_std) = self.vae.encode(y)?;
         let z = (&mean + (log_std.exp()? * e)?)?;
         let kl = (self.prior.log_prob(&z)? + gaussian::entropy(&log_std)?)?.neg()?;
-        let reconstruction = (self.log_likelihood(&through(flow, &y)?, &z)?).neg()?;
+        let reconstruction = (self.log_likelihood(&through(flow, y)?, &z)?).neg()?;
         Ok(Terms { reconstruction, kl })
     }
 
@@ -116,18 +121,29 @@ impl Full {
             return Ok(self.bits(&(terms.reconstruction + terms.kl)?)?);
         }
         let y = self.vae.prepare(x, noise)?;
-        let (mean, log_std) = self.vae.encode(&y)?;
-        let base = through(self.flow.as_ref(), &y)?;
-        let mut weights = Vec::with_capacity(draws);
-        for _ in 0..draws {
-            let e = noise.normal(mean.shape(), y.dtype(), y.device())?;
-            let z = (&mean + (log_std.exp()? * e)?)?;
+        let shape = (y.dim(0)?, self.prior.dim());
+        let draw = |_| noise.normal(shape, y.dtype(), y.device());
+        self.importance_weighted(&y, (0..draws).map(draw))
+    }
+
+    /// The importance-weighted bound of prepared images, in bits per dimension, with a z for each
+    /// standard normal of `draws`.
+    pub fn importance_weighted(
+        &self,
+        y: &Tensor,
+        draws: impl Iterator<Item = candle_core::Result<Tensor>>,
+    ) -> Result<Tensor> {
+        let (mean, log_std) = self.vae.encode(y)?;
+        let base = through(self.flow.as_ref(), y)?;
+        let mut weights = Vec::new();
+        for e in draws {
+            let z = (&mean + (log_std.exp()? * e?)?)?;
             let joint = (self.log_likelihood(&base, &z)? + self.prior.log_prob(&z)?)?;
             let weight = (joint - gaussian::log_density(&z, &mean, &log_std)?)?;
             weights.push(weight.to_dtype(DType::F64)?);
         }
-        let weights = Tensor::stack(&weights, 0)?;
-        let bound = (weights.log_sum_exp(0)? - (draws as f64).ln())?;
+        let bound = Tensor::stack(&weights, 0)?.log_sum_exp(0)?;
+        let bound = (bound - (weights.len() as f64).ln())?;
         Ok(self.bits(&bound.neg()?)?)
     }
 

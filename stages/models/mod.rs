@@ -10,6 +10,7 @@ pub mod inception;
 pub mod inception_weights;
 pub mod infogan;
 pub mod latent_set;
+pub mod phase1;
 mod pickle;
 mod pool;
 pub mod prior;
@@ -23,5 +24,9 @@ pub mod vae;
 mod cifar_oracles;
 #[cfg(test)]
 mod flow_parity;
+#[cfg(test)]
+mod full_parity;
+#[cfg(test)]
+mod golden;
 #[cfg(test)]
 mod parity;

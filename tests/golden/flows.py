@@ -2,10 +2,10 @@
 
     pip install torch numpy safetensors && python tests/golden/flows.py tests/golden
 
-Writes flow_layer.safetensors, glow_additive.safetensors and glow_affine.safetensors: two batches
-`x`, weights before (`w.`) and after 20 Adam steps (`f.`), gradients of the first loss (`g.`), the
-loss of every step and after them (`eval`), and for the first batch before training the output `y`
-and the log-determinant. All in f64.
+Writes flow_layer, glow_additive, glow_affine and glow_official (.safetensors): two batches `x`,
+weights before (`w.`) and after 20 steps (`f.`) of Adam, or of the official Glow's Adamax with its
+warm-up, gradients of the first loss (`g.`), the loss of every step and after them (`eval`), and
+for the first batch before training the output `y` and the log-determinant. All in f64.
 """
 
 import sys
@@ -130,13 +130,40 @@ def glow(flow, levels, depth, width, affine, learn_top):
     return run
 
 
-def record(path, flow, run, x, extra):
+class Adamax:
+    """openai/glow's: v is decayed, not mixed, and both moments are corrected as Adam's."""
+
+    def __init__(self, params, steps_per_epoch, warmup_epochs):
+        self.params, self.t = params, 0
+        self.beta2, self.warmup = 1 - 1 / steps_per_epoch, warmup_epochs * steps_per_epoch
+        self.m, self.v = ([torch.zeros_like(p) for p in params] for _ in range(2))
+
+    def zero_grad(self):
+        for p in self.params:
+            p.grad = None
+
+    def step(self):
+        # The step size grows with the images seen before this step.
+        lr = LR * min(1.0, self.t / self.warmup)
+        self.t += 1
+        rate = lr * (1 - self.beta2**self.t) ** 0.5 / (1 - 0.9**self.t)
+        with torch.no_grad():
+            for p, m, v in zip(self.params, self.m, self.v):
+                m.mul_(0.9).add_(p.grad * 0.1)
+                v.copy_(torch.maximum(self.beta2 * v, p.grad.abs()))
+                p.sub_(rate * m / (v + 1e-8))
+
+
+def record(path, flow, run, x, extra, adamax=False):
     out = {"x": x, "e": torch.zeros(2, 1), **extra}
     loss, y, log_det = run(x[0])
     out["y"], out["log_det"] = y.detach().contiguous(), log_det.detach().contiguous()
     params = [flow.p[name] for name in sorted(flow.p)]
     out |= {"w." + name: p.detach().clone() for name, p in flow.p.items()}
-    optimiser = torch.optim.Adam(params, lr=LR, betas=(0.9, 0.999), eps=1e-8)
+    if adamax:
+        optimiser = Adamax(params, steps_per_epoch=4, warmup_epochs=2)
+    else:
+        optimiser = torch.optim.Adam(params, lr=LR, betas=(0.9, 0.999), eps=1e-8)
     losses = []
     for t in range(1, STEPS + 1):
         optimiser.zero_grad()
@@ -170,6 +197,11 @@ def main(folder):
     x = torch.rand(2, 3, 4, 4, 3, generator=rng) - 0.5
     run = glow(flow, 1, 2, 5, True, False)
     record(f"{folder}/glow_affine.safetensors", flow, run, x, {})
+    flow = Flow(5)
+    x = torch.rand(2, 3, 8, 8, 1, generator=rng) - 0.5
+    run = glow(flow, 2, 2, 4, True, True)
+    record(f"{folder}/glow_official.safetensors", flow, run, x, {}, adamax=True)
 
 
-main(sys.argv[1])
+if __name__ == "__main__":
+    main(sys.argv[1])

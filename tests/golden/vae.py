@@ -2,9 +2,10 @@
 
     pip install torch numpy safetensors && python tests/golden/vae.py tests/golden
 
-Writes resnet.safetensors, infogan.safetensors and second_vae.safetensors: inputs, weights before
-(`w.`) and after 20 Adam steps (`f.`), gradients of the first loss (`g.`), the loss of every step,
-and the loss in evaluation mode after them. All in f64.
+Writes resnet_3_scales, resnet_4_scales, infogan, prior and second_vae (.safetensors): inputs,
+weights before (`w.`) and after 20 Adam steps (`f.`), gradients of the first loss (`g.`), what the
+networks give in the first training pass (`o.`, second batch) and then in evaluation mode (`v.`,
+first batch), the loss of every step, and the loss in evaluation mode after them. All in f64.
 """
 
 import sys
@@ -38,7 +39,7 @@ class Net:
         total = max((-(-h // stride) - 1) * stride + k - h, 0)
         lo, hi = total // 2, total - total // 2
         x = F.pad(x, (lo, hi, lo, hi))
-        return F.conv2d(x, w.permute(3, 2, 0, 1), self.get(name + ".bias", out), stride)
+        return F.conv2d(x, w.permute(3, 2, 0, 1).contiguous(), self.get(name + ".bias", out), stride)
 
     def deconv(self, x, name, k, out):
         w = self.get(name + ".weight", k, k, x.shape[1], out).permute(2, 3, 0, 1)
@@ -79,11 +80,14 @@ class Net:
         return w / (v @ flat @ u.T).squeeze()
 
 
-def block(net, x, name):
-    c, h = x.shape[1], x
-    for i in (0, 1):
-        h = net.conv(F.relu(net.norm(h, f"{name}.norm{i}")), f"{name}.conv{i}", 3, c)
-    return h + net.conv(x, name + ".shortcut", 3, c)
+def scale(net, x, name, blocks):
+    c = x.shape[1]
+    for b in range(blocks):
+        h, block = x, f"{name}.block{b}"
+        for i in (0, 1):
+            h = net.conv(F.relu(net.norm(h, f"{block}.norm{i}")), f"{block}.conv{i}", 3, c)
+        x = h + net.conv(x, block + ".shortcut", 3, c)
+    return x
 
 
 def resnet_encode(net, y, c):
@@ -92,7 +96,7 @@ def resnet_encode(net, y, c):
     for i in range(c["scales"]):
         if i:
             h = net.conv(h, f"{e}down{i - 1}", 3, c["width"] << i, stride=2)
-        h = block(net, h, f"{e}scale{i}.block0")
+        h = scale(net, h, f"{e}scale{i}", c["blocks"])
     pooled = h.mean((2, 3))
     h = net.dense(F.relu(pooled), e + "dense0", c["dense"])
     h = net.dense(F.relu(h), e + "dense1", c["dense"])
@@ -108,7 +112,7 @@ def resnet_decode(net, z, c):
         side //= 2
     h = net.dense(z, d + "input", 4 * widths[-1]).reshape(-1, 2, 2, widths[-1]).permute(0, 3, 1, 2)
     for i, width in enumerate(reversed(widths[:-1])):
-        h = block(net, net.deconv(h, f"{d}up{i}", 3, width), f"{d}scale{i}.block0")
+        h = scale(net, net.deconv(h, f"{d}up{i}", 3, width), f"{d}scale{i}", c["blocks"])
     return net.conv(h, d + "output", 3, c["output"])
 
 
@@ -135,10 +139,11 @@ def infogan_decode(net, z, c):
     return net.deconv(h, d + "deconv1", 4, c["output"])
 
 
-def flow_log_prob(net, z, layers, width, bound):
+def flow(net, z, layers, width, bound, prefix="prior."):
+    """u and the log-determinant."""
     total, d = torch.zeros(len(z)), z.shape[1]
     for k in range(layers):
-        name = f"prior.layer{k}."
+        name = f"{prefix}layer{k}."
         if k % 2 == 0:
             if name not in net.buffers:
                 net.buffers[name] = torch.randperm(d, generator=net.rng)
@@ -151,7 +156,11 @@ def flow_log_prob(net, z, layers, width, bound):
         log_s = bound * torch.tanh(h[:, : b.shape[1]] / bound)
         z = torch.cat([a, b * log_s.exp() + h[:, b.shape[1] :]], 1)
         total = total + log_s.sum(1)
-    return total - (0.5 * z**2 + HALF_LN_TAU).sum(1)
+    return z, total
+
+
+def log_prob(u, log_det):
+    return log_det - (0.5 * u**2 + HALF_LN_TAU).sum(1)
 
 
 def kl_to_normal(mean, log_std):
@@ -160,22 +169,36 @@ def kl_to_normal(mean, log_std):
     return torch.distributions.kl_divergence(q, p).sum(1)
 
 
-def vae_loss(net, y, e, c):
+def vae_terms(net, y, e, c):
+    """What the networks give, -ln p(y|z) and the KL divergence, `[n]` each."""
     encode, decode = c["nets"]
     y = y.permute(0, 3, 1, 2)
     mean, log_std = encode(net, y, c)
     z = mean + log_std.exp() * e
     out = decode(net, z, c)
     mu = torch.sigmoid(out[:, :3])
+    given = {"mean": mean, "log_std": log_std}
     if c["output"] == 6:
         log_sigma = out[:, 3:].clamp(-7, 2)
-        prior = flow_log_prob(net, z, 3, 6, 2.0)
-        kl = -prior - torch.distributions.Normal(mean, log_std.exp()).entropy().sum(1)
+        u, log_det = flow(net, z, 3, 6, 2.0)
+        kl = -log_prob(u, log_det) - torch.distributions.Normal(mean, log_std.exp()).entropy().sum(1)
+        given |= {"u": u, "log_det": log_det}
     else:
         log_sigma = net.get("vae.log_gamma", 1).expand_as(mu)
         kl = kl_to_normal(mean, log_std)
+    given |= {"mu": mu.permute(0, 2, 3, 1), "log_sigma": log_sigma.permute(0, 2, 3, 1)}
     density = torch.distributions.Normal(mu, log_sigma.exp()).log_prob(y).sum((1, 2, 3))
-    return (kl - density).mean()
+    return given, -density, kl
+
+
+def vae_loss(net, y, e, c):
+    given, reconstruction, kl = vae_terms(net, y, e, c)
+    return (reconstruction + kl).mean(), given
+
+
+def prior_loss(net, z, e, c):
+    u, log_det = flow(net, z, 4, 6, 2.0, "")
+    return -log_prob(u, log_det).mean(), {"u": u, "log_det": log_det}
 
 
 def second_loss(net, z, e, c):
@@ -192,7 +215,8 @@ def second_loss(net, z, e, c):
     back = net.dense(stack(u, "decoder"), "decoder.output", d)
     sigma = net.get("log_gamma", 1).exp()
     density = torch.distributions.Normal(back, sigma).log_prob(z).sum(1)
-    return (kl_to_normal(mean, log_std) - density).mean()
+    given = {"mean": mean, "log_std": log_std, "back": back}
+    return (kl_to_normal(mean, log_std) - density).mean(), given
 
 
 def adam_tensorflow(params):
@@ -212,8 +236,7 @@ def adam_tensorflow(params):
 def golden(loss, config, x, e, seed, tensorflow):
     net = Net(seed)
     loss(net, x[0], e[0], config)  # creates every tensor
-    start = {n: b[:] if isinstance(b, list) else b for n, b in net.buffers.items()}
-    for name, value in start.items():
+    for name, value in net.buffers.items():
         if isinstance(value, list):
             net.buffers[name] = [torch.zeros_like(value[0]), torch.zeros_like(value[1]), 0]
         elif name.endswith(".u"):
@@ -222,7 +245,7 @@ def golden(loss, config, x, e, seed, tensorflow):
     for name, value in net.buffers.items():
         if name.endswith(".u"):
             out["b." + name] = value.clone()
-        elif name.startswith("prior."):
+        elif name.endswith(".") and torch.is_tensor(value):
             out["b." + name + "permutation"] = value.to(torch.float64)
     out |= {"w." + n: p.detach().clone() for n, p in net.p.items()}
     params = list(net.p.values())
@@ -231,15 +254,20 @@ def golden(loss, config, x, e, seed, tensorflow):
     losses = []
     for t in range(1, STEPS + 1):
         torch_adam.zero_grad()
-        value = loss(net, x[t % 2], e[t % 2], config)
+        value, given = loss(net, x[t % 2], e[t % 2], config)
         value.backward()
         losses.append(value.detach())
         if t == 1:
             out |= {"g." + n: p.grad.clone() for n, p in net.p.items()}
+            out |= {"o." + n: v.detach().clone() for n, v in given.items()}
+            net.training = False
+            _, given = loss(net, x[0], e[0], config)
+            out |= {"v." + n: v.detach().clone() for n, v in given.items()}
+            net.training = True
         tf_adam(t) if tensorflow else torch_adam.step()
     net.training = False
     out["losses"] = torch.stack(losses)
-    out["eval"] = loss(net, x[0], e[0], config).detach().reshape(1)
+    out["eval"] = loss(net, x[0], e[0], config)[0].detach().reshape(1)
     out |= {"f." + n: p.detach().clone() for n, p in net.p.items()}
     return {k: v.contiguous() for k, v in out.items()}
 
@@ -247,16 +275,21 @@ def golden(loss, config, x, e, seed, tensorflow):
 def main(folder):
     rng = torch.Generator().manual_seed(0)
     y = torch.rand(2, 3, 8, 8, 3, generator=rng)
+    big = torch.rand(2, 3, 16, 16, 3, generator=rng)
     e = torch.randn(2, 3, 4, generator=rng)
-    resnet = dict(side=8, width=2, scales=2, dense=5, latent=4, max_width=3, output=6)
-    resnet["nets"] = (resnet_encode, resnet_decode)
+    resnet = dict(dense=5, latent=4, max_width=3, output=6, nets=(resnet_encode, resnet_decode))
+    # CIFAR-10's depth, with two blocks for each scale; CelebA's depth.
+    three = dict(resnet, side=8, width=2, scales=3, blocks=2)
+    four = dict(resnet, side=16, width=1, scales=4, blocks=1)
     infogan = dict(side=8, width=2, dense=5, latent=4, output=3)
     infogan["nets"] = (infogan_encode, infogan_decode)
     z = torch.randn(2, 7, 4, generator=rng)
     e2 = torch.randn(2, 7, 4, generator=rng)
     cases = {
-        "resnet": golden(vae_loss, resnet, y, e, 1, False),
+        "resnet_3_scales": golden(vae_loss, three, y, e, 1, False),
+        "resnet_4_scales": golden(vae_loss, four, big, e, 5, False),
         "infogan": golden(vae_loss, infogan, y, e, 2, True),
+        "prior": golden(prior_loss, {}, z, e2, 4, False),
         "second_vae": golden(second_loss, dict(width=6), z, e2, 3, True),
     }
     for name, tensors in cases.items():
