@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
 use anyhow::{Context, Result, bail, ensure};
+use image::GenericImageView;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use zip::ZipArchive;
@@ -34,7 +35,9 @@ pub struct Params {
 
 const ARCHIVE: Remote = Remote {
     name: "img_align_celeba.zip",
-    url: "https://drive.usercontent.google.com/download?id=0B7EVK8r0v71pZjFTYXZWM3FlRnM&export=download&confirm=t",
+    url: "https://drive.usercontent.google.com/download?id=0B7EVK8r0v71pZjFTYXZWM3FlRnM&resourcekey=0-dYn9z10tMJOBAkviAcfdyQ&export=download&confirm=t",
+    // Google Drive answers with a page once a day's quota of the file is used up.
+    mirror: Some("https://s3.amazonaws.com/pytorch-tutorial-assets/img_align_celeba.zip"),
     sha256: "46fb89443c578308acf364d7d379fe1b9efb793042c0af734b6112e4fd3a8c74",
     bytes: 1_443_490_838,
 };
@@ -63,10 +66,22 @@ pub fn load(params: &Params, job: &mut Job) -> Result<Splits> {
     );
     let store = open(job)?;
     store.check(count)?;
+    // The crop means something only where all pictures are alike.
+    let (bytes, first) = store.read(1)?;
+    let size = pictures::decode(&bytes, &first)?.dimensions();
     let mut split = |from: usize, to: usize| -> Result<Images> {
         let pixels = pictures::gather(to.saturating_sub(from), job, |i| {
             let (bytes, name) = store.read(from + i)?;
             let picture = pictures::decode(&bytes, &name)?;
+            let (width, height) = picture.dimensions();
+            ensure!(
+                (width, height) == size,
+                "{} is {width}x{height}, {} is {}x{}",
+                name.display(),
+                first.display(),
+                size.0,
+                size.1
+            );
             let square = [params.top, params.left, params.crop];
             pictures::crop(&picture, square, params.size, &name)
         })?;
@@ -265,6 +280,15 @@ mod tests {
             text.contains("000001.jpg is 20x24, too small for the square of 21"),
             "{text}"
         );
+
+        let other = dir.path().join("img_align_celeba/000003.jpg");
+        let kept = std::fs::read(&other)?;
+        let encoder = image::codecs::jpeg::JpegEncoder::new(File::create(&other)?);
+        RgbImage::new(20, 25).write_with_encoder(encoder)?;
+        let text = error(params(3, 1));
+        assert!(text.contains("000003.jpg is 20x25, "), "{text}");
+        assert!(text.ends_with("000001.jpg is 20x24"), "{text}");
+        std::fs::write(&other, kept)?;
 
         let file = dir.path().join("img_align_celeba/000002.jpg");
         let bytes = std::fs::read(&file)?;

@@ -16,6 +16,7 @@ use crate::contract::Job;
 const ARCHIVE: Remote = Remote {
     name: "cifar-10-binary.tar.gz",
     url: "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz",
+    mirror: None,
     sha256: "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd",
     bytes: 170_052_171,
 };

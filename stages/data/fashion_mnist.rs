@@ -31,6 +31,7 @@ macro_rules! official {
                     $name,
                     ".gz"
                 ),
+                mirror: None,
                 sha256: $packed,
                 bytes: $bytes,
             },

@@ -1,22 +1,23 @@
 //! Official files: from `--data`, from earlier downloads, or from their official addresses, and
 //! never under a final name before every byte is there and the pinned digest is right.
 
-use std::fs::{File, OpenOptions};
-use std::io::{Read, Write};
+use std::fs::File;
+use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use sha2::{Digest, Sha256};
-use ureq::http::{StatusCode, header};
 
-use crate::contract::{Interrupted, Job, Progress};
+use super::download::{Patience, fetch};
+use crate::contract::{Interrupted, Job};
 
 /// A file that its publisher never changes.
 pub struct Remote {
     /// Name under which it is kept and looked for.
     pub name: &'static str,
     pub url: &'static str,
+    /// Another host of the same bytes, asked if the first fails.
+    pub mirror: Option<&'static str>,
     /// SHA-256 in hexadecimal.
     pub sha256: &'static str,
     pub bytes: u64,
@@ -42,16 +43,14 @@ pub fn download(remote: &Remote, job: &mut Job) -> Result<PathBuf> {
         return Ok(path);
     }
     let part = folder.join(format!("{}.part", remote.name));
-    job.note(format!(
-        "downloading {} ({} bytes)",
-        remote.url, remote.bytes
-    ));
-    fetch(remote.url, &part, remote.bytes, Patience::default(), job).with_context(|| {
-        format!(
-            "could not download {}; hint: put {} into a folder and name it with --data",
-            remote.url, remote.name
-        )
-    })?;
+    let mut got = get(remote.url, remote, &part, job);
+    if let (Err(error), Some(mirror)) = (&got, remote.mirror)
+        && !error.is::<Interrupted>()
+    {
+        job.note(format!("{error:#}"));
+        got = get(mirror, remote, &part, job);
+    }
+    got?;
     if let Err(error) = check(&part, remote.sha256) {
         // Going on from wrong bytes would never end well.
         std::fs::remove_file(&part).with_context(|| part.display().to_string())?;
@@ -59,6 +58,16 @@ pub fn download(remote: &Remote, job: &mut Job) -> Result<PathBuf> {
     }
     std::fs::rename(&part, &path).with_context(|| path.display().to_string())?;
     Ok(path)
+}
+
+fn get(url: &str, remote: &Remote, part: &Path, job: &mut Job) -> Result<()> {
+    job.note(format!("downloading {url} ({} bytes)", remote.bytes));
+    fetch(url, part, remote.bytes, Patience::default(), job).with_context(|| {
+        format!(
+            "could not download {url}; hint: put {} into a folder and name it with --data",
+            remote.name
+        )
+    })
 }
 
 /// Fails, naming the file, unless it has this SHA-256.
@@ -96,246 +105,12 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
 
-/// How often and how fast to try again.
-struct Patience {
-    tries: u32,
-    /// Pause before the second try; it doubles each time.
-    pause: Duration,
-}
-
-impl Default for Patience {
-    fn default() -> Self {
-        Self {
-            tries: 6,
-            pause: Duration::from_secs(1),
-        }
-    }
-}
-
-/// Downloads into `part`, going on from what is there. A try that got anywhere does not count.
-fn fetch(url: &str, part: &Path, bytes: u64, patience: Patience, job: &mut Job) -> Result<()> {
-    let (mut left, mut pause) = (patience.tries, patience.pause);
-    loop {
-        let before = size(part);
-        let error = match attempt(url, part, bytes, job) {
-            Ok(()) if size(part) == bytes => return Ok(()),
-            Ok(()) => anyhow::anyhow!(
-                "the connection closed after {} of {bytes} bytes",
-                size(part)
-            ),
-            Err(error) if error.is::<Interrupted>() || error.is::<Final>() => return Err(error),
-            Err(error) => error,
-        };
-        if size(part) > before {
-            (left, pause) = (patience.tries, patience.pause);
-        }
-        left -= 1;
-        if left == 0 {
-            return Err(error);
-        }
-        job.note(format!("{error:#}; trying again"));
-        std::thread::sleep(pause);
-        pause *= 2;
-    }
-}
-
-/// An answer that another try will not change.
-#[derive(Debug)]
-struct Final(String);
-
-impl std::fmt::Display for Final {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl std::error::Error for Final {}
-
-fn attempt(url: &str, part: &Path, bytes: u64, job: &mut Job) -> Result<()> {
-    let agent = ureq::Agent::config_builder()
-        .timeout_connect(Some(Duration::from_secs(30)))
-        .timeout_recv_response(Some(Duration::from_secs(60)))
-        .http_status_as_error(false)
-        .build()
-        .new_agent();
-    let tag = part.with_extension("etag");
-    let have = size(part);
-    let mut request = agent.get(url);
-    if have > 0 {
-        request = request.header(header::RANGE, format!("bytes={have}-"));
-        // Without a known version of the file a server could join halves of two.
-        if let Ok(tag) = std::fs::read_to_string(&tag) {
-            request = request.header(header::IF_RANGE, tag);
-        }
-    }
-    let mut answer = request.call()?;
-    let status = answer.status();
-    let mut file = OpenOptions::new();
-    match status {
-        StatusCode::PARTIAL_CONTENT if have > 0 => file.append(true),
-        StatusCode::OK => file.write(true).truncate(true),
-        // Ours is longer than theirs: start over.
-        StatusCode::RANGE_NOT_SATISFIABLE => {
-            std::fs::remove_file(part)?;
-            bail!("{url} is shorter than the {have} bytes already here");
-        }
-        status if status.is_client_error() && status != StatusCode::TOO_MANY_REQUESTS => {
-            return Err(Final(format!("the server answered {status}")).into());
-        }
-        status => bail!("the server answered {status}"),
-    };
-    let mut file = file
-        .create(true)
-        .open(part)
-        .with_context(|| part.display().to_string())?;
-    if let Some(value) = answer
-        .headers()
-        .get(header::ETAG)
-        .and_then(|v| v.to_str().ok())
-    {
-        std::fs::write(&tag, value)?;
-    }
-    let mut body = answer.body_mut().as_reader();
-    let mut buffer = vec![0; 1 << 16];
-    loop {
-        if job.should_stop() {
-            return Err(Interrupted.into());
-        }
-        let n = body.read(&mut buffer)?;
-        if n == 0 {
-            break;
-        }
-        file.write_all(&buffer[..n])?;
-        let done = size(part);
-        if done > bytes {
-            std::fs::remove_file(part)?;
-            return Err(Final(format!("the server sent more than {bytes} bytes")).into());
-        }
-        job.progress(Progress {
-            done,
-            total: bytes,
-            unit: "byte".into(),
-            ..Progress::default()
-        });
-    }
-    file.sync_all()?;
-    let _ = std::fs::remove_file(tag);
-    Ok(())
-}
-
-fn size(path: &Path) -> u64 {
-    std::fs::metadata(path).map_or(0, |m| m.len())
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::download::testing::{BODY, answer, server};
     use super::*;
     use crate::contract::testing::Bench;
     use crate::dataset::Dataset;
-    use std::io::{BufRead, BufReader};
-    use std::net::TcpListener;
-    use std::thread::JoinHandle;
-
-    /// Answers one connection after the other with the given bytes, and closes each; gives back
-    /// the requests.
-    fn server(answers: Vec<Vec<u8>>) -> (String, JoinHandle<Vec<String>>) {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let url = format!("http://{}/file", listener.local_addr().unwrap());
-        let served = std::thread::spawn(move || {
-            let answer = |bytes: Vec<u8>| {
-                let (mut stream, _) = listener.accept().unwrap();
-                let lines = BufReader::new(stream.try_clone().unwrap()).lines();
-                let lines = lines.map_while(|l| l.ok().filter(|l| !l.is_empty()));
-                let request = lines.collect::<Vec<_>>().join("\n").to_lowercase();
-                stream.write_all(&bytes).unwrap();
-                request
-            };
-            answers.into_iter().map(answer).collect()
-        });
-        (url, served)
-    }
-
-    /// Says that `length` bytes follow, and sends `body`.
-    fn answer(status: &str, length: usize, headers: &str, body: &[u8]) -> Vec<u8> {
-        let head = format!(
-            "HTTP/1.1 {status}\r\nContent-Length: {length}\r\nConnection: close\r\n{headers}\r\n"
-        );
-        [head.as_bytes(), body].concat()
-    }
-
-    const BODY: &[u8] = b"0123456789abcdefghij";
-
-    fn get(answers: Vec<Vec<u8>>, part: &Path) -> (Result<()>, Vec<String>) {
-        let (url, served) = server(answers);
-        let patience = Patience {
-            tries: 3,
-            pause: Duration::from_millis(1),
-        };
-        let (mut job, _) = Bench::new::<Dataset>(&[]).job(None);
-        let got = fetch(&url, part, BODY.len() as u64, patience, &mut job);
-        (got, served.join().unwrap())
-    }
-
-    #[test]
-    fn a_broken_connection_is_taken_up_where_it_broke() -> Result<()> {
-        let dir = tempfile::tempdir()?;
-        let part = dir.path().join("file.part");
-        let tag = "ETag: \"v1\"\r\n";
-        let rest = "ETag: \"v1\"\r\nContent-Range: bytes 8-19/20\r\n";
-        let answers = vec![
-            answer("200 OK", 20, tag, &BODY[..8]),
-            answer("503 Service Unavailable", 0, "", b""),
-            answer("206 Partial Content", 12, rest, &BODY[8..]),
-        ];
-        let (got, requests) = get(answers, &part);
-        got?;
-        assert_eq!(std::fs::read(&part)?, BODY);
-        assert!(!requests[0].contains("range"), "{}", requests[0]);
-        for request in &requests[1..] {
-            assert!(request.contains("range: bytes=8-"), "{request}");
-            assert!(request.contains("if-range: \"v1\""), "{request}");
-        }
-        Ok(())
-    }
-
-    #[test]
-    fn a_file_that_changed_meanwhile_is_begun_again() -> Result<()> {
-        let dir = tempfile::tempdir()?;
-        let part = dir.path().join("file.part");
-        std::fs::write(&part, b"old half")?;
-        let (got, _) = get(vec![answer("200 OK", 20, "", BODY)], &part);
-        got?;
-        assert_eq!(std::fs::read(&part)?, BODY);
-        Ok(())
-    }
-
-    #[test]
-    fn some_answers_end_it_and_some_do_after_a_while() -> Result<()> {
-        let dir = tempfile::tempdir()?;
-        let part = dir.path().join("file.part");
-        let (got, _) = get(vec![answer("404 Not Found", 0, "", b"")], &part);
-        assert_eq!(
-            got.unwrap_err().to_string(),
-            "the server answered 404 Not Found"
-        );
-        let busy = || answer("500 Internal Server Error", 0, "", b"");
-        let (got, requests) = get(vec![busy(), busy(), busy()], &part);
-        assert_eq!(requests.len(), 3);
-        assert_eq!(
-            got.unwrap_err().to_string(),
-            "the server answered 500 Internal Server Error"
-        );
-        let (got, _) = get(
-            vec![answer("200 OK", 21, "", b"0123456789abcdefghijk")],
-            &part,
-        );
-        assert_eq!(
-            got.unwrap_err().to_string(),
-            "the server sent more than 20 bytes"
-        );
-        assert!(!part.exists());
-        Ok(())
-    }
 
     #[test]
     fn wrong_bytes_never_get_the_final_name() -> Result<()> {
@@ -346,6 +121,7 @@ mod tests {
         let remote = |sha256: String| Remote {
             name: "file",
             url: url.clone().leak(),
+            mirror: None,
             sha256: sha256.leak(),
             bytes: 20,
         };
@@ -368,6 +144,26 @@ mod tests {
             .unwrap_err()
             .to_string();
         assert!(error.contains("hint: delete it and run again"), "{error}");
+        Ok(())
+    }
+    /// A host that sends a page instead of the file, and another that has it.
+    #[test]
+    fn a_mirror_is_asked_where_the_first_host_fails() -> Result<()> {
+        let page = answer("200 OK", 5, "Content-Type: text/html\r\n", b"quota");
+        let (first, asked) = server(vec![page]);
+        let (second, _) = server(vec![answer("200 OK", 20, "", BODY)]);
+        let remote = Remote {
+            name: "file",
+            url: first.leak(),
+            mirror: Some(second.leak()),
+            sha256: sha256_of(BODY).leak(),
+            bytes: 20,
+        };
+        let (mut job, said) = Bench::new::<Dataset>(&[]).job(None);
+        assert_eq!(std::fs::read(download(&remote, &mut job)?)?, BODY);
+        assert_eq!(asked.join().unwrap().len(), 1);
+        let said = String::from_utf8(said.lock().unwrap().clone())?;
+        assert!(said.contains("a web page and not with the file"), "{said}");
         Ok(())
     }
 }

@@ -10,6 +10,7 @@ pub mod tensors;
 
 mod celeba;
 mod cifar10;
+mod download;
 pub mod embedded;
 mod fashion_mnist;
 pub mod fetch;

@@ -14,6 +14,9 @@ use crate::data::fetch::{self, Remote};
 const OFFICIAL: Remote = Remote {
     name: "pt_inception-2015-12-05-6726825d.pth",
     url: "https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/pt_inception-2015-12-05-6726825d.pth",
+    mirror: Some(
+        "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth",
+    ),
     sha256: OFFICIAL_SHA256,
     bytes: 95_628_359,
 };
