@@ -8,8 +8,8 @@ use candle_core::{DType, Device, Tensor};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::baseline::start_images;
 use super::full::Full;
-use super::glow::start_images;
 use super::prior::Prior;
 use super::step::Step;
 use super::vae::Vae;

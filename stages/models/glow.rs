@@ -12,11 +12,10 @@ use crate::nn::act_norm::Start;
 use crate::nn::bijector::{Bijector, no_change};
 use crate::nn::coupling::CouplingKind;
 use crate::nn::init::Init;
-use crate::nn::noise::{Draws, Noise};
+use crate::nn::noise::Draws;
 use crate::nn::split::{Split, Top};
 use crate::nn::squeeze::Squeeze;
 use crate::nn::weights::Weights;
-use crate::train::{Dataset, Loss, Trainable};
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -221,61 +220,6 @@ impl Bijector for Glow {
     }
 }
 
-/// Training of the baseline: `-ln p` in bits per dimension, the official objective.
-pub struct Baseline {
-    glow: Glow,
-    /// The same weights without gradients.
-    frozen: Glow,
-    /// Images on which actnorms start.
-    init_images: usize,
-    seed: u64,
-}
-
-impl Baseline {
-    pub fn new(config: &Config, init_images: usize, seed: u64, w: &Weights) -> Result<Self> {
-        let glow = Glow::new(config, w)?;
-        let frozen = Glow::new(config, &w.frozen())?;
-        Ok(Self {
-            glow,
-            frozen,
-            init_images,
-            seed,
-        })
-    }
-}
-
-impl Trainable<Tensor> for Baseline {
-    fn start(&self, train: &dyn Dataset<Tensor>) -> Result<()> {
-        let noise = Noise::new(self.seed, "glow.start");
-        let chosen = start_images(train, self.init_images, &noise)?;
-        self.glow.start(&preprocess(&chosen, &mut noise.at(1))?)?;
-        Ok(())
-    }
-
-    fn loss(&self, images: &Tensor, noise: &mut Draws) -> Result<Loss> {
-        let total = self.glow.bits(images, noise)?.mean_all()?;
-        Ok(Loss {
-            parts: vec![("bits/dim", total.clone())],
-            total,
-        })
-    }
-
-    fn validate(&self, images: &Tensor, noise: &mut Draws) -> Result<Loss> {
-        let total = self.frozen.bits(images, noise)?.mean_all()?;
-        Ok(Loss {
-            parts: vec![("bits/dim", total.clone())],
-            total,
-        })
-    }
-}
-
-/// `n` different images of a training set, or all where it has fewer.
-pub fn start_images(train: &dyn Dataset<Tensor>, n: usize, noise: &Noise) -> Result<Tensor> {
-    let order = noise.at(0).permutation(train.len());
-    let chosen: Vec<usize> = order.iter().take(n).map(|i| *i as usize).collect();
-    train.batch(&chosen)
-}
-
 /// Images of whole numbers 0 to 255 and uniform noise to `x / 256 - 0.5 + u / 256`.
 pub fn preprocess(images: &Tensor, noise: &mut Draws) -> candle_core::Result<Tensor> {
     let u = noise.uniform(images.shape(), images.dtype(), images.device())?;
@@ -386,40 +330,6 @@ mod tests {
         let half = (draw(1.0)? * 0.5)?;
         assert!((half - draw(0.5)?)?.abs()?.sum_all()?.to_scalar::<f64>()? < 1e-10);
         assert!(draw(0.0)?.abs()?.sum_all()?.to_scalar::<f64>()? < 1e-10);
-        Ok(())
-    }
-
-    /// What training starts from is what the first images say, in the weights that are saved.
-    #[test]
-    fn the_baseline_starts_from_data() -> Result<()> {
-        let pixels = (0..8 * 8 * 8 * 3).map(|i| (i * 37 % 100) as u8).collect();
-        let images = crate::data::images::Images::new([8, 8, 3], pixels, None)?;
-        let device = Device::Cpu;
-        let set = crate::train::ImageSet {
-            images: &images,
-            dtype: DType::F64,
-            device: &device,
-        };
-        let w = Weights::new(0, DType::F64, &device);
-        let flow = config(2, 2, 6, CouplingKind::Additive);
-        let config = Config {
-            flow,
-            image: [8, 8, 3],
-        };
-        let model = Baseline::new(&config, 8, 0, &w)?;
-        model.start(&set)?;
-        let all = w.all();
-        let norms = all.iter().filter(|(name, _)| name.contains("norm"));
-        for (name, var) in norms {
-            let size = var.abs()?.sum_all()?.to_scalar::<f64>()?;
-            assert!(size > 0.0, "{name} is at zero");
-        }
-        // Standardised channels are close to the N(0, I) of the untrained priors.
-        let batch = set.batch(&[0, 1, 2, 3, 4, 5, 6, 7])?;
-        let x = preprocess(&batch, &mut Noise::new(0, "u").at(0))?;
-        let square = model.glow.forward(&x)?.0.sqr()?.mean_all()?;
-        let square = square.to_scalar::<f64>()?;
-        assert!((square - 1.0).abs() < 0.2, "{square}");
         Ok(())
     }
 

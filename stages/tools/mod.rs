@@ -1,3 +1,4 @@
 //! What the command line offers besides stages.
 
 pub mod fid;
+mod sets;
