@@ -1,9 +1,12 @@
-"""FID of two folders by `repro fid` and by pytorch-fid, with the same made-up Inception weights.
+"""FID of two folders by `repro fid` and by three other tools, with the same made-up Inception weights.
 
-    python3 fid_parity.py REPRO FOLDER_A FOLDER_B
+    pip install torch torchvision numpy scipy pillow blake3 pytorch-fid clean-fid torch-fidelity
+    python3 fid_parity.py REPRO FOLDER_A FOLDER_B [pytorch-fid] [tf-legacy] [clean]
 
-REPRO is the binary; the folders hold pictures of one size. Needs what inception.py needs, and
-scipy.
+REPRO is the binary; the folders hold pictures, of one size in each. Compares `--resize pytorch-fid`
+with pytorch-fid, `--resize tf-legacy` with torch-fidelity, and `--resize clean` with clean-fid's
+resizing and distance (its network cannot be given other weights, so pytorch-fid's stands in). The
+official weights are not needed. Fails if a distance differs by more than 1e-4 of itself.
 """
 import json
 import pathlib
@@ -11,34 +14,101 @@ import subprocess
 import sys
 import tempfile
 
+import numpy
 import torch
+from cleanfid.fid import frechet_distance as clean_distance
+from cleanfid.resize import build_resizer
+from PIL import Image
 from pytorch_fid import fid_score
+from torch_fidelity import metric_fid
+from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
 import inception as golden
 
+BATCH = 20
 
-def main(repro, a, b):
-    net = golden.network()
-    with tempfile.TemporaryDirectory() as scratch:
-        weights = pathlib.Path(scratch) / "made-up.pth"
-        torch.save(net.state_dict(), weights)
-        command = [repro, "fid", a, b, "--weights", weights, "--resize", "pytorch-fid", "--json"]
-        ours = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
+
+def paths(folder):
+    return sorted(p for p in pathlib.Path(folder).iterdir() if p.suffix in (".png", ".jpg"))
+
+
+def features(folder, each):
+    pictures = [numpy.asarray(Image.open(p).convert("RGB")) for p in paths(folder)]
+    with torch.no_grad():
+        parts = [each(pictures[i : i + BATCH]) for i in range(0, len(pictures), BATCH)]
+    return torch.cat(parts).double().numpy()
+
+
+def moments(x):
+    return x.mean(0), numpy.cov(x, rowvar=False)
+
+
+def by_pytorch_fid(net, weights, folders):
     model = golden.wrapped(net)
     sides = [
-        fid_score.calculate_activation_statistics(
-            sorted(pathlib.Path(folder).glob("*.*")), model, 50, 2048, "cpu", 1
-        )
-        for folder in (a, b)
+        fid_score.calculate_activation_statistics(paths(f), model, BATCH, 2048, "cpu", 0)
+        for f in folders
     ]
-    theirs = fid_score.calculate_frechet_distance(*sides[0], *sides[1])
-    gap = abs(ours["value"] - theirs) / theirs
-    print(f"repro {ours['value']:.9g}  pytorch-fid {theirs:.9g}  relative difference {gap:.2e}")
+    return sides[0], fid_score.calculate_frechet_distance(*sides[0], *sides[1])
+
+
+def by_torch_fidelity(net, weights, folders):
+    model = FeatureExtractorInceptionV3("made-up", ["2048"], str(weights))
+
+    def each(pictures):
+        return model(torch.from_numpy(numpy.stack(pictures)).permute(0, 3, 1, 2))[0]
+
+    sides = [moments(features(f, each)) for f in folders]
+    both = [{"mu": mu, "sigma": sigma} for mu, sigma in sides]
+    value = metric_fid.fid_statistics_to_metric(*both, verbose=False)
+    return sides[0], value[metric_fid.KEY_METRIC_FID]
+
+
+def by_clean_fid(net, weights, folders):
+    model = golden.wrapped(net)
+    model.resize_input = model.normalize_input = False
+    resize = build_resizer("clean")
+
+    def each(pictures):
+        x = numpy.stack([resize(p) for p in pictures]).transpose(0, 3, 1, 2)
+        return model((torch.from_numpy(x) - 128) / 128)[0].flatten(1)
+
+    sides = [moments(features(f, each)) for f in folders]
+    return sides[0], clean_distance(*sides[0], *sides[1])
+
+
+def relative(ours, theirs):
+    return numpy.abs(ours - theirs).max() / numpy.abs(theirs).max()
+
+
+def main(repro, a, b, *wanted):
+    net = golden.network()
+    worst = 0
+    with tempfile.TemporaryDirectory() as scratch:
+        weights, saved = pathlib.Path(scratch) / "made-up.pth", pathlib.Path(scratch) / "a.npz"
+        torch.save(net.state_dict(), weights)
+        tools = {"pytorch-fid": by_pytorch_fid, "tf-legacy": by_torch_fidelity, "clean": by_clean_fid}
+        for resize, tool in tools.items():
+            if wanted and resize not in wanted:
+                continue
+            command = [repro, "fid", a, b, "--weights", weights, "--resize", resize]
+            command += ["--json", "--save", saved]
+            answer = subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout
+            ours, stats = json.loads(answer), numpy.load(saved)
+            (mu, sigma), theirs = tool(net, weights, (a, b))
+            gap = abs(ours["value"] - theirs) / theirs
+            worst = max(worst, gap)
+            print(
+                f"{resize:12} repro {ours['value']:.9g}  other {theirs:.9g}  relative differences: "
+                f"distance {gap:.1e}, means {relative(stats['mu'], mu):.1e}, "
+                f"covariances {relative(stats['sigma'], sigma):.1e}",
+                flush=True,
+            )
     print(ours["label"])
-    return gap > 1e-4
+    return worst > 1e-4
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 4:
+    if len(sys.argv) < 4:
         sys.exit(__doc__)
     sys.exit(main(*sys.argv[1:]))
