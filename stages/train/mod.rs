@@ -4,6 +4,8 @@ pub mod batches;
 pub mod checkpoint;
 pub mod fit;
 pub mod optim;
+pub mod trainable;
 
-pub use fit::{Dataset, ImageSet, Loss, Plan, Trainable, fit};
+pub use fit::{Plan, fit};
 pub use optim::Optim;
+pub use trainable::{Dataset, ImageSet, Loss, Trainable};
