@@ -9,8 +9,10 @@ use std::collections::BTreeMap;
 use anyhow::{Context, Result, ensure};
 use candle_core::{DType, Device, Tensor};
 
-use super::pool::{BiasRelu, Pool};
-use crate::nn::conv::{Padding, conv2d};
+use super::pool::{self, Pool};
+use crate::nn::conv::Padding;
+/// Convolution, batch normalisation folded into it, ReLU.
+use crate::nn::conv::frozen::FrozenConv as Conv;
 
 /// Side of the images it sees.
 pub const SIDE: usize = 299;
@@ -19,14 +21,6 @@ const EPSILON: f64 = 1e-3;
 
 /// Tensors in PyTorch's names and layout.
 pub type State = BTreeMap<String, Tensor>;
-
-/// Convolution, batch normalisation folded into it, ReLU.
-struct Conv {
-    weight: Tensor,
-    bias: Tensor,
-    stride: usize,
-    padding: Padding,
-}
 
 /// Where branches end: their channels are laid side by side in this order.
 struct Block {
@@ -170,12 +164,7 @@ impl Reader<'_> {
         };
         let ready = |t: Tensor| t.to_dtype(DType::F32)?.contiguous()?.to_device(self.device);
         let weight = ready(weight.permute((2, 3, 1, 0))?)?;
-        Ok(Conv {
-            weight,
-            bias: ready(bias)?,
-            stride,
-            padding,
-        })
+        Ok(Conv::new(weight, ready(bias)?, stride, padding)?)
     }
 
     /// Convolutions of stride 1 that keep the size.
@@ -227,36 +216,67 @@ impl Branch {
         Self { fork, ..self }
     }
 
-    /// The outputs to be laid side by side.
-    fn forward(&self, x: &Tensor) -> Result<Vec<Tensor>> {
+    /// What its last layers see, and those: what they give is laid side by side. None: the input
+    /// of the branch itself is its output.
+    fn ends(&self, x: &Tensor) -> Result<(Tensor, &[Conv])> {
         let mut x = match self.pool {
             Some(pool) => pool.forward(x)?,
             None => x.clone(),
         };
-        for conv in &self.convs {
+        let (first, last) = match self.fork.is_empty() {
+            true => self.convs.split_at(self.convs.len().saturating_sub(1)),
+            false => (&self.convs[..], &self.fork[..]),
+        };
+        for conv in first {
             x = conv.forward(&x)?;
         }
-        match self.fork.is_empty() {
-            true => Ok(vec![x]),
-            false => self.fork.iter().map(|conv| conv.forward(&x)).collect(),
-        }
+        Ok((x, last))
     }
 }
 
 impl Block {
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let mut parts = vec![];
-        for branch in &self.branches {
-            parts.extend(branch.forward(x)?);
+        let ends = self.branches.iter().map(|branch| branch.ends(x));
+        let ends: Vec<_> = ends.collect::<Result<_>>()?;
+        if !x.device().is_cpu() {
+            let mut parts = vec![];
+            for (x, last) in ends {
+                match last {
+                    [] => parts.push(x),
+                    _ => {
+                        for conv in last {
+                            parts.push(conv.forward(&x)?);
+                        }
+                    }
+                }
+            }
+            return Ok(Tensor::cat(&parts, 3)?);
         }
-        Ok(Tensor::cat(&parts, 3)?)
-    }
-}
-
-impl Conv {
-    fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let y = conv2d(x, &self.weight, self.stride, self.padding)?;
-        Ok(BiasRelu::apply(y, &self.bias)?)
+        // Every end writes its channels where they belong.
+        let (mut widths, mut shape) = (vec![], [0; 4]);
+        for (x, last) in &ends {
+            for conv in *last {
+                widths.push(conv.channels()?);
+                shape = conv.shape(x)?;
+            }
+            if last.is_empty() {
+                widths.push(x.dim(3)?);
+            }
+        }
+        shape[3] = widths.iter().sum();
+        let y = Tensor::zeros(&shape, DType::F32, &Device::Cpu)?;
+        let (mut first, mut widths) = (0, widths.into_iter());
+        for (x, last) in &ends {
+            for conv in *last {
+                conv.write(x, &y, first)?;
+                first += widths.next().unwrap_or_default();
+            }
+            if last.is_empty() {
+                pool::place(x, &y, first)?;
+                first += widths.next().unwrap_or_default();
+            }
+        }
+        Ok(y)
     }
 }
 

@@ -1,4 +1,5 @@
-//! What Inception does between its convolutions, on `[n, h, w, c]`: 3x3 pooling, bias and ReLU.
+//! What Inception does between its convolutions, on `[n, h, w, c]`: 3x3 pooling, and laying side by
+//! side.
 //! candle pools without padding and channels first, so on the CPU these are our own passes.
 
 use candle_core::{CpuStorage, CustomOp1, InplaceOp2, Layout, Result, Shape, Tensor, bail};
@@ -92,42 +93,34 @@ impl CustomOp1 for Pool {
     }
 }
 
-/// `relu(y + bias)` in one pass, in the memory of `y`.
-pub struct BiasRelu;
-
-impl BiasRelu {
-    /// `y` must be nobody else's: a fresh result.
-    pub fn apply(y: Tensor, bias: &Tensor) -> Result<Tensor> {
-        if !y.device().is_cpu() {
-            return y.broadcast_add(bias)?.relu();
-        }
-        y.inplace_op2(bias, &Self)?;
-        Ok(y)
-    }
+/// On the CPU: copies `[n, h, w, c]` into `y`, which must be nobody else's, from channel `first` on.
+pub fn place(x: &Tensor, y: &Tensor, first: usize) -> Result<()> {
+    y.inplace_op2(&x.contiguous()?, &Place(first))
 }
 
-impl InplaceOp2 for BiasRelu {
+struct Place(usize);
+
+impl InplaceOp2 for Place {
     fn name(&self) -> &'static str {
-        "bias-relu"
+        "place"
     }
 
-    fn cpu_fwd(&self, y: &mut CpuStorage, yl: &Layout, b: &CpuStorage, bl: &Layout) -> Result<()> {
-        let (CpuStorage::F32(y), CpuStorage::F32(b)) = (y, b) else {
-            bail!("bias-relu: wants f32 tensors")
+    fn cpu_fwd(&self, y: &mut CpuStorage, yl: &Layout, x: &CpuStorage, xl: &Layout) -> Result<()> {
+        let (CpuStorage::F32(y), CpuStorage::F32(x)) = (y, x) else {
+            bail!("place: wants f32 tensors")
         };
-        let (Some((y0, y1)), Some((b0, b1))) = (yl.contiguous_offsets(), bl.contiguous_offsets())
+        let (Some((y0, y1)), Some((x0, x1))) = (yl.contiguous_offsets(), xl.contiguous_offsets())
         else {
-            bail!("bias-relu: wants contiguous tensors")
+            bail!("place: wants contiguous tensors")
         };
-        let bias = &b[b0..b1];
-        // Enough pixels at a time that handing them to a thread costs nothing.
-        let piece = bias.len() * (1 << 15usize.saturating_sub(bias.len().ilog2() as usize));
-        y[y0..y1].par_chunks_mut(piece).for_each(|piece| {
-            for pixel in piece.chunks_exact_mut(bias.len()) {
-                pixel
-                    .iter_mut()
-                    .zip(bias)
-                    .for_each(|(y, b)| *y = (*y + b).max(0.0));
+        let ((n, h, w, c), (.., channels)) = (xl.shape().dims4()?, yl.shape().dims4()?);
+        if yl.dims()[..3] != [n, h, w] || self.0 + c > channels {
+            bail!("place: {:?} into {:?} at {}", xl.dims(), yl.dims(), self.0);
+        }
+        let rows = y[y0..y1].par_chunks_mut(w * channels);
+        rows.zip(x[x0..x1].par_chunks(w * c)).for_each(|(y, x)| {
+            for (y, x) in y.chunks_exact_mut(channels).zip(x.chunks_exact(c)) {
+                y[self.0..self.0 + c].copy_from_slice(x);
             }
         });
         Ok(())
@@ -152,16 +145,12 @@ mod tests {
             let gap = (ours - theirs)?.abs()?.max_all()?.to_scalar::<f32>()?;
             assert!(gap < 1e-6, "{pool:?} {gap}");
         }
-        let bias = noise.normal(5, DType::F32, &Device::Cpu)?;
-        let expected = x
-            .broadcast_add(&bias)?
-            .relu()?
-            .flatten_all()?
-            .to_vec1::<f32>()?;
-        let ours = BiasRelu::apply(x.copy()?, &bias)?
-            .flatten_all()?
-            .to_vec1::<f32>()?;
-        assert_eq!(ours, expected);
+        let y = Tensor::ones((2, 7, 9, 8), DType::F32, &Device::Cpu)?;
+        place(&x, &y, 2)?;
+        let gap = (y.narrow(3, 2, 5)? - &x)?.abs()?.max_all()?;
+        assert_eq!(gap.to_scalar::<f32>()?, 0.0);
+        let rest = (y.sum_all()? - x.sum_all()?)?.to_scalar::<f32>()?;
+        assert!((rest - 2.0 * 7.0 * 9.0 * 3.0).abs() < 1e-2, "{rest}");
         Ok(())
     }
 

@@ -3,11 +3,11 @@
 use anyhow::{Result, ensure};
 use candle_core::Tensor;
 
-use crate::nn::batch_norm::{BatchNorm, Mode};
-use crate::nn::channel::Activation;
+use crate::nn::batch_norm::Mode;
 use crate::nn::conv_layer::{Conv, ConvTranspose, Window};
 use crate::nn::dense::Dense;
 use crate::nn::init::Init::GlorotUniform;
+use crate::nn::residual::ResidualBlock as Block;
 use crate::nn::weights::Weights;
 
 /// Sizes of the networks; all of them TensorFlow-initialised (Glorot).
@@ -33,36 +33,16 @@ pub struct Config {
     pub output: usize,
 }
 
-/// Twice (batch norm, ReLU, 3x3 convolution), plus a 3x3 convolution of the input.
-struct Block {
-    norms: [BatchNorm; 2],
-    convs: [Conv; 2],
-    shortcut: Conv,
-}
-
-impl Block {
-    fn new(width: usize, norm_decay: f64, w: &Weights) -> Result<Self> {
-        let conv = |name| Conv::new(Window::three(width, width), GlorotUniform, &w.pp(name));
-        let norm = |name| BatchNorm::new(width, norm_decay, &w.pp(name));
-        Ok(Self {
-            norms: [norm("norm0")?, norm("norm1")?],
-            convs: [conv("conv0")?, conv("conv1")?],
-            shortcut: conv("shortcut")?,
-        })
-    }
-
-    fn forward(&self, x: &Tensor, mode: Mode) -> Result<Tensor> {
-        let mut h = x.clone();
-        for (norm, conv) in self.norms.iter().zip(&self.convs) {
-            h = conv.forward(&norm.forward(&h, mode, Activation::Relu)?)?;
-        }
-        Ok((h + self.shortcut.forward(x)?)?)
-    }
-}
-
 fn scale(width: usize, config: &Config, w: &Weights) -> Result<Vec<Block>> {
     (0..config.blocks)
-        .map(|i| Block::new(width, config.norm_decay, &w.pp(format!("block{i}"))))
+        .map(|i| {
+            Block::new(
+                width,
+                config.norm_decay,
+                GlorotUniform,
+                &w.pp(format!("block{i}")),
+            )
+        })
         .collect()
 }
 

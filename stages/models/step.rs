@@ -4,7 +4,8 @@ use anyhow::Result;
 use candle_core::Tensor;
 
 use crate::nn::act_norm::{ActNorm, Start};
-use crate::nn::bijector::Bijector;
+use crate::nn::bijector::{Bijector, positions};
+use crate::nn::conv::{Padding, conv2d_bias};
 use crate::nn::coupling::{Coupling, CouplingKind};
 use crate::nn::init::Init;
 use crate::nn::inv_conv::InvConv;
@@ -34,6 +35,17 @@ impl Step {
         })
     }
 
+    /// Actnorm and 1x1 convolution as one: `((x + bias) scale) W = x (scale W) + (bias scale) W`.
+    fn mixed(&self, x: &Tensor) -> candle_core::Result<Tensor> {
+        let (bias, scale) = self.norm.shift_and_scale()?;
+        let matrix = self.mix.weight();
+        let c = matrix.dim(0)?;
+        let shift = (bias * &scale)?.reshape((1, c))?.matmul(matrix)?;
+        let kernel = matrix.broadcast_mul(&scale.reshape((c, 1))?)?;
+        let kernel = kernel.reshape((1, 1, c, c))?;
+        conv2d_bias(x, &kernel, &shift.flatten_all()?, 1, Padding::all(0))
+    }
+
     /// The matrix that mixes channels.
     pub fn mix(&self) -> &InvConv {
         &self.mix
@@ -42,10 +54,10 @@ impl Step {
 
 impl Bijector for Step {
     fn forward(&self, x: &Tensor) -> candle_core::Result<(Tensor, Tensor)> {
-        let (x, by_norm) = self.norm.forward(x)?;
-        let (x, by_mix) = self.mix.forward(&x)?;
-        let (y, by_coupling) = self.coupling.forward(&x)?;
-        Ok((y, ((by_norm + by_mix)? + by_coupling)?))
+        let pixels = positions(x)?;
+        let by_pixel = ((self.norm.log_det()? + self.mix.log_det()?)? * pixels)?;
+        let (y, by_coupling) = self.coupling.forward(&self.mixed(x)?)?;
+        Ok((y, by_coupling.broadcast_add(&by_pixel)?))
     }
 
     fn inverse(&self, y: &Tensor) -> candle_core::Result<Tensor> {

@@ -8,7 +8,7 @@ use super::channel::{self, Activation};
 use super::init::Init;
 use super::weights::Weights;
 
-const EPSILON: f64 = 1e-5;
+pub const EPSILON: f64 = 1e-5;
 
 /// Whether batches are normalised by their own statistics or by the moving averages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,9 +51,7 @@ impl BatchNorm {
             Mode::Train => {
                 let (y, mean, variance) =
                     channel::batch_norm(x, &self.scale, &self.shift, EPSILON, activation)?;
-                self.follow(&self.mean, mean)?;
-                self.follow(&self.variance, variance)?;
-                self.steps.set(&(self.steps.as_tensor() + 1.0)?.detach())?;
+                self.observe(mean, variance)?;
                 Ok(y)
             }
             Mode::Eval => {
@@ -61,6 +59,18 @@ impl BatchNorm {
                 Ok(channel::affine(x, &scale, &shift, activation)?)
             }
         }
+    }
+
+    /// What is learned: scale and shift, `[c]` each.
+    pub fn parameters(&self) -> (&Tensor, &Tensor) {
+        (&self.scale, &self.shift)
+    }
+
+    /// Moves the averages towards a batch's mean and population variance.
+    pub fn observe(&self, mean: Vec<f64>, variance: Vec<f64>) -> Result<()> {
+        self.follow(&self.mean, mean)?;
+        self.follow(&self.variance, variance)?;
+        Ok(self.steps.set(&(self.steps.as_tensor() + 1.0)?.detach())?)
     }
 
     /// `average = decay average + (1 - decay) value`.

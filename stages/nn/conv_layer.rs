@@ -57,6 +57,10 @@ impl Conv {
         &self.weight
     }
 
+    pub fn bias(&self) -> &Tensor {
+        &self.bias
+    }
+
     pub fn forward(&self, x: &Tensor) -> candle_core::Result<Tensor> {
         self.forward_with(x, &self.weight)
     }

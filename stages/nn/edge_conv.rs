@@ -24,6 +24,11 @@ impl EdgeConv {
         })
     }
 
+    /// `[3, 3, input + 1, output]`.
+    pub fn weight(&self) -> &Tensor {
+        &self.weight
+    }
+
     pub fn forward(&self, x: &Tensor) -> candle_core::Result<Tensor> {
         let (n, h, w, c) = x.dims4()?;
         if c < self.weight.dim(3)? {
@@ -77,6 +82,13 @@ impl ZeroConv {
     /// The output for an all-zero image: `[1, h, w, output]`.
     pub fn of_zeros(&self, size: (usize, usize)) -> candle_core::Result<Tensor> {
         self.scaled(&self.conv.edge(size)?)
+    }
+
+    /// Kernel, and what its outputs are scaled by and then shifted.
+    pub fn parameters(&self) -> candle_core::Result<(&Tensor, Tensor, Tensor)> {
+        let scale = (&self.log_scale * LOG_SCALE_FACTOR)?.exp()?;
+        let shift = (&self.bias * &scale)?;
+        Ok((self.conv.weight(), scale, shift))
     }
 
     fn scaled(&self, y: &Tensor) -> candle_core::Result<Tensor> {
