@@ -1,124 +1,207 @@
-"""Complete training steps of the VAE at the paper's CIFAR-10 settings, ours and PyTorch's in turn.
+"""Complete training steps at the paper's CIFAR-10 settings, ours and PyTorch's in turn.
 
-    cargo build --release --examples --workspace
-    pip install torch && python benches/train_step.py target/release/examples/train_step
+    cargo build --release --workspace --examples
+    pip install torch==2.11.0 pytorch-fid safetensors
+    python benches/train_step.py target/release/examples/train_step [MODEL...] [--rounds N] [--batch N]
 
-Prints images per second of each and their ratio. Both run on two threads in f32, batch 64: data,
-noise, forward, backward, Adam. PyTorch runs eager, channels_last.
+Models: vae (phase 1), flow-layer (phase 2), glow (the baseline), features (Inception, against
+pytorch-fid). Both sides run on two threads in f32: data, noise, forward, backward, optimiser, each
+in a process of its own, best of the rounds. PyTorch runs eager, channels_last. The number of
+parameters must be the known one. `ceiling` is the share of the fastest matrix product or 1x1
+convolution that PyTorch shows on this machine.
 """
 
+import argparse
+import json
+import os
+import resource
 import subprocess
 import sys
+import tempfile
 import time
 
-import torch
-import torch.nn as nn
-import torch.nn.functional as F
-
-torch.set_num_threads(2)
-BATCH, LATENT, ROUNDS, STEPS = 64, 64, 3, 12
-
-
-class Block(nn.Module):
-    def __init__(self, c):
-        super().__init__()
-        self.norms = nn.ModuleList(nn.BatchNorm2d(c) for _ in range(2))
-        self.convs = nn.ModuleList(nn.Conv2d(c, c, 3, padding=1) for _ in range(2))
-        self.shortcut = nn.Conv2d(c, c, 3, padding=1)
-
-    def forward(self, x):
-        h = x
-        for norm, conv in zip(self.norms, self.convs):
-            h = conv(F.relu(norm(h), inplace=True))
-        return h + self.shortcut(x)
+THREADS = 2
+# images of a batch, batches of a round; parameters trained, by REFERENCE.md and our own tests
+MODELS = {
+    "vae": (64, 12, 5_191_334 + 18_383_872),
+    "flow-layer": (16, 4, 2_426_016),
+    "glow": (16, 4, 38_395_668),
+    "features": (32, 5, None),
+}
+EPOCH = 50_000
 
 
-class Down(nn.Module):
-    def __init__(self, c):
-        super().__init__()
-        self.conv = nn.Conv2d(c, 2 * c, 3, stride=2)
+def multiplications(torch, model, run):
+    """Of one call of `run`, in convolutions and products: forward only."""
+    from torch.utils.flop_counter import FlopCounterMode
 
-    def forward(self, x):
-        return self.conv(F.pad(x, (0, 1, 0, 1)))
-
-
-class Up(nn.Module):
-    def __init__(self, a, b):
-        super().__init__()
-        self.conv = nn.ConvTranspose2d(a, b, 3, stride=2)
-
-    def forward(self, x):
-        return self.conv(x)[:, :, :-1, :-1]
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        run()
+    return counter.get_total_flops()
 
 
-class Vae(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.encoder = nn.Sequential(
-            nn.Conv2d(3, 32, 3, padding=1), Block(32), Down(32), Block(64), Down(64), Block(128)
-        )
-        self.dense = nn.ModuleList([nn.Linear(128, 512), nn.Linear(512, 512)])
-        self.shortcut = nn.Linear(128, 512)
-        self.heads = nn.Linear(512, 2 * LATENT)
-        self.input = nn.Linear(LATENT, 4 * 512)
-        widths, ups = [512, 256, 128, 64, 32], []
-        for a, b in zip(widths, widths[1:]):
-            ups += [Up(a, b), Block(b)]
-        self.decoder = nn.Sequential(*ups, nn.Conv2d(32, 6, 3, padding=1))
-        half = LATENT // 2
-        self.flow = nn.ModuleList(
-            nn.Sequential(nn.Linear(half, 1024), nn.ReLU(), nn.Linear(1024, 1024), nn.ReLU(), nn.Linear(1024, LATENT))
-            for _ in range(16)
-        )
-        self.order = [torch.randperm(LATENT) for _ in self.flow]
+def theirs(name, weights):
+    import torch
 
-    def log_prior(self, z):
-        total = 0
-        for net, order in zip(self.flow, self.order):
-            a, b = z[:, order].chunk(2, 1)
-            s, t = net(a).chunk(2, 1)
-            s = 2 * torch.tanh(s / 2)
-            z = torch.cat([a, b * s.exp() + t], 1)
-            total = total + s.sum(1)
-        return total - (0.5 * z**2 + 0.9189385).sum(1)
+    from torch_models.glow import FlowLayer, Glow
+    from torch_models.vae import Vae
 
-    def loss(self, x):
-        y = (x.float() + torch.rand(x.shape)).div_(256).permute(0, 3, 1, 2)
-        pooled = self.encoder(y).mean((2, 3))
-        h = pooled
-        for dense in self.dense:
-            h = dense(F.relu(h))
-        mean, log_std = self.heads(h + self.shortcut(pooled)).chunk(2, 1)
-        z = mean + log_std.exp() * torch.randn_like(mean)
-        h = self.input(z).reshape(-1, 2, 2, 512).permute(0, 3, 1, 2)
-        out = self.decoder(h)
-        mu, log_sigma = torch.sigmoid(out[:, :3]), out[:, 3:].clamp(-7, 2)
-        nll = (0.5 * ((y - mu) * torch.exp(-log_sigma)) ** 2 + log_sigma + 0.9189385).sum((1, 2, 3))
-        return (nll - self.log_prior(z) - (log_std + 1.4189385).sum(1)).mean()
+    torch.set_num_threads(THREADS)
+    torch.manual_seed(0)
+    batch, steps, parameters = MODELS[name]
+    if name == "features":
+        return features(torch, weights)
+    model = {"vae": Vae, "flow-layer": lambda: FlowLayer(Vae()), "glow": Glow}[name]()
+    model = model.to(memory_format=torch.channels_last)
+    count = sum(p.numel() for p in model.parameters())
+    assert count == parameters, f"{name}: {count} parameters, not {parameters}"
+    rule = torch.optim.Adamax if name == "glow" else torch.optim.Adam
+    optim = rule(model.parameters(), 1e-4)
+    data = torch.randint(0, 256, (steps * batch, 32, 32, 3), dtype=torch.uint8)
 
-
-def main(binary):
-    model = Vae().to(memory_format=torch.channels_last)
-    optim = torch.optim.Adam(model.parameters(), 1e-4)
-    data = torch.randint(0, 256, (STEPS * BATCH, 32, 32, 3), dtype=torch.uint8)
-
-    def theirs():
-        start = time.perf_counter()
-        for chosen in torch.randperm(len(data)).split(BATCH):
+    def epoch():
+        for chosen in torch.randperm(len(data)).split(batch):
             optim.zero_grad(set_to_none=True)
             model.loss(data[chosen]).backward()
             optim.step()
-        return len(data) / (time.perf_counter() - start)
 
-    theirs()
-    best = [0.0, 0.0]
-    for i in range(ROUNDS):
-        ours = subprocess.run([binary, str(STEPS), str(BATCH)], capture_output=True, text=True, check=True)
-        rates = [float(ours.stdout), theirs()]
-        best = [max(a, b) for a, b in zip(best, rates)]
-        print(f"round {i + 1}: ours {rates[0]:.1f} images/s, PyTorch {rates[1]:.1f}")
-    print(f"best: ours {best[0]:.1f}, PyTorch {torch.__version__} {best[1]:.1f}, ratio {best[0] / best[1]:.2f}")
+    model.loss(data[:batch]).backward()
+    optim.step()
+    start = time.perf_counter()
+    epoch()
+    rate = len(data) / (time.perf_counter() - start)
+    flops = 3 * multiplications(torch, model, lambda: model.loss(data[:1]))
+    return report(rate, flops)
+
+
+def features(torch, weights):
+    """pytorch-fid's network on the weights we also read, from uint8 images to features."""
+    import numpy as np
+    from pytorch_fid.inception import InceptionV3, fid_inception_v3
+    import pytorch_fid.inception as module
+
+    net = inception(torch, module, weights)
+    module.fid_inception_v3 = lambda: net
+    model = InceptionV3([3]).eval().to(memory_format=torch.channels_last)
+    batch, steps, _ = MODELS["features"]
+    data = torch.randint(0, 256, (steps * batch, 32, 32, 3), dtype=torch.uint8)
+
+    def pred(images):
+        with torch.no_grad():
+            x = images.permute(0, 3, 1, 2).float() / 255
+            return model(x)[0][:, :, 0, 0].numpy()
+
+    pred(data[:batch])
+    start = time.perf_counter()
+    rows = np.concatenate([pred(b) for b in data.split(batch)])
+    np.mean(rows, axis=0), np.cov(rows, rowvar=False)
+    rate = len(data) / (time.perf_counter() - start)
+    return report(rate, multiplications(torch, model, lambda: pred(data[:1])))
+
+
+def inception(torch, module, weights):
+    """The FID network without its download."""
+    torchvision_net = module._inception_v3(num_classes=1008, aux_logits=False, weights=None)
+    net = torchvision_net
+    net.Mixed_5b = module.FIDInceptionA(192, pool_features=32)
+    net.Mixed_5c = module.FIDInceptionA(256, pool_features=64)
+    net.Mixed_5d = module.FIDInceptionA(288, pool_features=64)
+    net.Mixed_6b = module.FIDInceptionC(768, channels_7x7=128)
+    net.Mixed_6c = module.FIDInceptionC(768, channels_7x7=160)
+    net.Mixed_6d = module.FIDInceptionC(768, channels_7x7=160)
+    net.Mixed_6e = module.FIDInceptionC(768, channels_7x7=192)
+    net.Mixed_7b = module.FIDInceptionE_1(1280)
+    net.Mixed_7c = module.FIDInceptionE_2(2048)
+    if os.path.exists(weights):
+        from safetensors.torch import load_file
+
+        state = load_file(weights)
+        net.load_state_dict(state, strict=False)
+    return net
+
+
+def make_weights(path):
+    """Random weights of the FID network as an artifact of kind `extractor`."""
+    import torch
+    import pytorch_fid.inception as module
+    from safetensors.torch import save_file
+
+    torch.manual_seed(0)
+    state = {k: v.contiguous() for k, v in inception(torch, module, path).state_dict().items()}
+    state = {k: v for k, v in state.items() if not k.endswith("num_batches_tracked") and not k.startswith("fc")}
+    about = json.dumps({"kind": "inception", "sha256": "0" * 64})
+    save_file(state, path, {"repro": about})
+
+
+def report(rate, flops):
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+    return {"images_per_second": rate, "peak_mb": peak, "gflop": flops / 1e9}
+
+
+def ceiling():
+    """GFLOP/s of the fastest of a few products."""
+    import torch
+
+    torch.set_num_threads(THREADS)
+
+    def best(run, flops):
+        times = []
+        for _ in range(6):
+            start = time.perf_counter()
+            run()
+            times.append(time.perf_counter() - start)
+        return flops / min(times) / 1e9
+
+    a = torch.randn(1024, 1024)
+    rates = [best(lambda: a @ a, 2 * 1024**3)]
+    for c in (256, 512):
+        x = torch.randn(16, c, 32, 32).contiguous(memory_format=torch.channels_last)
+        w = torch.randn(c, c, 1, 1).contiguous(memory_format=torch.channels_last)
+        rates.append(best(lambda: torch.nn.functional.conv2d(x, w), 2 * 16 * 1024 * c * c))
+    return {"gflops": max(rates)}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("binary")
+    parser.add_argument("models", nargs="*")
+    parser.add_argument("--rounds", type=int, default=3)
+    args = parser.parse_args()
+    environment = {**os.environ, "RAYON_NUM_THREADS": str(THREADS), "OMP_NUM_THREADS": str(THREADS)}
+
+    def call(command):
+        run = subprocess.run(command, capture_output=True, text=True, env=environment)
+        if run.returncode:
+            sys.exit(f"{' '.join(command)}: {run.stderr}")
+        return json.loads(run.stdout.splitlines()[-1])
+
+    with tempfile.TemporaryDirectory() as folder:
+        weights = os.path.join(folder, "inception.safetensors")
+        if "features" in (args.models or MODELS):
+            make_weights(weights)
+        top = call([sys.executable, __file__, "--ceiling"])["gflops"]
+        print(f"fastest product: {top:.0f} GFLOP/s on {THREADS} threads")
+        print(f"{'model':10} {'batch':>5}  {'ours':>7} {'PyTorch':>7} images/s  ratio  ceiling  s/epoch  peak MB (PyTorch)")
+        for name in args.models or MODELS:
+            batch, steps, _ = MODELS[name]
+            ours, other = [], []
+            for _ in range(args.rounds):
+                extra = [weights] if name == "features" else []
+                ours.append(call([args.binary, name, *extra, str(steps + 1), str(batch)]))
+                other.append(call([sys.executable, __file__, "--theirs", name, weights]))
+            fast = [max(r["images_per_second"] for r in side) for side in (ours, other)]
+            share = fast[0] * other[0]["gflop"] / top
+            print(
+                f"{name:10} {batch:5}  {fast[0]:7.1f} {fast[1]:7.1f}           {fast[0] / fast[1]:5.2f}"
+                f"  {share:6.0%}  {EPOCH / fast[0]:7.0f}  {ours[0]['peak_mb']:7} ({other[0]['peak_mb']})",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    if sys.argv[1:2] == ["--theirs"]:
+        print(json.dumps(theirs(*sys.argv[2:4])))
+    elif sys.argv[1:2] == ["--ceiling"]:
+        print(json.dumps(ceiling()))
+    else:
+        main()

@@ -1,29 +1,33 @@
-//! Images per second of complete training steps of the VAE at the paper's CIFAR-10 settings: data,
-//! noise, forward, backward, optimiser, through the same door the runner uses. See
-//! docs/performance.md.
+//! Images per second and peak memory of complete training steps at the settings of pipeline.toml:
+//! data, noise, forward, backward, optimiser, through the same door the runner uses. Prints one
+//! line of JSON. `benches/train_step.py` compares with PyTorch; see docs/performance.md.
 //!
-//!     cargo run --release -p stages --example train_step -- [STEPS] [BATCH]
+//!     cargo run --release -p stages --example train_step -- vae|flow-layer|glow [STEPS] [BATCH]
+//!     cargo run --release -p stages --example train_step -- features WEIGHTS [BATCHES] [BATCH]
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
+use std::time::Instant;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail, ensure};
 use safetensors::tensor::{Dtype, TensorView};
 use serde_json::{Value, json};
 use stages::contract::{Job, JobSpec};
 
-/// Remembers the rate of the last progress event.
-struct Rate(Arc<Mutex<f64>>);
+/// When each progress event came, and how much was done.
+type Marks = Arc<Mutex<Vec<(Instant, f64)>>>;
 
-impl Write for Rate {
+struct Listener(Marks);
+
+impl Write for Listener {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
         if let Ok(event) = serde_json::from_slice::<Value>(bytes)
-            && let Some(rate) = event["values"]["images/s"].as_f64()
-            && let Ok(mut last) = self.0.lock()
+            && let (Some(done), true) = (event["done"].as_f64(), event["unit"].is_string())
+            && let Ok(mut marks) = self.0.lock()
         {
-            *last = rate;
+            marks.push((Instant::now(), done));
         }
         Ok(bytes.len())
     }
@@ -32,65 +36,143 @@ impl Write for Rate {
     }
 }
 
-/// Pictures of nothing: a fixed pattern of bytes.
-fn images(path: &Path, n: usize) -> Result<()> {
-    let pixels: Vec<u8> = (0..n * 3072)
-        .map(|i| ((i * 2_654_435_761) >> 13) as u8)
-        .collect();
-    let view = TensorView::new(Dtype::U8, vec![n, 32, 32, 3], &pixels)?;
-    let about = HashMap::from([("repro".to_string(), "\"images\"".to_string())]);
-    Ok(safetensors::serialize_to_file(
-        [("images", view)],
-        Some(about),
-        path,
-    )?)
+/// A folder for one run's files.
+struct Bench {
+    dir: PathBuf,
+}
+
+impl Bench {
+    /// Pictures of nothing: a fixed pattern of bytes.
+    fn images(&self, name: &str, n: usize) -> Result<()> {
+        let pixels: Vec<u8> = (0..n * 3072)
+            .map(|i| ((i * 2_654_435_761) >> 13) as u8)
+            .collect();
+        let view = TensorView::new(Dtype::U8, vec![n, 32, 32, 3], &pixels)?;
+        let about = HashMap::from([("repro".to_string(), "\"images\"".to_string())]);
+        let path = self.dir.join(name);
+        Ok(safetensors::serialize_to_file(
+            [("images", view)],
+            Some(about),
+            &path,
+        )?)
+    }
+
+    /// Runs a kind on files of this folder; gives the times of its progress.
+    fn run(&self, kind: &str, params: &Value, inputs: &[(&str, &Path)]) -> Result<Marks> {
+        let stage = stages::STAGES.iter().find(|s| s.kind == kind);
+        let stage = stage.with_context(|| format!("no kind {kind}"))?;
+        let at = |name: &str| self.dir.join(name);
+        let inputs = inputs
+            .iter()
+            .map(|(port, file)| (port.to_string(), vec![self.dir.join(file)]));
+        let spec = JobSpec {
+            stage: "bench".into(),
+            kind: kind.into(),
+            params: params.clone(),
+            inputs: inputs.collect(),
+            outputs: ["model", "prior", "flow", "history", "gaussian"]
+                .map(|p| (p.to_string(), at(&format!("{kind}.{p}"))))
+                .into(),
+            checkpoint: at("checkpoint"),
+            state: at("state"),
+            extends: None,
+            device: "cpu".into(),
+            threads: 2,
+            data: None,
+            downloads: at("downloads"),
+            checkpoint_seconds: 1e9,
+        };
+        let marks = Marks::default();
+        let mut job = Job::new(spec, Box::new(Listener(marks.clone())), Arc::default());
+        (stage.run)(params, &mut job)?;
+        Ok(marks)
+    }
+}
+
+/// A stage's parameters in pipeline.toml, with these in place of its own.
+fn params(stage: &str, ours: Value) -> Result<Value> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../pipeline.toml");
+    let text = std::fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+    let mut pipeline: BTreeMap<String, Value> = toml::from_str(&text)?;
+    let stages = pipeline.remove("stage").context("no stages")?;
+    let mut params = stages[stage]["params"].clone();
+    let (Some(all), Some(ours)) = (params.as_object_mut(), ours.as_object()) else {
+        bail!("pipeline.toml: no parameters of stage {stage}");
+    };
+    all.extend(ours.clone());
+    Ok(params)
+}
+
+/// The largest this process has been, in MB.
+fn peak_memory() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find(|l| l.starts_with("VmHWM:"))?;
+    let kilobytes: u64 = line.split_whitespace().nth(1)?.parse().ok()?;
+    Some(kilobytes / 1024)
 }
 
 fn main() -> Result<()> {
-    let mut args = std::env::args().skip(1).map(|a| a.parse::<usize>());
-    let steps = args.next().transpose()?.unwrap_or(20);
-    let batch = args.next().transpose()?.unwrap_or(64);
-    let dir = std::env::temp_dir().join(format!("repro-train-step-{}", std::process::id()));
-    std::fs::create_dir_all(&dir)?;
-    images(&dir.join("train"), steps * batch)?;
-    images(&dir.join("valid"), 1)?;
-    let params = json!({
-        "seed": 0, "epochs": 1, "batch": batch, "latent": 64,
-        "network": {"kind": "resnet", "width": 32, "scales": 3, "blocks": 1, "dense": 512, "max_width": 1024, "norm_decay": 0.999},
-        "covariance": "diagonal", "dequantise": true,
-        "prior": {"kind": "flow", "layers": 16, "width": 1024, "max_log_scale": 2.0},
-        "optim": {"kind": "adam", "lr": 1e-4, "beta1": 0.9, "beta2": 0.999, "epsilon": 1e-8,
-                  "form": "torch", "halve_every": 250, "warmup_epochs": 0, "clip_norm": 0.0}
-    });
-    let at = |name: &str| dir.join(name);
-    let spec = JobSpec {
-        stage: "bench".into(),
-        kind: "vae".into(),
-        params: params.clone(),
-        inputs: ["train", "valid"]
-            .map(|p| (p.to_string(), vec![at(p)]))
-            .into(),
-        outputs: ["model", "prior", "history"]
-            .map(|p| (p.to_string(), at(p)))
-            .into(),
-        checkpoint: at("checkpoint"),
-        state: at("state"),
-        extends: None,
-        device: "cpu".into(),
-        threads: 2,
-        data: None,
-        downloads: at("downloads"),
-        checkpoint_seconds: 1e9,
+    let mut args = std::env::args().skip(1);
+    let model = args.next().unwrap_or_else(|| "vae".into());
+    let weights = match model.as_str() {
+        "features" => Some(std::fs::canonicalize(
+            args.next().context("features: which weights?")?,
+        )?),
+        _ => None,
     };
-    let rate = Arc::new(Mutex::new(0.0));
-    let mut job = Job::new(spec, Box::new(Rate(Arc::clone(&rate))), Arc::default());
-    let kind = stages::STAGES
-        .iter()
-        .find(|s| s.kind == "vae")
-        .context("no kind vae")?;
-    let result = (kind.run)(&params, &mut job);
-    std::fs::remove_dir_all(&dir)?;
-    result?;
-    println!("{:.1}", rate.lock().map_or(0.0, |r| *r));
+    let mut number = |default: usize| args.next().map_or(Ok(default), |a| a.parse());
+    let default = if model == "vae" { 64 } else { 16 };
+    let (steps, batch) = (number(8)?, number(default)?);
+    ensure!(steps > 1, "the first step is not measured");
+    let dir = tempfile::tempdir()?;
+    let bench = Bench {
+        dir: dir.path().to_path_buf(),
+    };
+    bench.images("train", steps * batch)?;
+    bench.images("valid", 1)?;
+    let of = |name: &'static str| (name, Path::new(name));
+    let images = [of("train"), of("valid")];
+    let short = json!({ "epochs": 1, "batch": batch });
+    let started = json!({ "epochs": 1, "batch": batch, "init_images": batch });
+    let marks = match model.as_str() {
+        "vae" => bench.run("vae", &params("vae", short)?, &images)?,
+        "glow" => bench.run("glow", &params("glow-baseline", started)?, &images)?,
+        "flow-layer" => {
+            bench.images("few", 4)?;
+            let few = json!({ "epochs": 1, "batch": 4 });
+            let inputs = [("train", Path::new("few")), of("valid")];
+            bench.run("vae", &params("vae", few)?, &inputs)?;
+            let phase1 = [
+                ("vae", Path::new("vae.model")),
+                ("prior", Path::new("vae.prior")),
+            ];
+            let inputs = [&images[..], &phase1[..]].concat();
+            bench.run("flow-layer", &params("glow", started)?, &inputs)?
+        }
+        "features" => {
+            let params = json!({ "batch": batch, "n": 0, "seed": 0, "resize": "pytorch-fid" });
+            let inputs = [
+                ("images", Path::new("train")),
+                ("extractor", weights.as_deref().context("no weights")?),
+            ];
+            bench.run("features", &params, &inputs)?
+        }
+        other => bail!("{other}: vae, flow-layer, glow or features"),
+    };
+    let marks = marks.lock().map_err(|_| anyhow::anyhow!("BUG: poisoned"))?;
+    let (Some(first), Some(last)) = (marks.first(), marks.last()) else {
+        bail!("no progress was reported");
+    };
+    let each = if model == "features" {
+        1.0
+    } else {
+        batch as f64
+    };
+    let seconds = last.0.duration_since(first.0).as_secs_f64();
+    let rate = (last.1 - first.1) * each / seconds;
+    println!(
+        "{}",
+        json!({ "images_per_second": rate, "peak_mb": peak_memory() })
+    );
     Ok(())
 }
