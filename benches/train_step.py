@@ -2,7 +2,7 @@
 
     cargo build --release --workspace --examples
     pip install torch==2.11.0 pytorch-fid safetensors
-    python benches/train_step.py target/release/examples/train_step [MODEL...] [--rounds N] [--batch N]
+    python benches/train_step.py target/release/examples/train_step [MODEL...] [--rounds N]
 
 Models: vae (phase 1), flow-layer (phase 2), glow (the baseline), features (Inception, against
 pytorch-fid). Both sides run on two threads in f32: data, noise, forward, backward, optimiser, each
@@ -167,10 +167,18 @@ def main():
     parser.add_argument("models", nargs="*")
     parser.add_argument("--rounds", type=int, default=3)
     args = parser.parse_args()
-    environment = {**os.environ, "RAYON_NUM_THREADS": str(THREADS), "OMP_NUM_THREADS": str(THREADS)}
+    environment = {**os.environ, "OMP_NUM_THREADS": str(THREADS)}
+    # As `repro run` starts a stage: see src/exec/program.rs.
+    worker = {
+        "RAYON_NUM_THREADS": str(THREADS),
+        "CANDLE_NUM_THREADS": "1",
+        "MALLOC_MMAP_MAX_": "0",
+        "MALLOC_TRIM_THRESHOLD_": "100000000000",
+    }
 
     def call(command):
-        run = subprocess.run(command, capture_output=True, text=True, env=environment)
+        more = worker if command[0] == args.binary else {}
+        run = subprocess.run(command, capture_output=True, text=True, env={**environment, **more})
         if run.returncode:
             sys.exit(f"{' '.join(command)}: {run.stderr}")
         return json.loads(run.stdout.splitlines()[-1])

@@ -20,9 +20,11 @@ pub type Inputs = BTreeMap<String, Vec<PathBuf>>;
 
 /// A training step frees and allocates the same large tensors again and again. glibc hands each
 /// back to the kernel, which zeroes it anew: a third of the flow layer's time on two cores.
-const KEEP_MEMORY: [(&str, &str); 2] = [
+/// And candle's own threads for small operations would spin beside those of our kernels.
+const WORKER: [(&str, &str); 3] = [
     ("MALLOC_MMAP_MAX_", "0"),
     ("MALLOC_TRIM_THRESHOLD_", "100000000000"),
+    ("CANDLE_NUM_THREADS", "1"),
 ];
 
 /// This very program, also when a build has replaced its file since the run began.
@@ -57,7 +59,7 @@ pub fn prepare(
         Kind::Library(_) => {
             let job = worker(stage, inputs, outputs, grant, launch)?;
             program.arguments = vec!["worker".into(), job.into()];
-            for (name, value) in KEEP_MEMORY {
+            for (name, value) in WORKER {
                 program.env(name, value);
             }
             let (reader, writer) = std::io::pipe()?;
