@@ -5,6 +5,9 @@
 //! number of each patch for all lanes. 12 by 2 of the 32 registers of AVX-512 and NEON keep both
 //! multipliers busy, 6 by 2 the 16 of AVX2.
 
+// Tiles are indexed by constants, so that they are unrolled into registers.
+#![allow(clippy::needless_range_loop)]
+
 use pulp::{Simd, WithSimd};
 
 use super::Real;
