@@ -43,7 +43,7 @@ impl<T: Real> Finish<'_, T> {
             v = v * scale[column];
         }
         if let Some(shift) = self.shift {
-            v = v + shift[column];
+            v += shift[column];
         }
         if v > T::default() { v } else { v * self.slope }
     }
