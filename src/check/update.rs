@@ -37,10 +37,12 @@ fn entry(
     version: &str,
 ) -> Entry {
     let measured = values(line, value, spread);
+    let deviation = deviation(&measured);
     let (tolerance, tolerance_from) = match before {
-        _ if measured.len() > 1 => {
+        // A number that no run moved, such as that of a network all of them share, was not measured.
+        _ if deviation > 0.0 => {
             let from = format!("three standard deviations over {} runs", measured.len());
-            (round(3.0 * deviation(&measured)), from)
+            (round(3.0 * deviation), from)
         }
         Some(entry) => (entry.tolerance, entry.tolerance_from.clone()),
         None => (
@@ -82,8 +84,12 @@ fn values(line: &Line, value: f64, spread: &[Report]) -> Vec<f64> {
     std::iter::once(value).chain(others).collect()
 }
 
+/// Of a sample; 0 for a single value.
 fn deviation(values: &[f64]) -> f64 {
     let n = values.len() as f64;
+    if values.len() < 2 {
+        return 0.0;
+    }
     let mean = values.iter().sum::<f64>() / n;
     (values.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / (n - 1.0)).sqrt()
 }
