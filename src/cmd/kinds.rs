@@ -52,6 +52,8 @@ fn section(kind: &StageDef) -> String {
     let schema = (kind.schema)();
     let mut rows = Vec::new();
     describe(&schema, &schema, "", 0, &mut rows);
+    // A kind without parameters is an empty table, not a parameter without a name.
+    rows.retain(|[name, ..]| !name.is_empty());
     if !rows.is_empty() {
         text += "\n| parameter | is | meaning |\n|---|---|---|\n";
     }
