@@ -128,6 +128,8 @@ impl Clock<'_> {
             let images = self
                 .set
                 .batch(&(first..first + batch).collect::<Vec<_>>())?;
+            // A GPU works behind the host: what was given to it before must be done.
+            self.set.device.synchronize()?;
             let start = Instant::now();
             let loss = model.loss(&images, &mut noise.at(step))?;
             optimiser.step(&loss.total.backward()?, step)?;

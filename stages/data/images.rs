@@ -1,6 +1,7 @@
 //! Artifact `images`: uint8 pictures `[n, height, width, channels]` with optional labels.
 
 use std::path::Path;
+use std::sync::OnceLock;
 
 use anyhow::{Result, ensure};
 use candle_core::{DType, Device, Tensor};
@@ -19,7 +20,15 @@ pub struct Images {
     pub labels: Option<Vec<u8>>,
     /// Where they come from, such as `cifar10 test`; of generated images nothing.
     pub source: Option<String>,
+    resident: Resident,
 }
+
+/// All pixels on a GPU, once a batch was asked for there.
+#[derive(Default)]
+struct Resident(OnceLock<Tensor>);
+
+/// Sets larger than this many bytes stay on the host, and their batches travel.
+const RESIDENT: usize = 4 << 30;
 
 enum Pixels {
     Owned(Vec<u8>),
@@ -50,6 +59,7 @@ impl Images {
             pixels: Pixels::Owned(pixels),
             labels,
             source: None,
+            resident: Resident::default(),
         })
     }
 
@@ -77,6 +87,7 @@ impl Images {
             pixels: Pixels::Mapped(file, range),
             labels,
             source,
+            resident: Resident::default(),
         })
     }
 
@@ -141,23 +152,44 @@ impl Images {
             pixels: Pixels::Owned(pixels),
             labels,
             source: self.source.clone(),
+            resident: Resident::default(),
         }
     }
 
     /// The chosen images `[b, height, width, channels]` as whole numbers 0 to 255 in `dtype`.
-    /// They travel to the device as bytes.
+    /// On a GPU they are gathered from the whole set, which is there as bytes.
     pub fn batch(
         &self,
         indices: &[usize],
         dtype: DType,
         device: &Device,
     ) -> candle_core::Result<Tensor> {
+        if !device.is_cpu() && self.pixels().len() <= RESIDENT {
+            let chosen: Vec<u32> = indices.iter().map(|&i| i as u32).collect();
+            let chosen = Tensor::from_vec(chosen, indices.len(), device)?;
+            return self
+                .resident(device)?
+                .index_select(&chosen, 0)?
+                .to_dtype(dtype);
+        }
         let mut bytes = Vec::with_capacity(indices.len() * self.dims());
         for &index in indices {
             bytes.extend_from_slice(self.image(index));
         }
         let shape = (indices.len(), self.height, self.width, self.channels);
         Tensor::from_vec(bytes, shape, device)?.to_dtype(dtype)
+    }
+}
+
+impl Images {
+    /// `[n, height, width, channels]` as bytes on a device, uploaded once.
+    fn resident(&self, device: &Device) -> candle_core::Result<&Tensor> {
+        if let Some(there) = self.resident.0.get() {
+            return Ok(there);
+        }
+        let shape = (self.n, self.height, self.width, self.channels);
+        let pixels = Tensor::from_slice(self.pixels(), shape, device)?;
+        Ok(self.resident.0.get_or_init(|| pixels))
     }
 }
 

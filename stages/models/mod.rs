@@ -13,7 +13,7 @@ pub mod infogan;
 pub mod latent_set;
 pub mod phase1;
 mod pickle;
-mod pool;
+pub mod pool;
 pub mod prior;
 pub mod real_nvp;
 pub mod resnet;

@@ -1,9 +1,14 @@
 //! What Inception does between its convolutions, on `[n, h, w, c]`: 3x3 pooling, and laying side by
 //! side.
-//! candle pools without padding and channels first, so on the CPU these are our own passes.
+//! candle pools without padding and channels first, so these are our own passes.
 
 use candle_core::{CpuStorage, CustomOp1, InplaceOp2, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
+
+#[cfg(any(feature = "cuda", test))]
+use crate::nn::cuda::pool::Window;
+#[cfg(feature = "cuda")]
+use crate::nn::cuda::pool_op;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Pool {
@@ -17,13 +22,33 @@ pub enum Pool {
 
 impl Pool {
     pub fn forward(self, x: &Tensor) -> Result<Tensor> {
-        match x.device().is_cpu() {
-            true => x.contiguous()?.apply_op1_no_bwd(&self),
-            false => self.with_candle(x),
+        #[cfg(feature = "cuda")]
+        if x.device().is_cuda() {
+            return pool_op::pool(x, self.on_gpu(x.dims4()?.into()));
+        }
+        x.contiguous()?.apply_op1_no_bwd(&self)
+    }
+
+    /// The same on images `[n, h, w, c]` as a GPU's kernel takes it.
+    #[cfg(any(feature = "cuda", test))]
+    pub fn on_gpu(self, image: [usize; 4]) -> Window {
+        let [_, h, w, _] = image;
+        let halving = self == Self::HalvingMax;
+        let output = match halving {
+            true => [(h - 3) / 2 + 1, (w - 3) / 2 + 1],
+            false => [h, w],
+        };
+        Window {
+            image,
+            output,
+            stride: if halving { 2 } else { 1 },
+            before: u32::from(!halving),
+            mean: self == Self::Mean,
         }
     }
 
-    /// The same by candle's own operations, on any device.
+    /// The same by candle's own operations.
+    #[cfg(test)]
     fn with_candle(self, x: &Tensor) -> Result<Tensor> {
         let last = |x: Tensor| x.permute((0, 2, 3, 1))?.contiguous();
         let padded = || x.pad_with_zeros(1, 1, 1)?.pad_with_zeros(2, 1, 1);

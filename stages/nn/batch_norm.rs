@@ -66,22 +66,24 @@ impl BatchNorm {
         (&self.scale, &self.shift)
     }
 
-    /// Moves the averages towards a batch's mean and population variance.
-    pub fn observe(&self, mean: Vec<f64>, variance: Vec<f64>) -> Result<()> {
+    /// Moves the averages towards a batch's mean and population variance, f64 `[c]` each.
+    pub fn observe(&self, mean: Tensor, variance: Tensor) -> Result<()> {
         self.follow(&self.mean, mean)?;
         self.follow(&self.variance, variance)?;
         Ok(self.steps.set(&(self.steps.as_tensor() + 1.0)?.detach())?)
     }
 
     /// `average = decay average + (1 - decay) value`.
-    fn follow(&self, average: &Var, value: Vec<f64>) -> Result<()> {
-        let value = Tensor::from_vec(value, average.shape(), average.device())?;
+    fn follow(&self, average: &Var, value: Tensor) -> Result<()> {
         let value = (value * (1.0 - self.decay))?.to_dtype(average.dtype())?;
         Ok(average.set(&((average.as_detached_tensor() * self.decay)? + value)?)?)
     }
 
     /// Scale and shift that stand for the moving averages; before any batch, mean 0, variance 1.
     fn frozen(&self) -> Result<(Tensor, Tensor)> {
+        if self.steps.device().is_cuda() {
+            return self.frozen_on_device();
+        }
         let steps = self.steps.to_dtype(DType::F64)?.to_vec1::<f64>()?[0];
         if steps == 0.0 {
             let scale = (&self.scale / (1.0 + EPSILON).sqrt())?;
@@ -90,6 +92,22 @@ impl BatchNorm {
         let seen = 1.0 - self.decay.powf(steps);
         let mean = (self.mean.as_detached_tensor() / seen)?;
         let variance = (self.variance.as_detached_tensor() / seen)?;
+        let scale = (&self.scale / (variance + EPSILON)?.sqrt()?)?;
+        let shift = (&self.shift - (mean * &scale)?)?;
+        Ok((scale, shift))
+    }
+
+    /// The same without asking the device how many batches there were, which would wait for all
+    /// that it still has to do.
+    fn frozen_on_device(&self) -> Result<(Tensor, Tensor)> {
+        let steps = self.steps.as_detached_tensor();
+        let none = steps.eq(0.0)?.to_dtype(steps.dtype())?;
+        // 1 - decay^steps; 1 where there were none, so that nothing is divided by zero.
+        let left = (steps * self.decay.ln())?.exp()?;
+        let seen = ((1.0 - left)? + &none)?;
+        let mean = self.mean.as_detached_tensor().broadcast_div(&seen)?;
+        let variance = self.variance.as_detached_tensor().broadcast_div(&seen)?;
+        let variance = variance.broadcast_add(&none)?;
         let scale = (&self.scale / (variance + EPSILON)?.sqrt()?)?;
         let shift = (&self.shift - (mean * &scale)?)?;
         Ok((scale, shift))
@@ -121,6 +139,9 @@ mod tests {
         assert!((train - eval)?.abs()?.max_all()?.to_scalar::<f64>()? < 1e-11);
         bn.forward(&draw(1, 4.0)?, Mode::Train, Activation::None)?;
         let (scale, shift) = bn.frozen()?;
+        let (a, b) = bn.frozen_on_device()?;
+        assert!((&a - &scale)?.abs()?.max_all()?.to_scalar::<f64>()? < 1e-9);
+        assert!((&b - &shift)?.abs()?.max_all()?.to_scalar::<f64>()? < 1e-9);
         let means = (shift / scale)?.neg()?.to_vec1::<f64>()?;
         assert!(means.iter().all(|m| (m - 3.0).abs() < 0.3), "{means:?}");
         Ok(())
@@ -130,8 +151,11 @@ mod tests {
     fn an_untrained_layer_is_nearly_the_identity() -> Result<()> {
         let w = Weights::new(0, DType::F64, &Device::Cpu);
         let x = Tensor::new(&[[1f64, -2.0]], &Device::Cpu)?;
-        let y = BatchNorm::new(2, 0.999, &w)?.forward(&x, Mode::Eval, Activation::None)?;
+        let bn = BatchNorm::new(2, 0.999, &w)?;
+        let y = bn.forward(&x, Mode::Eval, Activation::None)?;
         assert!((y - x)?.abs()?.max_all()?.to_scalar::<f64>()? < 2e-5);
+        let (ours, same) = (bn.frozen()?.0, bn.frozen_on_device()?.0);
+        assert!((ours - same)?.abs()?.max_all()?.to_scalar::<f64>()? < 1e-12);
         Ok(())
     }
 }

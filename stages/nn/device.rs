@@ -3,7 +3,10 @@
 use anyhow::{Context, Result, bail};
 use candle_core::Device;
 
-/// `cpu` or `cuda:N`.
+#[cfg(feature = "cuda")]
+use super::cuda::driver;
+
+/// `cpu` or `cuda:N`. A device that cannot be had is an error that says what to do.
 pub fn open(name: &str) -> Result<Device> {
     if name == "cpu" {
         return Ok(Device::Cpu);
@@ -14,15 +17,21 @@ pub fn open(name: &str) -> Result<Device> {
     let index: usize = index
         .parse()
         .with_context(|| format!("device {name}: not a number"))?;
-    if !candle_core::utils::cuda_is_available() {
-        bail!(
-            "device {name}: this binary has no CUDA; hint: cargo build --release --features cuda"
-        );
-    }
-    Device::new_cuda(index).with_context(|| format!("device {name} could not be opened"))
+    cuda(index).with_context(|| format!("device {name}"))
 }
 
-/// What the maker calls the device: the processor's model or the GPU's.
+#[cfg(feature = "cuda")]
+fn cuda(index: usize) -> Result<Device> {
+    driver::open(index)
+}
+
+#[cfg(not(feature = "cuda"))]
+fn cuda(_: usize) -> Result<Device> {
+    bail!("this build of repro has no CUDA; hint: cargo build --release --features cuda")
+}
+
+/// What the maker calls the device: the processor's model or the GPU's. One that computes products
+/// of f32 in TF32 is another device as far as results go.
 pub fn name(device: &Device) -> String {
     match device {
         Device::Cpu => {
@@ -34,10 +43,7 @@ pub fn name(device: &Device) -> String {
             model.unwrap_or_else(|| "CPU".into())
         }
         #[cfg(feature = "cuda")]
-        Device::Cuda(device) => {
-            let name = device.cuda_stream().context().name();
-            name.unwrap_or_else(|_| "CUDA device".into())
-        }
+        Device::Cuda(device) => driver::name(device),
         other => format!("{:?}", other.location()),
     }
 }

@@ -57,9 +57,13 @@ impl Bijector for InvConv {
     }
 }
 
-/// `ln |det W|` of a square matrix, as a scalar, computed in f64 on the host. Its gradient is the
+/// `ln |det W|` of a square matrix, as a scalar, computed in f64. Its gradient is the
 /// transposed inverse.
 pub fn log_abs_det(w: &Tensor) -> candle_core::Result<Tensor> {
+    #[cfg(feature = "cuda")]
+    if w.device().is_cuda() {
+        return super::cuda::matrix_op::log_abs_det(w);
+    }
     let value = w
         .to_device(&Device::Cpu)?
         .to_dtype(DType::F64)?

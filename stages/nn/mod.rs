@@ -8,6 +8,8 @@ pub mod conv;
 pub mod conv_layer;
 pub mod coupling;
 pub mod cpu;
+#[cfg(any(feature = "cuda", test))]
+pub mod cuda;
 pub mod dense;
 pub mod device;
 pub mod edge_conv;

@@ -3,6 +3,11 @@
 
 use candle_core::{DType, Device, Result, Shape, Tensor};
 
+#[cfg(any(feature = "cuda", test))]
+use super::cuda::noise::Position;
+#[cfg(feature = "cuda")]
+use super::cuda::{noise::Law, noise_op};
+
 /// All noise of one purpose: a key. Steps and draws within a step are counter positions.
 #[derive(Clone, Debug)]
 pub struct Noise {
@@ -42,6 +47,33 @@ pub struct Draws {
 }
 
 impl Draws {
+    /// Where the next draw starts, as a GPU's kernel takes it.
+    #[cfg(any(feature = "cuda", test))]
+    pub fn position(&self) -> Position {
+        Position {
+            key: self.key,
+            step: self.step,
+            block: self.block,
+        }
+    }
+
+    /// Draws made on a GPU, if `device` is one: the same numbers.
+    #[cfg(feature = "cuda")]
+    fn on_gpu(
+        &mut self,
+        law: Law,
+        shape: &Shape,
+        dtype: DType,
+        device: &Device,
+    ) -> Option<Result<Tensor>> {
+        let Device::Cuda(device) = device else {
+            return None;
+        };
+        let position = self.position();
+        self.block += shape.elem_count().div_ceil(4) as u64;
+        Some(noise_op::noise(position, law, shape, dtype, device))
+    }
+
     /// Uniform on [0, 1), multiples of 2^-24: the same numbers in f32 and f64.
     pub fn uniform<S: Into<Shape>>(
         &mut self,
@@ -50,6 +82,10 @@ impl Draws {
         device: &Device,
     ) -> Result<Tensor> {
         let shape = shape.into();
+        #[cfg(feature = "cuda")]
+        if let Some(made) = self.on_gpu(Law::Uniform, &shape, dtype, device) {
+            return made;
+        }
         let values = self.fill(shape.elem_count(), |words, out| {
             for (o, w) in out.iter_mut().zip(words) {
                 *o = unit(w);
@@ -68,6 +104,10 @@ impl Draws {
         device: &Device,
     ) -> Result<Tensor> {
         let shape = shape.into();
+        #[cfg(feature = "cuda")]
+        if let Some(made) = self.on_gpu(Law::Normal, &shape, dtype, device) {
+            return made;
+        }
         let values = self.normals(shape.elem_count());
         Tensor::from_vec(values, shape, &Device::Cpu)?
             .to_dtype(dtype)?

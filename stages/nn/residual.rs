@@ -67,7 +67,8 @@ impl ResidualBlock {
         let y = fused::apply(block, x, &Tensor::cat(&parts, 0)?)?;
         let seen = seen.lock().unwrap_or_else(PoisonError::into_inner).take();
         for (norm, (mean, variance)) in self.norms.iter().zip(seen.into_iter().flatten()) {
-            norm.observe(mean, variance)?;
+            let vector = |values| Tensor::from_vec(values, c, x.device());
+            norm.observe(vector(mean)?, vector(variance)?)?;
         }
         Ok(y)
     }

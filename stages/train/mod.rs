@@ -9,3 +9,6 @@ pub mod trainable;
 pub use fit::{Plan, fit};
 pub use optim::Optim;
 pub use trainable::{Dataset, ImageSet, Loss, Trainable};
+
+#[cfg(all(test, feature = "cuda"))]
+mod gpu_tests;

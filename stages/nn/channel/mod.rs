@@ -5,6 +5,8 @@ use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, WithDTyp
 
 use super::cpu::channel::{Affine, moments, totals};
 use super::cpu::{Real, slice};
+#[cfg(feature = "cuda")]
+use super::cuda::channel_op;
 
 /// What follows the affine part. Its sign is that of its argument, so the result alone tells the
 /// slope.
@@ -33,6 +35,10 @@ pub fn affine(
     shift: &Tensor,
     activation: Activation,
 ) -> Result<Tensor> {
+    #[cfg(feature = "cuda")]
+    if x.device().is_cuda() {
+        return channel_op::affine(x, scale, shift, activation.slope());
+    }
     let op = Affine {
         normalise: None,
         slope: activation.slope(),
@@ -41,14 +47,18 @@ pub fn affine(
 }
 
 /// `activation((x - mean) / sqrt(variance + epsilon) scale + shift)` with the batch's own
-/// statistics over all but the last dimension, and these: mean and population variance, `[c]`.
+/// statistics over all but the last dimension, and these: mean and population variance, f64 `[c]`.
 pub fn batch_norm(
     x: &Tensor,
     scale: &Tensor,
     shift: &Tensor,
     epsilon: f64,
     activation: Activation,
-) -> Result<(Tensor, Vec<f64>, Vec<f64>)> {
+) -> Result<(Tensor, Tensor, Tensor)> {
+    #[cfg(feature = "cuda")]
+    if x.device().is_cuda() {
+        return channel_op::batch_norm(x, scale, shift, epsilon, activation.slope());
+    }
     let x = x.contiguous()?;
     let channels = x.dims()[x.rank() - 1];
     let (mean, variance) = {
@@ -73,11 +83,16 @@ pub fn batch_norm(
             slope: activation.slope(),
         },
     )?;
-    Ok((y, mean, variance))
+    let vector = |values| Tensor::from_vec(values, channels, &candle_core::Device::Cpu);
+    Ok((y, vector(mean)?, vector(variance)?))
 }
 
 /// Sum over all but the last dimension, `[c]`, in f64 and a fixed order.
 pub fn sum(x: &Tensor) -> Result<Tensor> {
+    #[cfg(feature = "cuda")]
+    if x.device().is_cuda() {
+        return channel_op::sum(x);
+    }
     let channels = x.dims()[x.rank() - 1];
     let (storage, layout) = x.storage_and_layout();
     match &*storage {

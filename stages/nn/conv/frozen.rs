@@ -9,6 +9,8 @@ use super::super::cpu::pack::padded;
 use super::super::cpu::patches::Plain;
 use super::super::cpu::slice;
 use super::{Padding, conv2d, geometry};
+#[cfg(feature = "cuda")]
+use crate::nn::cuda::pool_op::bias_relu;
 
 /// `relu(conv2d(x) + bias)` in f32.
 pub struct FrozenConv {
@@ -56,6 +58,11 @@ impl FrozenConv {
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         if self.ready.is_none() {
             let y = conv2d(x, &self.weight, self.stride, self.padding)?;
+            #[cfg(feature = "cuda")]
+            if y.device().is_cuda() {
+                bias_relu(&y, &self.bias)?;
+                return Ok(y);
+            }
             return y.broadcast_add(&self.bias)?.relu();
         }
         let y = Tensor::zeros(&self.shape(x)?, DType::F32, &Device::Cpu)?;

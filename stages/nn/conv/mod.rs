@@ -4,6 +4,8 @@
 use candle_core::{Result, Shape, Tensor, bail};
 
 use super::cpu::conv::Geometry;
+#[cfg(feature = "cuda")]
+use super::cuda::conv_op;
 use ops::{Conv, Transposed};
 
 pub mod frozen;
@@ -51,8 +53,12 @@ impl Padding {
 
 /// Cross-correlation `y[i] = sum_k x[stride i + k - padding] w[k]`, as every framework calls it.
 pub fn conv2d(x: &Tensor, w: &Tensor, stride: usize, padding: Padding) -> Result<Tensor> {
-    let op = Conv(geometry(x.shape(), w.shape(), stride, padding)?);
-    x.contiguous()?.apply_op2(&w.contiguous()?, op)
+    let g = geometry(x.shape(), w.shape(), stride, padding)?;
+    #[cfg(feature = "cuda")]
+    if x.device().is_cuda() {
+        return conv_op::conv2d(g, x, w, None);
+    }
+    x.contiguous()?.apply_op2(&w.contiguous()?, Conv(g))
 }
 
 /// [`conv2d`] plus a bias `[cout]`.
@@ -63,8 +69,12 @@ pub fn conv2d_bias(
     stride: usize,
     padding: Padding,
 ) -> Result<Tensor> {
-    let op = Conv(geometry(x.shape(), w.shape(), stride, padding)?);
-    x.contiguous()?.apply_op3(&w.contiguous()?, bias, op)
+    let g = geometry(x.shape(), w.shape(), stride, padding)?;
+    #[cfg(feature = "cuda")]
+    if x.device().is_cuda() {
+        return conv_op::conv2d(g, x, w, Some(bias));
+    }
+    x.contiguous()?.apply_op3(&w.contiguous()?, bias, Conv(g))
 }
 
 /// The transpose of [`conv2d`] as a linear map: `y[stride i + k - crop] += x[i] w[k]`, of size
@@ -84,9 +94,13 @@ pub fn conv_transpose2d_bias(
     stride: usize,
     crop: Padding,
 ) -> Result<Tensor> {
-    let op = Transposed(transposed_geometry(x, w, stride, crop)?);
-    x.contiguous()?
-        .apply_op3(&w.transpose(2, 3)?.contiguous()?, bias, op)
+    let g = transposed_geometry(x, w, stride, crop)?;
+    let turned = w.transpose(2, 3)?.contiguous()?;
+    #[cfg(feature = "cuda")]
+    if x.device().is_cuda() {
+        return conv_op::conv_transpose2d(g, x, &turned, Some(bias));
+    }
+    x.contiguous()?.apply_op3(&turned, bias, Transposed(g))
 }
 
 fn geometry(x: &Shape, w: &Shape, stride: usize, padding: Padding) -> Result<Geometry> {

@@ -128,8 +128,13 @@ impl<'a> Run<'a> {
         );
         checkpoint::restore(&self.weights.all(), &groups["weights"])?;
         self.optimiser.restore(&groups["moments"])?;
-        self.average = groups.remove("average").unwrap_or_default();
-        self.best = groups.remove("best").unwrap_or_default();
+        let mut on_device = |group: &str| -> Result<BTreeMap<String, Tensor>> {
+            let members = groups.remove(group).unwrap_or_default().into_iter();
+            let moved = members.map(|(name, t)| Ok((name, t.to_device(self.weights.device())?)));
+            moved.collect()
+        };
+        self.average = on_device("average")?;
+        self.best = on_device("best")?;
         self.saved = Some(at.step);
         job.say(&Event::Resumed {
             at: at.step,

@@ -9,6 +9,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use step::{Step, Update};
 
+#[cfg(feature = "cuda")]
+use crate::nn::cuda::{adam::Table, optim::Numbers};
+
 mod step;
 
 /// An optimiser and its schedule, as pipeline.toml has them.
@@ -70,6 +73,9 @@ pub struct Optimiser {
     beta2: f64,
     steps_per_epoch: u64,
     slots: Vec<Slot>,
+    /// Where all of it lies on a GPU.
+    #[cfg(feature = "cuda")]
+    table: Option<Table>,
 }
 
 struct Slot {
@@ -96,8 +102,10 @@ impl Optimiser {
         let slots = trained
             .into_iter()
             .map(slot)
-            .collect::<candle_core::Result<_>>()?;
+            .collect::<candle_core::Result<Vec<_>>>()?;
         Ok(Self {
+            #[cfg(feature = "cuda")]
+            table: table(&slots)?,
             rule: rule.clone(),
             beta2,
             steps_per_epoch,
@@ -107,6 +115,21 @@ impl Optimiser {
 
     /// Moves every trained tensor against its gradient; `step` counts from 0.
     pub fn step(&self, grads: &GradStore, step: u64) -> Result<()> {
+        #[cfg(feature = "cuda")]
+        if let Some(table) = &self.table {
+            let grad = |slot: &Slot| grads.get(&slot.weight).map(Tensor::contiguous).transpose();
+            let grads = self.slots.iter().map(grad);
+            let grads: Vec<_> = grads.collect::<candle_core::Result<_>>()?;
+            let u = self.update(step, 1.0);
+            let numbers = Numbers {
+                adamax: u.rule == Rule::Adamax,
+                beta1: u.beta1,
+                beta2: u.beta2,
+                epsilon: u.epsilon,
+                rate: u.rate,
+            };
+            return Ok(table.step(&grads, numbers, self.rule.clip_norm)?);
+        }
         let mut found = Vec::with_capacity(self.slots.len());
         for slot in &self.slots {
             // A tensor that the loss does not reach keeps its value.
@@ -180,6 +203,15 @@ impl Optimiser {
         }
         Ok(())
     }
+}
+
+#[cfg(feature = "cuda")]
+fn table(slots: &[Slot]) -> candle_core::Result<Option<Table>> {
+    let Some(candle_core::Device::Cuda(device)) = slots.first().map(|s| s.weight.device()) else {
+        return Ok(None);
+    };
+    let both = |slot: &Slot| (slot.weight.clone(), slot.moments.clone());
+    Table::new(slots.iter().map(both).collect(), device).map(Some)
 }
 
 /// Euclidean norm of all gradients together, in f64 and in a fixed order.

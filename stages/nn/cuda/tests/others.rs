@@ -1,0 +1,221 @@
+//! Noise, matrices, the optimiser, pooling.
+
+use candle_core::{DType, Result, Var};
+
+use super::super::channel::{self, Size};
+use super::super::emulate::emulator;
+use super::super::machine::{At, Machine};
+use super::super::matrix;
+use super::super::noise::{Law, Position, fill};
+use super::super::optim::{self, Numbers, Tables};
+use super::super::pool::{bias_relu, pool};
+use super::{CPU, Room, at, close, draw, values};
+use crate::models::pool::Pool;
+use crate::nn::inv_conv::log_abs_det;
+use crate::nn::noise::{Noise, philox};
+
+/// Every bit, wherever a draw starts.
+#[test]
+fn noise_is_the_hosts() -> Result<()> {
+    let Some(m) = emulator("noise_is_the_hosts") else {
+        return Ok(());
+    };
+    for (before, n, step) in [(0, 1, 0), (3, 4, 7), (9, 4097, 1 << 40)] {
+        let mut draws = Noise::new(3, "kernels").at(step);
+        draws.words(before);
+        for law in [Law::Uniform, Law::Normal] {
+            let position = draws.position();
+            let expected = match law {
+                Law::Uniform => draws.uniform(n, DType::F32, &CPU)?,
+                Law::Normal => draws.normal(n, DType::F32, &CPU)?,
+            };
+            let expected = expected.to_vec1::<f32>()?;
+            let mut ours = Room::<f32>::new(n);
+            fill(&m, position, law, n, ours.at())?;
+            let bits = |v: &[f32]| v.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
+            assert_eq!(bits(&ours.0), bits(&expected), "{law:?} {position:?}");
+            let mut wide = Room::<f64>::new(n);
+            fill(&m, position, law, n, wide.at())?;
+            assert!(wide.0.iter().zip(expected).all(|(a, b)| *a == f64::from(b)));
+        }
+    }
+    // Beyond the 32 bits of a word.
+    let position = Position {
+        key: [1, 2],
+        step: 5 << 33,
+        block: (1 << 32) - 1,
+    };
+    let mut ours = Room::<f32>::new(8);
+    fill(&m, position, Law::Uniform, 8, ours.at())?;
+    let block = |low, high| philox([low, high, 0, 10], [1, 2]);
+    let words = [block(u32::MAX, 0), block(0, 1)].concat();
+    let expected: Vec<f32> = words
+        .iter()
+        .map(|w| (w >> 8) as f32 / 16_777_216.0)
+        .collect();
+    assert_eq!(ours.0, expected);
+    Ok(())
+}
+
+#[test]
+fn determinants_and_inverses_are_as_on_the_cpu() -> Result<()> {
+    let Some(m) = emulator("determinants_and_inverses_are_as_on_the_cpu") else {
+        return Ok(());
+    };
+    for n in [1, 2, 3, 12, 48, 96] {
+        let w = Var::from_tensor(&draw(n as u64, &[n, n])?)?;
+        let log_det = log_abs_det(&w)?;
+        let gradient = log_det.backward()?.get(&w).unwrap().clone();
+        let ws = values::<f64>(&w)?;
+        let mut ours = Room::<f64>::new(1 + n * n);
+        matrix::log_det_and_inverse(&m, n, at(&ws), ours.at())?;
+        close(&ours.0[..1], &[log_det.to_scalar::<f64>()?], 1e-11);
+        close(
+            &ours.0[1..],
+            &values::<f64>(&gradient.t()?.contiguous()?)?,
+            1e-9,
+        );
+    }
+    // Zero on the diagonal wants an exchange of rows.
+    let mut ours = Room::<f32>::new(5);
+    matrix::log_det_and_inverse(&m, 2, at(&[0f32, 2.0, 4.0, 0.0]), ours.at())?;
+    close(&ours.0, &[8f64.ln(), 0.0, 0.25, 0.5, 0.0], 1e-7);
+    Ok(())
+}
+
+/// The formulae of train/optim.rs over several steps, on tensors of odd sizes.
+#[test]
+fn the_optimiser_follows_its_formulae() -> Result<()> {
+    let Some(m) = emulator("the_optimiser_follows_its_formulae") else {
+        return Ok(());
+    };
+    let lengths = [1usize, 4096, 5, 8193];
+    let pieces = optim::pieces(&lengths);
+    assert_eq!(
+        pieces,
+        [[0, 0], [1, 0], [2, 0], [3, 0], [3, 4096], [3, 8192]]
+    );
+    let counts = lengths.map(|n| n as u32);
+    for (adamax, limit) in [(false, 0.0), (true, 0.0), (false, 0.5)] {
+        let mut weights: Vec<Vec<f64>> = lengths.iter().map(|n| vec![0.5; *n]).collect();
+        let mut moments: Vec<Vec<f64>> = lengths.iter().map(|n| vec![0.0; 2 * n]).collect();
+        let (mut expected, mut state) = (weights.clone(), moments.clone());
+        for step in 0..3 {
+            let grads: Vec<Vec<f64>> = (lengths.iter().enumerate())
+                .map(|(i, n)| values(&draw(10 * step + i as u64, &[*n])?))
+                .collect::<Result<_>>()?;
+            let address = |v: &Vec<f64>| v.as_ptr() as u64;
+            let mut at_grads: Vec<u64> = grads.iter().map(address).collect();
+            // The loss does not reach the third tensor.
+            at_grads[2] = 0;
+            let at_weights: Vec<u64> = weights.iter_mut().map(|v| v.as_mut_ptr() as u64).collect();
+            let at_moments: Vec<u64> = moments.iter_mut().map(|v| v.as_mut_ptr() as u64).collect();
+            let tables = Tables {
+                count: pieces.len(),
+                pieces: At::new(pieces.as_ptr() as u64),
+                lengths: at(&counts),
+                weights: at(&at_weights),
+                moments: at(&at_moments),
+                grads: at(&at_grads),
+            };
+            let (u, mut scale) = (
+                Numbers {
+                    adamax,
+                    beta1: 0.9,
+                    beta2: 0.99,
+                    epsilon: 1e-3,
+                    rate: 0.1,
+                },
+                Room::<f64>::new(1),
+            );
+            let mut factor = 1.0;
+            if limit > 0.0 {
+                optim::clip::<_, f64>(&m, &tables, limit, scale.at())?;
+                let reached = [0, 1, 3].map(|i| &grads[i]);
+                let norm = reached
+                    .iter()
+                    .flat_map(|g| g.iter())
+                    .map(|g| g * g)
+                    .sum::<f64>()
+                    .sqrt();
+                factor = limit / norm;
+                close(&scale.0, &[factor], 1e-13);
+            }
+            let place = if limit > 0.0 { scale.at() } else { At::NULL };
+            optim::step::<_, f64>(&m, &tables, u, place)?;
+            for i in [0, 1, 3] {
+                let n = lengths[i];
+                for k in 0..n {
+                    let g = grads[i][k] * factor;
+                    let first = 0.9 * state[i][k] + 0.1 * g;
+                    let (second, root) = match adamax {
+                        true => {
+                            let v = (0.99 * state[i][n + k]).max(g.abs());
+                            (v, v)
+                        }
+                        false => {
+                            let v = 0.99 * state[i][n + k] + 0.01 * g * g;
+                            (v, v.sqrt())
+                        }
+                    };
+                    (state[i][k], state[i][n + k]) = (first, second);
+                    expected[i][k] -= 0.1 * first / (root + 1e-3);
+                }
+            }
+        }
+        let both = weights.iter().chain(&moments);
+        for (ours, expected) in both.zip(expected.iter().chain(&state)) {
+            close(ours, expected, 1e-12);
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn pooling_is_as_on_the_cpu() -> Result<()> {
+    let Some(m) = emulator("pooling_is_as_on_the_cpu") else {
+        return Ok(());
+    };
+    let image = [2, 7, 9, 5];
+    let x = draw(0, &image)?.abs()?.to_dtype(DType::F32)?;
+    let xs = values::<f32>(&x)?;
+    for kind in [Pool::HalvingMax, Pool::Max, Pool::Mean] {
+        let expected = kind.forward(&x)?;
+        let mut ours = Room::<f32>::new(expected.elem_count());
+        let window = kind.on_gpu(image);
+        assert_eq!(window.output, expected.dims()[1..3]);
+        pool(&m, window, at(&xs), ours.at())?;
+        ours.equals(&expected, 1e-6)?;
+    }
+    let (x, bias) = (
+        draw(1, &[20, 5])?.to_dtype(DType::F32)?,
+        draw(2, &[5])?.to_dtype(DType::F32)?,
+    );
+    let (mut ours, bs) = (Room(values::<f32>(&x)?), values::<f32>(&bias)?);
+    let size = Size {
+        rows: 20,
+        channels: 5,
+    };
+    bias_relu(&m, size, at(&bs), ours.at())?;
+    ours.equals(&x.broadcast_add(&bias)?.relu()?, 0.0)
+}
+
+#[test]
+fn sizes_that_kernels_cannot_count_are_refused() -> Result<()> {
+    let Some(m) = emulator("sizes_that_kernels_cannot_count_are_refused") else {
+        return Ok(());
+    };
+    let size = Size {
+        rows: 1 << 30,
+        channels: 2,
+    };
+    let error = channel::sum::<_, f32>(&m, size, At::NULL, At::NULL).unwrap_err();
+    assert!(
+        error.to_string().contains("hint: a smaller batch"),
+        "{error}"
+    );
+    // Memory of one machine is its own: nothing was launched.
+    let memory = m.alloc::<f32>(1)?;
+    assert!(memory.borrow()[0].is_nan());
+    Ok(())
+}
