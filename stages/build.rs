@@ -278,3 +278,76 @@ fn closure(start: &Name, modules: &BTreeMap<Name, Module>) -> BTreeSet<Name> {
     }
     seen
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Digests of the modules that `name` reaches, in a folder of files.
+    fn digests(root: &Path, name: &str) -> BTreeMap<String, String> {
+        let mut files = BTreeMap::new();
+        for entry in fs::read_dir(root).unwrap() {
+            find(&entry.unwrap().path(), &mut vec![], &mut files).unwrap();
+        }
+        let names: BTreeSet<Name> = files.keys().cloned().collect();
+        let modules: BTreeMap<Name, Module> = (files.iter())
+            .map(|(name, path)| (name.clone(), read(name, path, &names).unwrap()))
+            .collect();
+        let reached = closure(&vec![name.to_string()], &modules);
+        let digest = |m: Name| (m.join("::"), modules[&m].digest.clone());
+        reached.into_iter().map(digest).collect()
+    }
+
+    /// A kernel counts as the code of those kinds, and only those, that reach who includes it.
+    #[test]
+    fn a_changed_kernel_makes_the_kinds_that_reach_it_stale() {
+        let dir = tempfile::tempdir().unwrap();
+        let write = |path: &str, text: &str| {
+            let path = dir.path().join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        };
+        write("vae.rs", "use crate::nn::conv::conv2d;");
+        write("fid.rs", "use crate::nn::other::f;");
+        write(
+            "nn/mod.rs",
+            "pub mod conv; #[cfg(feature = \"cuda\")] pub mod cuda; pub mod other;",
+        );
+        write(
+            "nn/conv.rs",
+            "#[cfg(feature = \"cuda\")] use super::cuda::patches; fn conv2d() {}",
+        );
+        write("nn/other.rs", "fn f() {}");
+        write("nn/cuda/mod.rs", "pub mod patches;");
+        write(
+            "nn/cuda/patches.rs",
+            "pub static TEXT: &str = include_str!(\"../../kernels/patches.cu\");",
+        );
+        write("kernels/patches.cu", "// one");
+        let (vae, fid) = (digests(dir.path(), "vae"), digests(dir.path(), "fid"));
+        write("kernels/patches.cu", "// two");
+        let after = digests(dir.path(), "vae");
+        let changed: Vec<_> = vae.keys().filter(|m| vae[*m] != after[*m]).collect();
+        assert_eq!(changed, ["nn::cuda::patches"]);
+        assert_eq!(fid, digests(dir.path(), "fid"));
+        assert!(!fid.contains_key("nn::cuda::patches"));
+    }
+
+    /// The kernels of this crate are code of the stages that compute with them.
+    #[test]
+    fn every_kernel_file_is_included_by_a_module() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let hosts = fs::read_dir(root.join("nn/cuda")).unwrap();
+        let files = hosts
+            .map(|f| f.unwrap().path())
+            .filter(|path| path.is_file());
+        let texts: String = files
+            .map(|path| fs::read_to_string(path).unwrap())
+            .collect();
+        for file in fs::read_dir(root.join("kernels")).unwrap() {
+            let name = file.unwrap().file_name().into_string().unwrap();
+            let include = format!("include_str!(\"../../kernels/{name}\")");
+            assert!(texts.contains(&include), "{name}");
+        }
+    }
+}
