@@ -20,6 +20,7 @@ pub mod command;
 pub mod device;
 pub mod diag;
 pub mod digest;
+pub mod disk;
 pub mod evidence;
 pub mod exec;
 pub mod figures;

@@ -1,5 +1,18 @@
 //! Arguments in, exit code out; the only mention of the library's kinds.
+//!
+//! With CUDA this program only finds NVIDIA's libraries and becomes `repro-cuda`, which is linked
+//! to them: otherwise a missing one would be the loader's to report, before our first line runs.
 
+#[cfg(any(feature = "cuda", test))]
+#[cfg_attr(not(feature = "cuda"), allow(dead_code, reason = "only tests use it"))]
+mod launcher;
+
+#[cfg(feature = "cuda")]
+fn main() -> std::process::ExitCode {
+    launcher::main()
+}
+
+#[cfg(not(feature = "cuda"))]
 fn main() -> std::process::ExitCode {
     repro::cmd::main(stages::STAGES)
 }

@@ -168,6 +168,19 @@ impl Project {
     }
 }
 
+/// Where results are or will be, also where there is no pipeline file yet.
+pub fn store(args: &PipelineArgs) -> Result<PathBuf> {
+    let dir = match (&args.store, &args.file) {
+        (Some(store), _) => return Ok(std::path::absolute(store)?),
+        (None, Some(file)) => std::path::absolute(file)?.parent().map(Path::to_path_buf),
+        (None, None) => match find() {
+            Ok(file) => file.parent().map(Path::to_path_buf),
+            Err(_) => Some(std::env::current_dir()?),
+        },
+    };
+    Ok(dir.unwrap_or_else(|| "/".into()).join("artifacts"))
+}
+
 /// pipeline.toml here or in the nearest folder above.
 fn find() -> Result<PathBuf> {
     let here = std::env::current_dir().context("the current folder is gone")?;

@@ -8,6 +8,7 @@ use std::sync::atomic::AtomicBool;
 use anyhow::{Context, Result};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use stages::contract::{Interrupted, Job, JobSpec, StageDef};
+use stages::tools::device::out_of_memory;
 
 /// Ends with 0 if the outputs are written, 5 if a checkpoint is, 1 otherwise.
 pub fn main(job: &Path, kinds: &'static [StageDef]) -> ExitCode {
@@ -31,7 +32,10 @@ fn work(path: &Path, kinds: &'static [StageDef]) -> Result<()> {
         serde_json::from_slice(&text).with_context(|| format!("{} is no job", path.display()))?;
     let kind = kinds.iter().find(|k| k.kind == spec.kind);
     let kind = kind.with_context(|| format!("this build of repro has no kind {}", spec.kind))?;
-    let params = spec.params.clone();
+    let (params, stage) = (spec.params.clone(), spec.stage.clone());
     let mut job = Job::new(spec, Box::new(std::io::stdout()), stop);
-    (kind.run)(&params, &mut job)
+    (kind.run)(&params, &mut job).map_err(|e| match out_of_memory(&stage, &params, &e) {
+        Some(advice) => e.context(advice),
+        None => e,
+    })
 }

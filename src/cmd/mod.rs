@@ -3,6 +3,7 @@
 mod accept;
 mod archive;
 mod check;
+mod doctor;
 mod explain;
 mod fid;
 mod figures;
@@ -79,6 +80,8 @@ pub enum Command {
     Kinds(kinds::Args),
     /// JSON Schema of pipeline.toml
     Schema,
+    /// What this machine offers: devices, libraries, disk, data; exit with 1 if there is a problem
+    Doctor(doctor::Args),
     /// Completions for a shell
     Completions { shell: clap_complete::Shell },
     /// The manual page
@@ -156,6 +159,7 @@ fn dispatch(cli: &Cli, kinds: &'static [StageDef]) -> Result<Ended> {
         Command::Import(args) => archive::import(&cli.pipeline, args, kinds),
         Command::Kinds(args) => kinds::run(args, kinds),
         Command::Schema => schema::run(kinds),
+        Command::Doctor(args) => doctor::run(&cli.pipeline, args),
         Command::Completions { shell } => {
             let mut text = Vec::new();
             clap_complete::generate(*shell, &mut Cli::command(), "repro", &mut text);

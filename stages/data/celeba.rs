@@ -114,16 +114,27 @@ enum Store {
     Zip(PathBuf, Mutex<ZipArchive<File>>),
 }
 
+const FOLDERS: [&str; 2] = ["img_align_celeba", "celeba/img_align_celeba"];
+const ARCHIVES: [&str; 2] = [ARCHIVE.name, "celeba/img_align_celeba.zip"];
+
+/// Where the pictures, or their archive, lie below a folder; unread.
+pub fn found(folder: &Path) -> Option<PathBuf> {
+    let mut places = FOLDERS
+        .iter()
+        .chain(&ARCHIVES)
+        .map(|place| folder.join(place));
+    places.find(|path| path.exists())
+}
+
 fn open(job: &mut Job) -> Result<Store> {
-    let places = ["img_align_celeba", "celeba/img_align_celeba"];
-    if let Some(folder) = fetch::local(job, &places) {
+    if let Some(folder) = fetch::local(job, &FOLDERS) {
         job.note(format!(
             "{}: the JPEG files themselves are not verified",
             folder.display()
         ));
         return Ok(Store::Folder(folder));
     }
-    let zip = match fetch::local(job, &[ARCHIVE.name, "celeba/img_align_celeba.zip"]) {
+    let zip = match fetch::local(job, &ARCHIVES) {
         Some(given) => {
             fetch::check(&given, ARCHIVE.sha256)?;
             given

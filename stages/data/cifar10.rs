@@ -50,6 +50,12 @@ pub fn load(job: &mut Job) -> Result<Splits> {
     })
 }
 
+/// Where the files, or their archive, lie below a folder; unread.
+pub fn found(folder: &Path) -> Option<PathBuf> {
+    let places = [FOLDER, TEST, ARCHIVE.name].map(|place| folder.join(place));
+    places.into_iter().find(|path| path.exists())
+}
+
 /// The folder of the six files: given, or unpacked from a given or downloaded archive.
 fn folder(job: &mut Job) -> Result<PathBuf> {
     if let Some(folder) = fetch::local(job, &[FOLDER]) {

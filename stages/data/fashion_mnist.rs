@@ -4,6 +4,7 @@
 //! floats; the official files are gzipped and we want their bytes. A test holds the two together.
 
 use std::io::Read;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use flate2::read::GzDecoder;
@@ -78,18 +79,32 @@ pub fn load(job: &mut Job) -> Result<Splits> {
     })
 }
 
+/// Where the files lie below a folder, if all do; unread.
+pub fn found(folder: &Path) -> Option<PathBuf> {
+    let file = |idx: &Idx| {
+        let places = idx.places().map(|place| folder.join(place));
+        places.into_iter().find(|path| path.exists())
+    };
+    let mut files = [&TRAIN_IMAGES, &TRAIN_LABELS, &TEST_IMAGES, &TEST_LABELS].map(file);
+    files.iter().all(Option::is_some).then(|| files[0].take())?
+}
+
 impl Idx {
-    /// The unpacked bytes, verified.
-    fn read(&self, job: &mut Job) -> Result<Vec<u8>> {
+    fn places(&self) -> [String; 6] {
         let gz = self.packed.name;
-        let places = [
+        [
             self.name.to_string(),
             gz.to_string(),
             format!("fashion-mnist/{}", self.name),
             format!("fashion-mnist/{gz}"),
             format!("FashionMNIST/raw/{}", self.name),
             format!("FashionMNIST/raw/{gz}"),
-        ];
+        ]
+    }
+
+    /// The unpacked bytes, verified.
+    fn read(&self, job: &mut Job) -> Result<Vec<u8>> {
+        let places = self.places();
         let places: Vec<&str> = places.iter().map(String::as_str).collect();
         let path = match fetch::local(job, &places) {
             Some(path) => path,

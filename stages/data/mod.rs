@@ -8,11 +8,11 @@ pub mod latents;
 pub mod metrics;
 pub mod tensors;
 
-mod celeba;
-mod cifar10;
+pub mod celeba;
+pub mod cifar10;
 mod download;
 pub mod embedded;
-mod fashion_mnist;
+pub mod fashion_mnist;
 pub mod fetch;
 mod image_folder;
 pub mod pictures;

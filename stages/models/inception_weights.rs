@@ -21,10 +21,18 @@ const OFFICIAL: Remote = Remote {
     bytes: 95_628_359,
 };
 
+/// The two names of the official file.
+const NAMES: [&str; 2] = [OFFICIAL.name, "weights-inception-2015-12-05-6726825d.pth"];
+
+/// Where the official file lies below a folder; unread.
+pub fn found(folder: &Path) -> Option<PathBuf> {
+    let places = NAMES.map(|name| folder.join(name));
+    places.into_iter().find(|path| path.exists())
+}
+
 /// The official file: given with `--data` under one of its two names, or downloaded.
 pub fn official(job: &mut Job) -> Result<PathBuf> {
-    let places = [OFFICIAL.name, "weights-inception-2015-12-05-6726825d.pth"];
-    match fetch::local(job, &places) {
+    match fetch::local(job, &NAMES) {
         Some(given) => {
             fetch::check(&given, OFFICIAL_SHA256)?;
             Ok(given)

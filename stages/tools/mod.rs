@@ -1,4 +1,6 @@
 //! What the command line offers besides stages.
 
+pub mod device;
 pub mod fid;
+pub mod found;
 mod sets;
