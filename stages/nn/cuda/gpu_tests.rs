@@ -6,6 +6,7 @@ use std::cell::Cell;
 use candle_core::{DType, Device, Result, Tensor, Var};
 
 use super::gpu::compile;
+use super::pool_op::bias_relu;
 use super::source::Source;
 use super::{channel, conv, matrix, noise, optim, pool};
 use crate::models::pool::Pool;
