@@ -26,8 +26,11 @@ if grep -q SKIPPED "$out/tests.txt"; then
 fi
 
 echo '== training steps'
-cargo run --release --features cuda -p stages --example train_step -- --device cuda:0 \
-    | tee "$out/train_step.txt"
+for model in vae flow-layer glow; do
+    printf '%s ' "$model"
+    # Losses are read back every 32 steps, so progress is a matter of hundreds.
+    REPRO_DEVICE=cuda:0 cargo run --release --features cuda -p stages --example train_step -- "$model" 320 64
+done | tee "$out/train_step.txt"
 
 echo '== the short profile'
 "$repro" run --profile short --device cuda 2>&1 | tee "$out/run.txt"

@@ -4,6 +4,8 @@
 //!
 //!     cargo run --release -p stages --example train_step -- vae|flow-layer|glow [STEPS] [BATCH]
 //!     cargo run --release -p stages --example train_step -- features WEIGHTS [BATCHES] [BATCH]
+//!
+//! `REPRO_DEVICE` names the device, such as `cuda:0`; without it they run on the CPU.
 
 use std::collections::{BTreeMap, HashMap};
 use std::io::Write;
@@ -76,7 +78,7 @@ impl Bench {
             checkpoint: at("checkpoint"),
             state: at("state"),
             extends: None,
-            device: "cpu".into(),
+            device: std::env::var("REPRO_DEVICE").unwrap_or_else(|_| "cpu".into()),
             threads: 2,
             data: None,
             downloads: at("downloads"),

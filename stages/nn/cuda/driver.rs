@@ -6,7 +6,7 @@ use std::sync::OnceLock;
 use anyhow::{Result, bail};
 use candle_core::cuda::cudarc::driver::{CudaContext, DriverError, result, sys};
 use candle_core::cuda::{CudaDevice, set_gemm_reduced_precision_f32};
-use candle_core::{Device, Error};
+use candle_core::Device;
 
 use super::trouble::{DRIVER, explain, version};
 
@@ -133,9 +133,4 @@ pub fn memory() -> Option<(u64, u64)> {
     result::mem_get_info()
         .ok()
         .map(|(free, all)| (free as u64, all as u64))
-}
-
-/// A driver's error as candle's.
-pub fn wrap(error: impl std::error::Error + Send + Sync + 'static) -> Error {
-    Error::wrap(error)
 }
