@@ -25,6 +25,8 @@ fn cases() -> Vec<Case> {
         case([1, 5, 5, 2], [1, 3, 2, 3], 1, Padding::new(0, 0, 1, 1)),
         case([2, 7, 7, 1], [3, 3, 1, 2], 2, Padding::default()),
         case([1, 2, 2, 1], [3, 3, 1, 1], 1, Padding::new(2, 0, 0, 2)),
+        // Pixels that no tap reaches.
+        case([2, 6, 6, 3], [1, 1, 3, 2], 2, Padding::default()),
         // More positions than a tile holds.
         case([2, 40, 33, 6], [3, 3, 6, 3], 1, Padding::same(3)),
     ]

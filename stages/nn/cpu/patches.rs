@@ -142,6 +142,15 @@ pub fn load<'a, T: Real>(
     let g = window;
     buffers.offsets.clear();
     buffers.runs.clear();
+    if g.patch() == 0 {
+        // No tap reaches these pixels (a stride longer than the kernel): nothing is read.
+        buffers.offsets.resize(rows.len() * g.ow, 0);
+        return Patches {
+            x: &buffers.x,
+            offsets: &buffers.offsets,
+            runs: &buffers.runs,
+        };
+    }
     match source.plain() {
         Some(x) if g.inside() => {
             for row in rows {

@@ -4,9 +4,9 @@
 use std::sync::OnceLock;
 
 use anyhow::{Result, bail};
+use candle_core::Device;
 use candle_core::cuda::cudarc::driver::{CudaContext, DriverError, result, sys};
 use candle_core::cuda::{CudaDevice, set_gemm_reduced_precision_f32};
-use candle_core::Device;
 
 use super::trouble::{DRIVER, explain, version};
 
