@@ -13,3 +13,10 @@ typedef unsigned long long u64;
 #define EACH(i, n)                                   \
     u32 i = blockIdx.x * blockDim.x + threadIdx.x;   \
     if (i >= (n)) return
+
+// All shared memory the launch asks for, as values of T.
+#ifndef EMULATED
+#define SHARED(T, name)                                   \
+    extern __shared__ __align__(16) unsigned char pool_[]; \
+    T *name = (T *)pool_
+#endif

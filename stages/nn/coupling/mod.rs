@@ -12,7 +12,9 @@ use super::conv::{Padding, conv2d};
 use super::edge_conv::{EdgeConv, ZeroConv};
 use super::init::Init;
 use super::weights::Weights;
-use op::additive;
+use op::is_one;
+
+pub use op::additive;
 
 mod op;
 #[cfg(test)]
@@ -85,14 +87,14 @@ impl Coupling {
 
 impl Coupling {
     /// Whether one operation does it all.
-    fn fused(&self, x: &Tensor) -> bool {
-        self.kind == CouplingKind::Additive && x.device().is_cpu()
+    fn fused(&self, x: &Tensor) -> candle_core::Result<bool> {
+        Ok(self.kind == CouplingKind::Additive && is_one(x, self.split, self.net.width())?)
     }
 }
 
 impl Bijector for Coupling {
     fn forward(&self, x: &Tensor) -> candle_core::Result<(Tensor, Tensor)> {
-        if self.fused(x) {
+        if self.fused(x)? {
             let y = additive(x, self.split, self.net.width(), &self.net.parameters(1.0)?)?;
             return Ok((y, no_change(x)?));
         }
@@ -101,7 +103,7 @@ impl Bijector for Coupling {
     }
 
     fn inverse(&self, y: &Tensor) -> candle_core::Result<Tensor> {
-        if self.fused(y) {
+        if self.fused(y)? {
             return additive(y, self.split, self.net.width(), &self.net.parameters(-1.0)?);
         }
         let (z1, z2) = self.halves(y)?;

@@ -59,7 +59,7 @@ impl Sizes {
     }
 
     /// Numbers of parameters: for each layer kernel, scale and shift.
-    fn lengths(&self) -> [usize; 9] {
+    pub fn lengths(&self) -> [usize; 9] {
         let [a, b, c] = self.shapes().map(|[t, i, o]| [t * i * o, o, o]);
         let mut all = [0; 9];
         all.iter_mut()

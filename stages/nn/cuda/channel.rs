@@ -42,6 +42,7 @@ impl Size {
             x: parts as u32,
             y: self.channels.div_ceil(TILE) as u32,
             threads: THREADS,
+            shared: 0,
         }
     }
 

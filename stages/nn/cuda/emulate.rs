@@ -27,7 +27,7 @@ pub fn emulator(test: &str) -> Option<Emulator> {
     there.then_some(Emulator { library: false })
 }
 
-type Door = unsafe extern "C" fn(c_uint, c_uint, c_uint, c_uint, *mut *mut c_void) -> c_int;
+type Door = unsafe extern "C" fn(c_uint, c_uint, c_uint, c_uint, c_uint, *mut *mut c_void) -> c_int;
 
 /// A compiled source; the handle of dlopen, never closed.
 #[derive(Clone, Copy)]
@@ -70,6 +70,7 @@ fn compile(source: &Source, real: &str, key: &str) -> Library {
             "-Wall",
             "-Werror",
             "-Wno-unused-function",
+            "-Wno-unknown-pragmas",
             "-o",
         ])
         .arg(&object)
@@ -124,6 +125,7 @@ impl Machine for Emulator {
                 grid.x,
                 grid.y,
                 grid.threads,
+                grid.shared,
                 places.len() as c_uint,
                 places.as_mut_ptr(),
             )
@@ -131,11 +133,17 @@ impl Machine for Emulator {
         match code {
             0 => Ok(()),
             1 => bail!("{kernel}: some threads ended while others waited at a barrier"),
+            3 => bail!("{kernel}: writes beyond its shared memory"),
             _ => bail!(
                 "{kernel}: {} arguments are not as many as it takes",
                 args.len()
             ),
         }
+    }
+
+    /// A GPU's with much.
+    fn tile_memory(&self) -> Result<usize> {
+        Ok(227 << 10)
     }
 
     fn product<T: Scalar>(&self, size: Product, a: At<T>, b: At<T>, c: At<T>) -> Result<()> {

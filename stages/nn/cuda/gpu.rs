@@ -8,7 +8,9 @@ use candle_core::cuda::cudarc::cublas::{result::gemm_ex, sys};
 use candle_core::cuda::cudarc::driver::sys::CUdevice_attribute::{
     CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR as MAJOR,
     CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR as MINOR,
+    CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN as SHARED,
 };
+use candle_core::cuda::cudarc::driver::sys::CUfunction_attribute_enum;
 use candle_core::cuda::cudarc::driver::{CudaSlice, DevicePtr, LaunchConfig, PushKernelArg};
 use candle_core::cuda::cudarc::nvrtc::{CompileOptions, compile_ptx_with_opts};
 use candle_core::cuda::{CudaDType, CudaDevice, CudaStorage, WrapErr};
@@ -123,14 +125,27 @@ impl Machine for Gpu<'_> {
                 Arg::F64(v) => builder.arg(v),
             };
         }
+        // More than this must be asked for.
+        if grid.shared > 48 << 10 {
+            let size = CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+            function.set_attribute(size, grid.shared as i32).w()?;
+        }
         let config = LaunchConfig {
             grid_dim: (grid.x, grid.y, 1),
             block_dim: (grid.threads, 1, 1),
-            shared_mem_bytes: 0,
+            shared_mem_bytes: grid.shared,
         };
         // SAFETY: the callers pass what the kernel takes; tests run each of them.
         unsafe { builder.launch(config) }.w()?;
         Ok(())
+    }
+
+    fn tile_memory(&self) -> Result<usize> {
+        if self.capability()? < 80 {
+            return Ok(0);
+        }
+        let bytes = self.0.cuda_stream().context().attribute(SHARED).w()?;
+        Ok(bytes.max(0) as usize)
     }
 
     fn product<T: Scalar>(&self, size: Product, a: At<T>, b: At<T>, c: At<T>) -> Result<()> {

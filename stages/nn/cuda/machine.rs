@@ -72,12 +72,13 @@ impl<T> At<T> {
     }
 }
 
-/// Blocks in x and y, and threads of a block.
+/// Blocks in x and y; threads of a block, and bytes of shared memory that the launch gives it.
 #[derive(Clone, Copy, Debug)]
 pub struct Grid {
     pub x: u32,
     pub y: u32,
     pub threads: u32,
+    pub shared: u32,
 }
 
 impl Grid {
@@ -87,6 +88,7 @@ impl Grid {
             x: (n as u32).div_ceil(256),
             y: 1,
             threads: 256,
+            shared: 0,
         }
     }
 }
@@ -132,6 +134,10 @@ pub trait Machine {
         grid: Grid,
         args: &[Arg],
     ) -> Result<()>;
+
+    /// Bytes of shared memory that a block may be given; none where the instructions of `tile.cu`
+    /// are missing.
+    fn tile_memory(&self) -> Result<usize>;
 
     fn product<T: Scalar>(&self, size: Product, a: At<T>, b: At<T>, c: At<T>) -> Result<()>;
 

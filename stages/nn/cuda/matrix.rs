@@ -23,6 +23,7 @@ pub fn log_det_and_inverse<M: Machine, T: Scalar>(
         x: 1,
         y: 1,
         threads: 256,
+        shared: 0,
     };
     let args = [size, w.arg(), m.at(&scratch).arg(), out.arg()];
     m.launch::<T>(&MATRIX, "log_det_and_inverse", grid, &args)

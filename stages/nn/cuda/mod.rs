@@ -7,6 +7,7 @@
 pub mod adapt;
 pub mod channel;
 pub mod conv;
+pub mod coupling;
 pub mod machine;
 pub mod matrix;
 pub mod noise;
@@ -23,6 +24,8 @@ pub mod channel_op;
 pub mod conv_op;
 #[cfg(feature = "cuda")]
 pub mod convolve;
+#[cfg(feature = "cuda")]
+pub mod coupling_op;
 #[cfg(feature = "cuda")]
 pub mod driver;
 #[cfg(feature = "cuda")]

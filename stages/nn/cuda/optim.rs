@@ -44,6 +44,7 @@ impl Tables {
             x: self.count as u32,
             y: 1,
             threads: THREADS,
+            shared: 0,
         })
     }
 }
@@ -92,6 +93,7 @@ pub fn clip<M: Machine, T: Scalar>(m: &M, of: &Tables, limit: f64, scale: At<f64
         x: 1,
         y: 1,
         threads: THREADS,
+        shared: 0,
     };
     let [count] = counts([of.count])?;
     let args = [count, m.at(&squares).arg(), Arg::F64(limit), scale.arg()];

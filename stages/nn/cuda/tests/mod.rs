@@ -1,5 +1,6 @@
 //! The kernels' logic and their launches, on an emulated GPU, against the CPU in f64.
 
+mod coupling;
 mod others;
 
 use candle_core::{DType, Device, Result, Tensor, Var};

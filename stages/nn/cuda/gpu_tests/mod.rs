@@ -1,19 +1,17 @@
 //! What needs a GPU, against the CPU in f64. Each test says SKIPPED where there is none.
-//! `cargo test --release --features cuda -p stages --lib gpu_tests`
+//! `cargo test --release --features cuda --workspace --lib gpu_tests`
 
-use std::cell::Cell;
+mod couplings;
+mod others;
 
 use candle_core::{DType, Device, Result, Tensor, Var};
 
 use super::gpu::compile;
-use super::pool_op::bias_relu;
 use super::source::Source;
-use super::{channel, conv, matrix, noise, optim, pool};
-use crate::models::pool::Pool;
+use super::{channel, conv, coupling, matrix, noise, optim, pool};
 use crate::nn::channel::{Activation, affine, batch_norm, sum};
 use crate::nn::conv::{Padding, conv_transpose2d_bias, conv2d, conv2d_bias};
 use crate::nn::device;
-use crate::nn::inv_conv::log_abs_det;
 use crate::nn::noise::Noise;
 
 /// The first GPU, or a loud word that the test did not happen.
@@ -30,7 +28,7 @@ fn gpu(test: &str) -> Option<Device> {
 /// Needs no GPU: every kernel compiles for each generation that we build for.
 #[test]
 fn every_kernel_compiles() -> Result<()> {
-    let all: [&Source; 6] = [
+    let all = [
         &channel::CHANNEL,
         &conv::PATCHES,
         &matrix::MATRIX,
@@ -38,8 +36,17 @@ fn every_kernel_compiles() -> Result<()> {
         &optim::OPTIM,
         &pool::POOL,
     ];
-    for source in all {
+    let couplings: [&Source; 3] = [
+        &coupling::SOURCES[0][0],
+        &coupling::SOURCES[3][0],
+        &coupling::SOURCES[3][1],
+    ];
+    for source in all.into_iter().chain(couplings) {
         for (real, capability) in [("float", 80), ("float", 90), ("double", 90), ("float", 100)] {
+            // Tensor cores take no f64 as if it were TF32.
+            if real == "double" && source.name.ends_with("tf32") {
+                continue;
+            }
             let ptx = compile(source, real, capability)?;
             assert!(!source.kernels().is_empty());
             for kernel in source.kernels() {
@@ -202,112 +209,4 @@ fn convolutions_agree() -> Result<()> {
         conv2d(&x[0], &x[1], 2, Padding::all(0))
     }));
     agree(&cases, &device)
-}
-
-#[test]
-fn determinants_agree() -> Result<()> {
-    let Some(device) = gpu("determinants_agree") else {
-        return Ok(());
-    };
-    for n in [1, 3, 12, 48, 96] {
-        let dims: [&[usize]; 1] = [&[n, n]];
-        let case = case(format!("log det {n}"), &dims, |x| log_abs_det(&x[0]));
-        let exact = evaluate(&case, DType::F64, &Device::Cpu)?;
-        let ours = evaluate(&case, DType::F64, &device)?;
-        for (a, b) in ours.iter().zip(&exact) {
-            let gap = gap(a, b)?;
-            assert!(gap < 1e-8, "{n}: {gap:e}");
-        }
-    }
-    Ok(())
-}
-
-#[test]
-fn noise_is_the_hosts() -> Result<()> {
-    let Some(device) = gpu("noise_is_the_hosts") else {
-        return Ok(());
-    };
-    let (mut here, mut there) = (Noise::new(1, "n").at(3), Noise::new(1, "n").at(3));
-    for n in [5, 100_003] {
-        for dtype in [DType::F32, DType::F64] {
-            let all = [
-                (
-                    here.uniform(n, dtype, &Device::Cpu)?,
-                    there.uniform(n, dtype, &device)?,
-                ),
-                (
-                    here.normal(n, dtype, &Device::Cpu)?,
-                    there.normal(n, dtype, &device)?,
-                ),
-            ];
-            for (a, b) in all {
-                let bits = |t: Tensor| t.to_dtype(DType::F64)?.to_vec1::<f64>();
-                assert!(
-                    bits(a)? == bits(b.to_device(&Device::Cpu)?)?,
-                    "{n} {dtype:?}"
-                );
-            }
-        }
-    }
-    Ok(())
-}
-
-#[test]
-fn pooling_agrees() -> Result<()> {
-    let Some(device) = gpu("pooling_agrees") else {
-        return Ok(());
-    };
-    let x = Noise::new(1, "n")
-        .at(3)
-        .normal((2, 17, 15, 40), DType::F32, &Device::Cpu)?
-        .abs()?;
-    let bias = Noise::new(1, "n")
-        .at(4)
-        .normal(40, DType::F32, &Device::Cpu)?;
-    let there = x.to_device(&device)?;
-    let same = |a: Tensor, b: Tensor| {
-        gap(
-            &b.to_device(&Device::Cpu)?.to_dtype(DType::F64)?,
-            &a.to_dtype(DType::F64)?,
-        )
-    };
-    for pool in [Pool::HalvingMax, Pool::Max, Pool::Mean] {
-        assert!(
-            same(pool.forward(&x)?, pool.forward(&there)?)? < 1e-6,
-            "{pool:?}"
-        );
-    }
-    let ours = there.copy()?;
-    bias_relu(&ours, &bias.to_device(&device)?)?;
-    assert!(same(x.broadcast_add(&bias)?.relu()?, ours)? < 1e-7);
-    Ok(())
-}
-
-/// Memory is put back, not piled up: the same step many times needs no more than twice.
-#[test]
-fn steps_give_their_memory_back() -> Result<()> {
-    let Some(device) = gpu("steps_give_their_memory_back") else {
-        return Ok(());
-    };
-    let dims: [&[usize]; 3] = [&[16, 32, 32, 64], &[3, 3, 64, 64], &[64]];
-    let case = case("conv", &dims, |x| {
-        conv2d_bias(&x[0], &x[1], &x[2], 1, Padding::same(3))
-    });
-    let lowest = Cell::new(u64::MAX);
-    let mut after_two = 0;
-    for i in 0..20 {
-        evaluate(&case, DType::F32, &device)?;
-        device.synchronize()?;
-        let free = super::driver::memory().map_or(0, |(free, _)| free);
-        lowest.set(lowest.get().min(free));
-        if i == 1 {
-            after_two = free;
-        }
-    }
-    assert!(
-        lowest.get() + (64 << 20) >= after_two,
-        "{} {after_two}",
-        lowest.get()
-    );
-    Ok(())
 }
