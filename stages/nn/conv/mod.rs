@@ -4,12 +4,10 @@
 use candle_core::{Result, Shape, Tensor, bail};
 
 use super::cpu::conv::Geometry;
-#[cfg(feature = "cuda")]
-use super::cuda::conv_op;
-use ops::{Conv, Transposed};
+use ops::{Conv, Map};
 
 pub mod frozen;
-mod ops;
+pub mod ops;
 #[cfg(test)]
 mod tests;
 
@@ -54,11 +52,8 @@ impl Padding {
 /// Cross-correlation `y[i] = sum_k x[stride i + k - padding] w[k]`, as every framework calls it.
 pub fn conv2d(x: &Tensor, w: &Tensor, stride: usize, padding: Padding) -> Result<Tensor> {
     let g = geometry(x.shape(), w.shape(), stride, padding)?;
-    #[cfg(feature = "cuda")]
-    if x.device().is_cuda() {
-        return conv_op::conv2d(g, x, w, None);
-    }
-    x.contiguous()?.apply_op2(&w.contiguous()?, Conv(g))
+    let map = Map::Forward;
+    x.contiguous()?.apply_op2(&w.contiguous()?, Conv { g, map })
 }
 
 /// [`conv2d`] plus a bias `[cout]`.
@@ -70,20 +65,19 @@ pub fn conv2d_bias(
     padding: Padding,
 ) -> Result<Tensor> {
     let g = geometry(x.shape(), w.shape(), stride, padding)?;
-    #[cfg(feature = "cuda")]
-    if x.device().is_cuda() {
-        return conv_op::conv2d(g, x, w, Some(bias));
-    }
-    x.contiguous()?.apply_op3(&w.contiguous()?, bias, Conv(g))
+    let map = Map::Forward;
+    x.contiguous()?
+        .apply_op3(&w.contiguous()?, &bias.contiguous()?, Conv { g, map })
 }
 
 /// The transpose of [`conv2d`] as a linear map: `y[stride i + k - crop] += x[i] w[k]`, of size
 /// `(h - 1) stride + kh - crop`.
 #[cfg(test)]
 pub fn conv_transpose2d(x: &Tensor, w: &Tensor, stride: usize, crop: Padding) -> Result<Tensor> {
-    let op = Transposed(transposed_geometry(x, w, stride, crop)?);
+    let g = transposed_geometry(x, w, stride, crop)?;
+    let map = Map::Input;
     x.contiguous()?
-        .apply_op2(&w.transpose(2, 3)?.contiguous()?, op)
+        .apply_op2(&w.transpose(2, 3)?.contiguous()?, Conv { g, map })
 }
 
 /// [`conv_transpose2d`] plus a bias `[cout]`.
@@ -96,11 +90,9 @@ pub fn conv_transpose2d_bias(
 ) -> Result<Tensor> {
     let g = transposed_geometry(x, w, stride, crop)?;
     let turned = w.transpose(2, 3)?.contiguous()?;
-    #[cfg(feature = "cuda")]
-    if x.device().is_cuda() {
-        return conv_op::conv_transpose2d(g, x, &turned, Some(bias));
-    }
-    x.contiguous()?.apply_op3(&turned, bias, Transposed(g))
+    let map = Map::Input;
+    x.contiguous()?
+        .apply_op3(&turned, &bias.contiguous()?, Conv { g, map })
 }
 
 fn geometry(x: &Shape, w: &Shape, stride: usize, padding: Padding) -> Result<Geometry> {

@@ -1,80 +1,134 @@
 //! The convolutions as candle operations: shapes, storages, gradients. The arithmetic is in
-//! [`super::super::cpu`].
+//! [`super::super::cpu`] and [`super::super::cuda`].
 
-use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor, bail};
+use candle_core::{
+    CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor, WithDType, bail,
+};
+#[cfg(feature = "cuda")]
+use candle_core::{CudaStorage, backend::BackendStorage};
 
 use super::super::channel;
 use super::super::cpu::conv::{self as cpu, Geometry};
 use super::super::cpu::{Real, slice};
+#[cfg(feature = "cuda")]
+use super::super::cuda::{conv_op, tensor::Made};
 
-/// `x, w -> y`.
-#[derive(Clone, Copy)]
-pub struct Conv(pub Geometry);
-/// `y, w -> x`, the transpose of [`Conv`].
-#[derive(Clone, Copy)]
-pub struct Transposed(pub Geometry);
-/// `dy, w -> dx`.
-struct InputGradient(Geometry);
-/// `x, dy -> dw`.
-struct KernelGradient(Geometry);
+/// Which of a convolution's three maps of two operands.
+#[derive(Clone, Copy, Debug)]
+pub enum Map {
+    /// `x, w -> y`.
+    Forward,
+    /// `y, w -> x`: the transposed convolution, and the gradient of x.
+    Input,
+    /// `x, y -> w`: the gradient of w.
+    Kernel,
+}
 
-/// Runs a kernel over two contiguous storages of one dtype into a new one.
-macro_rules! on_slices {
-    ($name:expr, $s1:expr, $l1:expr, $s2:expr, $l2:expr, $len:expr, $kernel:expr) => {
-        match ($s1, $s2) {
-            (CpuStorage::F32(a), CpuStorage::F32(b)) => CpuStorage::F32(run(
-                slice($name, a, $l1)?,
-                slice($name, b, $l2)?,
-                $len,
-                $kernel,
-            )),
-            (CpuStorage::F64(a), CpuStorage::F64(b)) => CpuStorage::F64(run(
-                slice($name, a, $l1)?,
-                slice($name, b, $l2)?,
-                $len,
-                $kernel,
-            )),
-            _ => bail!("{}: wants two f32 or two f64 tensors", $name),
+/// One map, with a bias or not, on contiguous tensors of one dtype.
+#[derive(Clone, Copy, Debug)]
+pub struct Conv {
+    pub g: Geometry,
+    pub map: Map,
+}
+
+type Stored<'a> = (&'a CpuStorage, &'a Layout);
+
+impl Conv {
+    fn name(&self) -> &'static str {
+        match self.map {
+            Map::Forward => "conv2d",
+            Map::Input => "conv-transpose2d",
+            Map::Kernel => "conv2d-kernel-gradient",
         }
-    };
-}
-
-fn run<T: Real>(a: &[T], b: &[T], len: usize, kernel: impl FnOnce(&[T], &[T], &mut [T])) -> Vec<T> {
-    let mut out = vec![T::default(); len];
-    kernel(a, b, &mut out);
-    out
-}
-
-impl Geometry {
-    fn x_shape(&self) -> Shape {
-        (self.n, self.h, self.w, self.cin).into()
     }
-    fn y_shape(&self) -> Shape {
-        (self.n, self.oh, self.ow, self.cout).into()
+
+    pub fn shape(&self) -> Shape {
+        let g = &self.g;
+        match self.map {
+            Map::Forward => (g.n, g.oh, g.ow, g.cout).into(),
+            Map::Input => (g.n, g.h, g.w, g.cin).into(),
+            Map::Kernel => (g.kh, g.kw, g.cin, g.cout).into(),
+        }
     }
-    fn w_shape(&self) -> Shape {
-        (self.kh, self.kw, self.cin, self.cout).into()
+
+    /// A bias is one number for each channel of the result.
+    pub fn check_bias(&self, bias: &Layout) -> Result<()> {
+        let shape = self.shape();
+        if shape.dims().last() != Some(&bias.shape().elem_count()) {
+            bail!("{}: bias {:?} for {shape:?}", self.name(), bias.dims());
+        }
+        Ok(())
+    }
+
+    fn run<T: Real + WithDType>(
+        &self,
+        a: Stored,
+        b: Stored,
+        bias: Option<Stored>,
+    ) -> Result<(CpuStorage, Shape)> {
+        let (a, b) = (self.values::<T>(a)?, self.values::<T>(b)?);
+        let bias = bias.map(|bias| self.values::<T>(bias)).transpose()?;
+        let shape = self.shape();
+        let mut out = vec![T::default(); shape.elem_count()];
+        match self.map {
+            Map::Forward => cpu::forward(&self.g, a, b, bias, &mut out),
+            Map::Input => cpu::input_gradient(&self.g, a, b, bias, &mut out),
+            Map::Kernel => cpu::kernel_gradient(&self.g, a, b, &mut out),
+        }
+        Ok((T::to_cpu_storage_owned(out), shape))
+    }
+
+    fn values<'a, T: Real + WithDType>(&self, (storage, layout): Stored<'a>) -> Result<&'a [T]> {
+        slice(self.name(), storage.as_slice::<T>()?, layout)
+    }
+
+    fn on_cpu(&self, a: Stored, b: Stored, bias: Option<Stored>) -> Result<(CpuStorage, Shape)> {
+        match a.0 {
+            CpuStorage::F32(_) => self.run::<f32>(a, b, bias),
+            CpuStorage::F64(_) => self.run::<f64>(a, b, bias),
+            _ => bail!("{}: wants f32 or f64", self.name()),
+        }
+    }
+
+    /// Gradients of both operands.
+    fn gradients(
+        &self,
+        x: &Tensor,
+        w: &Tensor,
+        dy: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        let with = |map| Self { map, ..*self };
+        // Of the transposed convolution x is what the convolution would give.
+        let (back, x_of_kernel, y_of_kernel) = match self.map {
+            Map::Forward => (Map::Input, x, dy),
+            Map::Input => (Map::Forward, dy, x),
+            Map::Kernel => bail!("BUG: a gradient of a gradient"),
+        };
+        let dx = x.track_op().then(|| dy.apply_op2_no_bwd(w, &with(back)));
+        let kernel = || x_of_kernel.apply_op2_no_bwd(y_of_kernel, &with(Map::Kernel));
+        let dw = w.track_op().then(kernel);
+        Ok((dx.transpose()?, dw.transpose()?))
     }
 }
 
 impl CustomOp2 for Conv {
     fn name(&self) -> &'static str {
-        "conv2d"
+        self.name()
     }
 
     fn cpu_fwd(
         &self,
-        x: &CpuStorage,
-        xl: &Layout,
-        w: &CpuStorage,
-        wl: &Layout,
+        a: &CpuStorage,
+        al: &Layout,
+        b: &CpuStorage,
+        bl: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        let (g, shape) = (&self.0, self.0.y_shape());
-        let len = shape.elem_count();
-        let y = on_slices!("conv2d", x, xl, w, wl, len, |x, w, y| cpu::forward(
-            g, x, w, None, y
-        ));
-        Ok((y, shape))
+        self.on_cpu((a, al), (b, bl), None)
+    }
+
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(&self, a: &CudaStorage, al: &Layout, b: &CudaStorage, bl: &Layout) -> Made {
+        conv_op::run(self, a.dtype(), (a, al), (b, bl), None)
     }
 
     fn bwd(
@@ -84,160 +138,53 @@ impl CustomOp2 for Conv {
         _: &Tensor,
         dy: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        let dy = dy.contiguous()?;
-        let dx = x
-            .track_op()
-            .then(|| dy.apply_op2_no_bwd(w, &InputGradient(self.0)));
-        let dw = w
-            .track_op()
-            .then(|| x.apply_op2_no_bwd(&dy, &KernelGradient(self.0)));
-        Ok((dx.transpose()?, dw.transpose()?))
+        self.gradients(x, w, &dy.contiguous()?)
     }
 }
 
-impl CustomOp2 for Transposed {
+impl CustomOp3 for Conv {
     fn name(&self) -> &'static str {
-        "conv-transpose2d"
+        self.name()
     }
 
     fn cpu_fwd(
         &self,
-        x: &CpuStorage,
-        xl: &Layout,
-        w: &CpuStorage,
-        wl: &Layout,
+        a: &CpuStorage,
+        al: &Layout,
+        b: &CpuStorage,
+        bl: &Layout,
+        bias: &CpuStorage,
+        l: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        InputGradient(self.0).cpu_fwd(x, xl, w, wl)
+        self.check_bias(l)?;
+        self.on_cpu((a, al), (b, bl), Some((bias, l)))
+    }
+
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        a: &CudaStorage,
+        al: &Layout,
+        b: &CudaStorage,
+        bl: &Layout,
+        bias: &CudaStorage,
+        l: &Layout,
+    ) -> Made {
+        self.check_bias(l)?;
+        conv_op::run(self, a.dtype(), (a, al), (b, bl), Some((bias, l)))
     }
 
     fn bwd(
         &self,
         x: &Tensor,
         w: &Tensor,
+        b: &Tensor,
         _: &Tensor,
         dy: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
+    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
         let dy = dy.contiguous()?;
-        let dx = x.track_op().then(|| dy.apply_op2_no_bwd(w, &Conv(self.0)));
-        let dw = w
-            .track_op()
-            .then(|| dy.apply_op2_no_bwd(x, &KernelGradient(self.0)));
-        Ok((dx.transpose()?, dw.transpose()?))
-    }
-}
-
-/// A biased operation from its plain one, a kernel that takes a bias, and its result's shape.
-macro_rules! with_bias {
-    ($op:ident, $name:literal, $kernel:path, $shape:ident) => {
-        impl CustomOp3 for $op {
-            fn name(&self) -> &'static str {
-                $name
-            }
-
-            fn cpu_fwd(
-                &self,
-                x: &CpuStorage,
-                xl: &Layout,
-                w: &CpuStorage,
-                wl: &Layout,
-                b: &CpuStorage,
-                bl: &Layout,
-            ) -> Result<(CpuStorage, Shape)> {
-                let (g, shape) = (&self.0, self.0.$shape());
-                let len = shape.elem_count();
-                if shape.dims().last() != Some(&bl.shape().elem_count()) {
-                    bail!("{}: bias {:?} for {shape:?}", $name, bl.dims());
-                }
-                let y = match b {
-                    CpuStorage::F32(b) => {
-                        let CpuStorage::F32(x) = x else {
-                            bail!("{}: dtypes differ", $name)
-                        };
-                        let CpuStorage::F32(w) = w else {
-                            bail!("{}: dtypes differ", $name)
-                        };
-                        let (x, w) = (slice($name, x, xl)?, slice($name, w, wl)?);
-                        let b = Some(slice($name, b, bl)?);
-                        CpuStorage::F32(run(x, w, len, |x, w, y| $kernel(g, x, w, b, y)))
-                    }
-                    CpuStorage::F64(b) => {
-                        let CpuStorage::F64(x) = x else {
-                            bail!("{}: dtypes differ", $name)
-                        };
-                        let CpuStorage::F64(w) = w else {
-                            bail!("{}: dtypes differ", $name)
-                        };
-                        let (x, w) = (slice($name, x, xl)?, slice($name, w, wl)?);
-                        let b = Some(slice($name, b, bl)?);
-                        CpuStorage::F64(run(x, w, len, |x, w, y| $kernel(g, x, w, b, y)))
-                    }
-                    _ => bail!("{}: wants f32 or f64", $name),
-                };
-                Ok((y, shape))
-            }
-
-            fn bwd(
-                &self,
-                x: &Tensor,
-                w: &Tensor,
-                b: &Tensor,
-                y: &Tensor,
-                dy: &Tensor,
-            ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-                let dy = dy.contiguous()?;
-                let (dx, dw) = CustomOp2::bwd(self, x, w, y, &dy)?;
-                let db = b.track_op().then(|| channel::sum(&dy));
-                Ok((dx, dw, db.transpose()?))
-            }
-        }
-    };
-}
-with_bias!(Conv, "conv2d-bias", cpu::forward, y_shape);
-with_bias!(
-    Transposed,
-    "conv-transpose2d-bias",
-    cpu::input_gradient,
-    x_shape
-);
-
-impl CustomOp2 for InputGradient {
-    fn name(&self) -> &'static str {
-        "conv2d-input-gradient"
-    }
-
-    fn cpu_fwd(
-        &self,
-        dy: &CpuStorage,
-        yl: &Layout,
-        w: &CpuStorage,
-        wl: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        let (g, shape) = (&self.0, self.0.x_shape());
-        let len = shape.elem_count();
-        let dx = on_slices!("conv2d-input-gradient", dy, yl, w, wl, len, |dy, w, dx| {
-            cpu::input_gradient(g, dy, w, None, dx)
-        });
-        Ok((dx, shape))
-    }
-}
-
-impl CustomOp2 for KernelGradient {
-    fn name(&self) -> &'static str {
-        "conv2d-kernel-gradient"
-    }
-
-    fn cpu_fwd(
-        &self,
-        x: &CpuStorage,
-        xl: &Layout,
-        dy: &CpuStorage,
-        yl: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        let (g, shape) = (&self.0, self.0.w_shape());
-        let len = shape.elem_count();
-        let dw = on_slices!("conv2d-kernel-gradient", x, xl, dy, yl, len, |x, dy, dw| {
-            cpu::kernel_gradient(g, x, dy, dw)
-        });
-        Ok((dw, shape))
+        let (dx, dw) = self.gradients(x, w, &dy)?;
+        let db = b.track_op().then(|| channel::sum(&dy));
+        Ok((dx, dw, db.transpose()?))
     }
 }
