@@ -9,8 +9,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
 /// What must be there, and where it comes from.
-const LIBRARIES: [(&str, &str); 6] = [
+const LIBRARIES: [(&str, &str); 7] = [
     ("libcuda.so.1", DRIVER),
+    ("libcudart.so.13", "nvidia-cuda-runtime"),
     ("libnvrtc.so.13", "nvidia-cuda-nvrtc"),
     ("libcublas.so.13", "nvidia-cublas"),
     ("libcublasLt.so.13", "nvidia-cublas"),
@@ -19,7 +20,8 @@ const LIBRARIES: [(&str, &str); 6] = [
 ];
 const DRIVER: &str = "the NVIDIA driver";
 /// One pin for all: later minor versions make code that a driver for 13.0 refuses.
-const WHEELS: &str = "'cuda-toolkit[nvrtc,cublas,curand]==13.0.2' nvidia-cudnn-cu13==9.19.0.56";
+const WHEELS: &str =
+    "'cuda-toolkit[cudart,nvrtc,cublas,curand]==13.0.2' nvidia-cudnn-cu13==9.19.0.56";
 
 /// Where the loader looks when nothing is set.
 const USUAL: [&str; 6] = [

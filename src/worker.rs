@@ -8,7 +8,7 @@ use std::sync::atomic::AtomicBool;
 use anyhow::{Context, Result};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use stages::contract::{Interrupted, Job, JobSpec, StageDef};
-use stages::tools::device::out_of_memory;
+use stages::tools::device::trouble;
 
 /// Ends with 0 if the outputs are written, 5 if a checkpoint is, 1 otherwise.
 pub fn main(job: &Path, kinds: &'static [StageDef]) -> ExitCode {
@@ -34,7 +34,7 @@ fn work(path: &Path, kinds: &'static [StageDef]) -> Result<()> {
     let kind = kind.with_context(|| format!("this build of repro has no kind {}", spec.kind))?;
     let (params, stage) = (spec.params.clone(), spec.stage.clone());
     let mut job = Job::new(spec, Box::new(std::io::stdout()), stop);
-    (kind.run)(&params, &mut job).map_err(|e| match out_of_memory(&stage, &params, &e) {
+    (kind.run)(&params, &mut job).map_err(|e| match trouble(&stage, &params, &e) {
         Some(advice) => e.context(advice),
         None => e,
     })

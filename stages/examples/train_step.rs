@@ -105,8 +105,11 @@ fn params(stage: &str, ours: Value) -> Result<Value> {
     Ok(params)
 }
 
-/// The largest this process has been, in MB.
+/// The most memory this process has held, in MB: of the GPU if it computes on one.
 fn peak_memory() -> Option<u64> {
+    if let Some(bytes) = stages::tools::device::peak_memory() {
+        return Some(bytes >> 20);
+    }
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find(|l| l.starts_with("VmHWM:"))?;
     let kilobytes: u64 = line.split_whitespace().nth(1)?.parse().ok()?;

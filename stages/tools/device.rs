@@ -3,6 +3,9 @@
 use serde::Serialize;
 use serde_json::Value;
 
+#[cfg(any(feature = "cuda", test))]
+use crate::nn::cuda::trouble::explain_text;
+
 /// What this build can do with NVIDIA GPUs on this machine.
 #[derive(Debug, Default, Serialize)]
 pub struct Cuda {
@@ -78,14 +81,34 @@ pub fn cuda() -> Cuda {
     Cuda::default()
 }
 
-/// If a job failed for want of a GPU's memory: what was tried, and what may fit.
-pub fn out_of_memory(stage: &str, params: &Value, error: &anyhow::Error) -> Option<String> {
+/// The most bytes that tensors and scratch of this process have taken on the GPU of this thread, if it
+/// computes on one.
+pub fn peak_memory() -> Option<u64> {
+    #[cfg(feature = "cuda")]
+    return crate::nn::cuda::driver::peak_memory();
+    #[cfg(not(feature = "cuda"))]
+    None
+}
+
+/// If a job failed because of its GPU: what is wrong, and what helps. Where memory was short, what was
+/// tried and what may fit.
+pub fn trouble(stage: &str, params: &Value, error: &anyhow::Error) -> Option<String> {
     #[cfg(feature = "cuda")]
     let memory = crate::nn::cuda::driver::memory();
     #[cfg(not(feature = "cuda"))]
     let memory = None;
     let text = format!("{error:#}");
-    is_out_of_memory(&text).then(|| advise(stage, params, memory))
+    if is_out_of_memory(&text) {
+        return Some(advise(stage, params, memory));
+    }
+    let (what, hint) = explain_text(&text)?;
+    Some(format!("{stage}: {what}; hint: {hint}"))
+}
+
+/// Without CUDA no driver reports anything.
+#[cfg(not(any(feature = "cuda", test)))]
+fn explain_text(_: &str) -> Option<(&'static str, &'static str)> {
+    None
 }
 
 /// As the driver, cuBLAS and cuDNN put it.
@@ -155,7 +178,7 @@ mod tests {
     fn a_full_gpu_names_the_stage_the_batch_and_a_smaller_one() {
         let error = anyhow::anyhow!("DriverError(CUDA_ERROR_OUT_OF_MEMORY, \"out of memory\")")
             .context("step 3");
-        let text = out_of_memory("glow@celeba", &json!({"batch": 64, "lr": 1}), &error);
+        let text = trouble("glow@celeba", &json!({"batch": 64, "lr": 1}), &error);
         let text = text.expect("it is out of memory");
         assert!(
             text.starts_with("glow@celeba: the GPU ran out of memory, with glow.batch = 64"),
@@ -174,7 +197,26 @@ mod tests {
         );
         assert!(text.contains("--set timing.vae.batch=32 ("), "{text}");
         let other = anyhow::anyhow!("no such file");
-        assert!(out_of_memory("glow", &json!({}), &other).is_none());
+        assert!(trouble("glow", &json!({}), &other).is_none());
+    }
+
+    #[test]
+    fn what_the_driver_reports_of_a_job_comes_with_advice() {
+        for (name, what, hint) in [
+            ("DEVICE_UNAVAILABLE", "the GPU is busy", "--device cuda:N"),
+            ("UNSUPPORTED_PTX_VERSION", "too old", "driver 580"),
+            (
+                "NO_BINARY_FOR_GPU",
+                "cannot run the kernels",
+                "CUDA_COMPUTE_CAP=80",
+            ),
+            ("ILLEGAL_ADDRESS", "has faulted", "CUDA_LAUNCH_BLOCKING=1"),
+        ] {
+            let error = anyhow::anyhow!("DriverError(CUDA_ERROR_{name}, \"…\")").context("step 3");
+            let text = trouble("vae", &json!({}), &error).expect("it is the driver's");
+            assert!(text.starts_with("vae: ") && text.contains(what), "{text}");
+            assert!(text.contains("; hint: ") && text.contains(hint), "{text}");
+        }
     }
 
     #[cfg(not(feature = "cuda"))]

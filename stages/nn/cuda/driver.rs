@@ -134,3 +134,16 @@ pub fn memory() -> Option<(u64, u64)> {
         .ok()
         .map(|(free, all)| (free as u64, all as u64))
 }
+
+/// The most bytes that have been taken from the memory pool of this thread's device at once.
+pub fn peak_memory() -> Option<u64> {
+    let (mut device, mut bytes) = (0, 0u64);
+    // SAFETY: writes one int; the attribute is a u64.
+    unsafe {
+        sys::cuCtxGetDevice(&mut device).result().ok()?;
+        let pool = result::device::get_default_mem_pool(device).ok()?;
+        let attribute = sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_USED_MEM_HIGH;
+        result::mem_pool::get_attribute(pool, attribute, (&raw mut bytes).cast()).ok()?;
+    }
+    Some(bytes)
+}

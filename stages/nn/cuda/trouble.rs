@@ -62,6 +62,25 @@ pub fn explain(code: i32) -> (&'static str, &'static str) {
     }
 }
 
+/// [`explain`] for a driver's error that has become part of a text.
+pub fn explain_text(text: &str) -> Option<(&'static str, &'static str)> {
+    const NAMES: [(&str, i32); 11] = [
+        ("CUDA_ERROR_OUT_OF_MEMORY", 2),
+        ("CUDA_ERROR_NO_DEVICE", 100),
+        ("CUDA_ERROR_DEVICE_UNAVAILABLE", 46),
+        ("CUDA_ERROR_NO_BINARY_FOR_GPU", 209),
+        ("CUDA_ERROR_ECC_UNCORRECTABLE", 214),
+        ("CUDA_ERROR_UNSUPPORTED_PTX_VERSION", 222),
+        ("CUDA_ERROR_ILLEGAL_ADDRESS", 700),
+        ("CUDA_ERROR_MISALIGNED_ADDRESS", 716),
+        ("CUDA_ERROR_LAUNCH_FAILED", 719),
+        ("CUDA_ERROR_SYSTEM_NOT_READY", 802),
+        ("CUDA_ERROR_SYSTEM_DRIVER_MISMATCH", 803),
+    ];
+    let found = NAMES.iter().find(|(name, _)| text.contains(name));
+    found.map(|(_, code)| explain(*code))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
