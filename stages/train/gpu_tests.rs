@@ -86,8 +86,11 @@ fn train(
     Ok((losses, values))
 }
 
+/// A model's name, its losses, its last weights.
+type Trained = (&'static str, Vec<f64>, Vec<f64>);
+
 /// Every model, trained on one device.
-fn all(dtype: DType, device: &Device) -> Result<Vec<(&'static str, Vec<f64>, Vec<f64>)>> {
+fn all(dtype: DType, device: &Device) -> Result<Vec<Trained>> {
     let images = images()?;
     let shape = images.shape();
     let mut results = Vec::new();

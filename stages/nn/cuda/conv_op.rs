@@ -1,6 +1,6 @@
 //! The convolutions of nn/conv/ops.rs on a GPU.
 
-use candle_core::{CudaStorage, DType, Layout, Result};
+use candle_core::{CudaStorage, DType, Layout};
 
 use super::super::conv::ops::{Conv, Map};
 use super::conv;
@@ -17,12 +17,9 @@ pub fn run(op: &Conv, dtype: DType, a: Stored, b: Stored, bias: Option<Stored>) 
 fn of<T: Number>(op: &Conv, a: Stored, b: Stored, bias: Option<Stored>) -> Made {
     let values = |(storage, layout)| at::<T>("conv2d", storage, layout);
     let (x, y, bias) = (values(a)?, values(b)?, bias.map(values).transpose()?);
-    let write = |m: &_, out| -> Result<()> {
-        match op.map {
-            Map::Forward => conv::forward(m, &op.g, x, y, bias, out),
-            Map::Input => conv::input_gradient(m, &op.g, x, y, bias, out),
-            Map::Kernel => conv::kernel_gradient(m, &op.g, x, y, out),
-        }
-    };
-    make(&a.0.device, op.shape(), write)
+    make(&a.0.device, op.shape(), |m, out| match op.map {
+        Map::Forward => conv::forward(m, &op.g, x, y, bias, out),
+        Map::Input => conv::input_gradient(m, &op.g, x, y, bias, out),
+        Map::Kernel => conv::kernel_gradient(m, &op.g, x, y, out),
+    })
 }

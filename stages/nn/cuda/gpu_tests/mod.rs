@@ -72,11 +72,13 @@ fn every_kernel_compiles() -> Result<()> {
     Ok(())
 }
 
+type Function<'a> = dyn Fn(&[Var]) -> Result<Tensor> + 'a;
+
 /// A function of tensors, and their sizes.
 struct Case<'a> {
     name: String,
     inputs: Vec<Vec<usize>>,
-    run: Box<dyn Fn(&[Var]) -> Result<Tensor> + 'a>,
+    run: Box<Function<'a>>,
 }
 
 fn case<'a>(
