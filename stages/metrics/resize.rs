@@ -76,6 +76,26 @@ impl Resize {
         out
     }
 
+    /// The same as [`Self::apply`] along one axis, for a GPU: where the inputs of each output begin, how
+    /// many they are, and their weights, `[to, most]`; of a bilinear one the upper's weight alone.
+    #[cfg(any(feature = "cuda", test))]
+    pub fn table(self, from: usize, to: usize) -> (Vec<u32>, Vec<u32>, Vec<f64>) {
+        let taps = self.taps(from, to);
+        let most = taps.iter().map(|t| t.weights.len()).max().unwrap_or(0);
+        let first = taps.iter().map(|t| t.range.start as u32).collect();
+        let count = taps.iter().map(|t| t.range.len() as u32).collect();
+        let padded = taps.iter().flat_map(|t| {
+            let rest = std::iter::repeat_n(0.0, most - t.weights.len());
+            t.weights.iter().copied().chain(rest)
+        });
+        (first, count, padded.collect())
+    }
+
+    #[cfg(any(feature = "cuda", test))]
+    pub fn is_bilinear(self) -> bool {
+        self != Self::Clean
+    }
+
     /// For each output position the inputs it is made of, and their weights.
     fn taps(self, from: usize, to: usize) -> Vec<Taps> {
         let positions = 0..to;

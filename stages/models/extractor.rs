@@ -115,6 +115,13 @@ impl Extractor {
         shape: [usize; 3],
         resize: Resize,
     ) -> Result<Vec<f32>> {
+        #[cfg(feature = "cuda")]
+        if let Device::Cuda(device) = &self.device {
+            return self.of_tensor(
+                &resized(device, images, shape, self.side(), resize)?,
+                resize,
+            );
+        }
         self.of_pixels(resize.apply(images, shape, self.side()), resize)
     }
 
@@ -123,8 +130,12 @@ impl Extractor {
         let side = self.side();
         let n = pixels.len() / (side * side * 3);
         let x = Tensor::from_vec(pixels, (n, side, side, 3), &self.device)?;
+        self.of_tensor(&x, resize)
+    }
+
+    fn of_tensor(&self, x: &Tensor, resize: Resize) -> Result<Vec<f32>> {
         let features = match &self.network {
-            Network::Classifier(network) => network.features(&x)?,
+            Network::Classifier(network) => network.features(x)?,
             Network::Inception(network) => {
                 let (scale, offset) = resize.range();
                 network.features(&x.affine(scale, offset)?)?
@@ -132,4 +143,26 @@ impl Extractor {
         };
         Ok(features.flatten_all()?.to_vec1::<f32>()?)
     }
+}
+
+/// As [`Resize::apply`], on a GPU.
+#[cfg(feature = "cuda")]
+fn resized(
+    device: &candle_core::CudaDevice,
+    images: &[&[u8]],
+    shape: [usize; 3],
+    side: usize,
+    resize: Resize,
+) -> Result<Tensor> {
+    let tables = [shape[1], shape[0]].map(|from| resize.table(from, side));
+    let bytes = images.concat();
+    let size = [images.len(), shape[0], shape[1], shape[2]];
+    Ok(crate::nn::cuda::resize_op::resize(
+        device,
+        &bytes,
+        size,
+        side,
+        resize.is_bilinear(),
+        &tables,
+    )?)
 }

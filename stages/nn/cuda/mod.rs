@@ -13,6 +13,7 @@ pub mod matrix;
 pub mod noise;
 pub mod optim;
 pub mod pool;
+pub mod resize;
 pub mod source;
 pub mod trouble;
 
@@ -38,6 +39,8 @@ pub mod matrix_op;
 pub mod noise_op;
 #[cfg(feature = "cuda")]
 pub mod pool_op;
+#[cfg(feature = "cuda")]
+pub mod resize_op;
 #[cfg(feature = "cuda")]
 pub mod tensor;
 

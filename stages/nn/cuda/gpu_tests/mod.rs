@@ -8,7 +8,7 @@ use candle_core::{DType, Device, Result, Tensor, Var};
 
 use super::gpu::compile;
 use super::source::Source;
-use super::{channel, conv, coupling, matrix, noise, optim, pool};
+use super::{channel, conv, coupling, matrix, noise, optim, pool, resize};
 use crate::nn::channel::{Activation, affine, batch_norm, sum};
 use crate::nn::conv::{Padding, conv_transpose2d_bias, conv2d, conv2d_bias};
 use crate::nn::device;
@@ -35,6 +35,7 @@ fn every_kernel_compiles() -> Result<()> {
         &noise::NOISE,
         &optim::OPTIM,
         &pool::POOL,
+        &resize::RESIZE,
     ];
     let couplings: [&Source; 3] = [
         &coupling::SOURCES[0][0],

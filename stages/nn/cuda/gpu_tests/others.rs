@@ -6,7 +6,9 @@ use candle_core::{DType, Device, Result, Tensor};
 
 use super::super::driver;
 use super::super::pool_op::bias_relu;
+use super::super::resize_op::resize;
 use super::{case, evaluate, gap, gpu};
+use crate::metrics::resize::Resize;
 use crate::models::pool::Pool;
 use crate::nn::conv::{Padding, conv2d_bias};
 use crate::nn::inv_conv::log_abs_det;
@@ -88,6 +90,26 @@ fn pooling_agrees() -> Result<()> {
     let ours = there.copy()?;
     bias_relu(&ours, &bias.to_device(&device)?)?;
     assert!(same(x.broadcast_add(&bias)?.relu()?, ours)? < 1e-7);
+    Ok(())
+}
+
+#[test]
+fn resizing_is_the_hosts() -> Result<()> {
+    let Some(device) = gpu("resizing_is_the_hosts") else {
+        return Ok(());
+    };
+    let (h, w, c, side) = (32, 30, 3, 299);
+    let bytes: Vec<u8> = (0..4 * h * w * c)
+        .map(|i| (i * i * 37 % 256) as u8)
+        .collect();
+    let images: Vec<&[u8]> = bytes.chunks_exact(h * w * c).collect();
+    for how in [Resize::TfLegacy, Resize::PytorchFid, Resize::Clean] {
+        let expected = how.apply(&images, [h, w, c], side);
+        let tables = [w, h].map(|from| how.table(from, side));
+        let cuda = device.as_cuda_device()?;
+        let ours = resize(cuda, &bytes, [4, h, w, c], side, how.is_bilinear(), &tables)?;
+        assert!(ours.flatten_all()?.to_vec1::<f32>()? == expected, "{how:?}");
+    }
     Ok(())
 }
 

@@ -9,7 +9,9 @@ use super::super::matrix;
 use super::super::noise::{Law, Position, fill};
 use super::super::optim::{self, Numbers, Tables};
 use super::super::pool::{bias_relu, pool};
+use super::super::resize::{Table, resize};
 use super::{CPU, Room, at, close, draw, values};
+use crate::metrics::resize::Resize;
 use crate::models::pool::Pool;
 use crate::nn::inv_conv::log_abs_det;
 use crate::nn::noise::{Noise, philox};
@@ -198,6 +200,42 @@ fn pooling_is_as_on_the_cpu() -> Result<()> {
     };
     bias_relu(&m, size, at(&bs), ours.at())?;
     ours.equals(&x.broadcast_add(&bias)?.relu()?, 0.0)
+}
+
+/// To the bit: larger, smaller, equal, not square; grey and coloured.
+#[test]
+fn resizing_is_the_hosts() -> Result<()> {
+    let Some(m) = emulator("resizing_is_the_hosts") else {
+        return Ok(());
+    };
+    for (n, h, w, c, side) in [(3, 5, 7, 3, 11), (2, 9, 6, 1, 4), (1, 8, 8, 3, 8)] {
+        let bytes = (0..n * h * w * c).map(|i| (i * i * 37 % 256) as u8);
+        let bytes: Vec<u8> = bytes.collect();
+        let images: Vec<&[u8]> = bytes.chunks_exact(h * w * c).collect();
+        for how in [Resize::TfLegacy, Resize::PytorchFid, Resize::Clean] {
+            let expected = how.apply(&images, [h, w, c], side);
+            let tables = [w, h].map(|from| how.table(from, side));
+            let tables = tables.each_ref().map(|(first, count, weights)| Table {
+                first: at(first),
+                count: at(count),
+                weights: at(weights),
+                most: weights.len() / side,
+            });
+            let mut ours = Room::<f32>::new(expected.len());
+            let size = [n, h, w, c];
+            resize(
+                &m,
+                size,
+                side,
+                how.is_bilinear(),
+                tables,
+                at(&bytes),
+                ours.at(),
+            )?;
+            assert_eq!(ours.0, expected, "{how:?} {size:?}");
+        }
+    }
+    Ok(())
 }
 
 #[test]
