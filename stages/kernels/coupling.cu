@@ -216,7 +216,9 @@ INLINE void shallow(Fragment (&c)[2][N], const REAL *a, u32 depth, const REAL *b
 
 INLINE void fetch(const REAL *rows, REAL *slice) {
     const u32 values = 16 / sizeof(REAL);
-    for (u32 i = threadIdx.x * values; i < DEPTH * WIDTH; i += THREADS * values) {
+#pragma unroll
+    for (u32 j = 0; j < DEPTH * WIDTH / (THREADS * values); j++) {
+        u32 i = (j * THREADS + threadIdx.x) * values;
         copy_16(slice + i / WIDTH * SLICE_ROW + i % WIDTH, rows + i);
     }
 }

@@ -44,6 +44,12 @@ impl ActNorm {
         Ok((&self.bias, (&self.log_scale * LOG_SCALE_FACTOR)?.exp()?))
     }
 
+    /// What is trained: bias and log-scale, which counts [`LOG_SCALE_FACTOR`] times.
+    #[cfg(feature = "cuda")]
+    pub fn trained(&self) -> [&Tensor; 2] {
+        [&self.bias, &self.log_scale]
+    }
+
     /// The layer and the activation that follows it, in one pass.
     pub fn apply(&self, x: &Tensor, activation: Activation) -> candle_core::Result<Tensor> {
         let (bias, scale) = self.shift_and_scale()?;

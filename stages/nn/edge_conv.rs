@@ -91,6 +91,12 @@ impl ZeroConv {
         Ok((self.conv.weight(), scale, shift))
     }
 
+    /// What is trained: kernel, bias and log-scale.
+    #[cfg(feature = "cuda")]
+    pub fn trained(&self) -> [&Tensor; 3] {
+        [self.conv.weight(), &self.bias, &self.log_scale]
+    }
+
     fn scaled(&self, y: &Tensor) -> candle_core::Result<Tensor> {
         let scale = (&self.log_scale * LOG_SCALE_FACTOR)?.exp()?;
         y.broadcast_add(&self.bias)?.broadcast_mul(&scale)

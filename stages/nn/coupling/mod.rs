@@ -184,6 +184,10 @@ impl Net {
 
     /// All parameters as one vector, as [`additive`] wants them; the output times `sign`.
     fn parameters(&self, sign: f64) -> candle_core::Result<Tensor> {
+        #[cfg(feature = "cuda")]
+        if self.conv2.device().is_cuda() {
+            return self.parameters_on_gpu(sign);
+        }
         let mut parts = Vec::with_capacity(9);
         for (weight, norm) in [
             (self.conv1.weight(), &self.norm1),
@@ -196,6 +200,29 @@ impl Net {
         let (weight, scale, shift) = self.conv3.parameters()?;
         parts.extend([weight.flatten_all()?, (scale * sign)?, (shift * sign)?]);
         Tensor::cat(&parts, 0)
+    }
+
+    /// The same in few launches.
+    #[cfg(feature = "cuda")]
+    fn parameters_on_gpu(&self, sign: f64) -> candle_core::Result<Tensor> {
+        use super::cuda::{affines::Layers, coupling_op};
+        let [b1, l1] = self.norm1.trained();
+        let [b2, l2] = self.norm2.trained();
+        let [w3, b3, l3] = self.conv3.trained();
+        let all = [self.conv1.weight(), b1, l1, &self.conv2, b2, l2, w3, b3, l3];
+        let layers = [0, 3, 6].map(|i| [all[i].elem_count(), all[i + 1].elem_count()]);
+        let flat = all.map(Tensor::flatten_all);
+        let trained = Tensor::cat(
+            &flat.into_iter().collect::<candle_core::Result<Vec<_>>>()?,
+            0,
+        )?;
+        let factor = super::act_norm::LOG_SCALE_FACTOR;
+        let layers = Layers {
+            layers,
+            factor,
+            sign,
+        };
+        coupling_op::parameters(&trained, layers)
     }
 
     fn pointwise(&self, x: &Tensor) -> candle_core::Result<Tensor> {

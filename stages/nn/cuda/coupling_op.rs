@@ -2,8 +2,11 @@
 //! the images themselves.
 
 use candle_core::backend::BackendStorage;
-use candle_core::{CpuStorage, CudaStorage, CustomOp2, Layout, Result, Shape, Tensor, bail};
+use candle_core::{
+    CpuStorage, CudaStorage, CustomOp1, CustomOp2, Layout, Result, Shape, Tensor, bail,
+};
 
+use super::affines::Layers;
 use super::coupling::{Coupling, Sizes};
 use super::gpu::{Gpu, at};
 use super::machine::Machine;
@@ -98,4 +101,55 @@ pub fn fits(x: &Tensor, sizes: Sizes) -> Result<bool> {
 pub fn additive(x: &Tensor, parameters: &Tensor, sizes: Sizes, tf32: bool) -> Result<Tensor> {
     let op = Additive { sizes, tf32 };
     x.contiguous()?.apply_op2(&parameters.contiguous()?, op)
+}
+
+/// A coupling's parameters from its trained values.
+struct Affines(Layers);
+
+impl Affines {
+    const NAME: &'static str = "coupling-parameters";
+
+    fn forward<T: Number>(&self, trained: &CudaStorage, layout: &Layout) -> Made {
+        let from = at::<T>(Self::NAME, trained, layout)?;
+        if layout.shape().elem_count() != self.0.len() {
+            bail!("BUG: {}: {:?} values", Self::NAME, layout.dims());
+        }
+        make(&trained.device, layout.shape().clone(), |m, out| {
+            self.0.forward(m, from, out)
+        })
+    }
+
+    fn backward<T: Number>(&self, trained: &Tensor, gradient: &Tensor) -> Result<Tensor> {
+        let from = of::<T>(Self::NAME, trained)?;
+        let gradient = of::<T>(Self::NAME, gradient)?;
+        let made = make(&gpu_of(trained)?, trained.shape().clone(), |m, out| {
+            self.0.backward(m, from, gradient, out)
+        })?;
+        Ok(tensor(made))
+    }
+}
+
+impl CustomOp1 for Affines {
+    fn name(&self) -> &'static str {
+        Self::NAME
+    }
+    fn cpu_fwd(&self, _: &CpuStorage, _: &Layout) -> Result<(CpuStorage, Shape)> {
+        no_cpu(Self::NAME)
+    }
+    fn cuda_fwd(&self, x: &CudaStorage, l: &Layout) -> Made {
+        by_dtype!(Self::NAME, x.dtype(), [self.forward]::<T>(x, l))
+    }
+    fn bwd(&self, x: &Tensor, _: &Tensor, dy: &Tensor) -> Result<Option<Tensor>> {
+        let dy = dy.contiguous()?;
+        Ok(Some(by_dtype!(
+            Self::NAME,
+            x.dtype(),
+            [self.backward]::<T>(x, &dy)
+        )?))
+    }
+}
+
+/// Kernel, bias and log-scale of each layer, end to end, to kernel, scale and shift.
+pub fn parameters(trained: &Tensor, layers: Layers) -> Result<Tensor> {
+    trained.contiguous()?.apply_op1(Affines(layers))
 }

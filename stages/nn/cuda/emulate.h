@@ -14,6 +14,7 @@
 #define __shared__ static
 #define __forceinline__ inline
 #define __launch_bounds__(...)
+using std::exp;
 using std::fabs;
 using std::floor;
 using std::fma;

@@ -5,6 +5,7 @@
 //! ([`gpu`]) and, in tests without one, on an emulation of it ([`emulate`]).
 
 pub mod adapt;
+pub mod affines;
 pub mod channel;
 pub mod conv;
 pub mod coupling;

@@ -1,7 +1,8 @@
 //! The coupling network that stays inside of blocks, against the CPU's.
 
-use candle_core::Result;
+use candle_core::{Result, Tensor, Var};
 
+use super::super::affines::Layers;
 use super::super::coupling::{Coupling, Sizes};
 use super::super::emulate::{Emulator, emulator};
 use super::super::machine::{Machine, Scalar};
@@ -77,6 +78,43 @@ fn couplings_are_as_on_the_cpu() -> Result<()> {
     agrees::<f32>(&m, sizes([5, 7, 8, 5, 64]), [3, 2], false, 2e-5)?;
     // Ten bits of mantissa in every factor.
     agrees::<f32>(&m, sizes([3, 5, 6, 3, 40]), [1, 1], true, 5e-3)
+}
+
+/// Against the tensor operations they stand for.
+#[test]
+fn parameters_come_from_trained_values() -> Result<()> {
+    let Some(m) = emulator("parameters_come_from_trained_values") else {
+        return Ok(());
+    };
+    let layers = Layers {
+        layers: [[5, 2], [1, 1], [7, 3]],
+        factor: 3.0,
+        sign: -1.0,
+    };
+    let trained = Var::from_tensor(&(draw(0, &[layers.len()])? * 0.3)?)?;
+    let mut parts = Vec::new();
+    let mut first = 0;
+    for (i, [kernel, c]) in layers.layers.into_iter().enumerate() {
+        let sign = if i == 2 { layers.sign } else { 1.0 };
+        let bias = trained.narrow(0, first + kernel, c)?;
+        let scale = (trained.narrow(0, first + kernel + c, c)? * layers.factor)?.exp()?;
+        let shift = (bias * &scale)?;
+        parts.extend([
+            trained.narrow(0, first, kernel)?,
+            (scale * sign)?,
+            (shift * sign)?,
+        ]);
+        first += kernel + 2 * c;
+    }
+    let expected = Tensor::cat(&parts, 0)?;
+    let dy = draw(1, &[layers.len()])?;
+    let grads = (&expected * &dy)?.sum_all()?.backward()?;
+    let (xs, ds) = (values::<f64>(&trained)?, values::<f64>(&dy)?);
+    let mut ours = Room::<f64>::new(layers.len());
+    layers.forward(&m, at(&xs), ours.at())?;
+    ours.equals(&expected, 1e-14)?;
+    layers.backward(&m, at(&xs), at(&ds), ours.at())?;
+    ours.equals(grads.get(&trained).unwrap(), 1e-14)
 }
 
 #[test]
