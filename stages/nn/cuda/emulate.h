@@ -72,6 +72,9 @@ static void enter() {
     swapcontext(&running->context, &scheduler);
 }
 
+// The order in which threads run from barrier to barrier; results must not depend on it.
+static bool backwards;
+
 // Shared memory of the launch, and what must stay as it is behind it. It starts as no number.
 static std::vector<unsigned char> shared_memory;
 static const unsigned GUARD = 4096;
@@ -92,7 +95,8 @@ static bool run_block(std::vector<Thread> &threads) {
     unsigned size[2] = {(unsigned)threads.size(), 32};
     for (unsigned done = 0, moved = 1; moved;) {
         moved = 0;
-        for (unsigned i = 0; i < threads.size(); i++) {
+        for (unsigned j = 0; j < threads.size(); j++) {
+            unsigned i = backwards ? threads.size() - 1 - j : j;
             Thread &t = threads[i];
             bool together = arrivals[t.last][group_of(t.last, i)] >= t.arrivals[t.last] * size[t.last];
             if (t.done || !together) continue;
@@ -177,8 +181,9 @@ template <class... A> static constexpr unsigned arity(void (*)(A...)) {
 
 // What each kernel is called through.
 #define DOOR(name, barriers)                                                                        \
-    extern "C" int door_##name(unsigned x, unsigned y, unsigned threads, unsigned shared, unsigned count, \
-                               void **args) {                                                       \
+    extern "C" int door_##name(unsigned x, unsigned y, unsigned threads, unsigned shared, unsigned order, \
+                               unsigned count, void **args) {                                       \
+        backwards = order;                                                                          \
         if (count != arity(name)) return 2;                                                         \
         return run_grid([](void **a) { call(name, a); }, barriers, x, y, threads, shared, args);    \
     }

@@ -16,6 +16,8 @@ use super::{adapt, conv};
 pub struct Emulator {
     /// Let the test take `Machine::convolve`'s place: what a library would do with the geometry.
     pub library: bool,
+    /// Run the threads of a block from the last to the first: what differs then is a race.
+    pub backwards: bool,
 }
 
 /// The emulator, or a loud word that the test did not happen.
@@ -24,10 +26,14 @@ pub fn emulator(test: &str) -> Option<Emulator> {
     if !there {
         eprintln!("SKIPPED {test}: g++, which stands in for a GPU, is not installed");
     }
-    there.then_some(Emulator { library: false })
+    there.then_some(Emulator {
+        library: false,
+        backwards: false,
+    })
 }
 
-type Door = unsafe extern "C" fn(c_uint, c_uint, c_uint, c_uint, c_uint, *mut *mut c_void) -> c_int;
+type Door =
+    unsafe extern "C" fn(c_uint, c_uint, c_uint, c_uint, c_uint, c_uint, *mut *mut c_void) -> c_int;
 
 /// A compiled source; the handle of dlopen, never closed.
 #[derive(Clone, Copy)]
@@ -126,6 +132,7 @@ impl Machine for Emulator {
                 grid.y,
                 grid.threads,
                 grid.shared,
+                self.backwards.into(),
                 places.len() as c_uint,
                 places.as_mut_ptr(),
             )
@@ -215,7 +222,10 @@ impl adapt::Library<Emulator> for Symmetric {
         out: At<T>,
     ) -> Result<()> {
         assert!(adapt::is_symmetric(g), "{g:?}");
-        let m = &Emulator { library: false };
+        let m = &Emulator {
+            library: false,
+            backwards: false,
+        };
         let (k, n) = (g.kh * g.kw * g.cin, g.cout);
         let memory = m.alloc::<T>(k * n)?;
         let w = m.at(&memory);

@@ -62,7 +62,7 @@ fn agrees<T: Scalar>(
 /// channels and width; those of Glow's first level; all widths that kernels are made for.
 #[test]
 fn couplings_are_as_on_the_cpu() -> Result<()> {
-    let Some(m) = emulator("couplings_are_as_on_the_cpu") else {
+    let Some(mut m) = emulator("couplings_are_as_on_the_cpu") else {
         return Ok(());
     };
     for (size, blocks) in [
@@ -76,6 +76,10 @@ fn couplings_are_as_on_the_cpu() -> Result<()> {
         agrees::<f64>(&m, sizes(size), blocks, false, 1e-12)?;
     }
     agrees::<f32>(&m, sizes([5, 7, 8, 5, 64]), [3, 2], false, 2e-5)?;
+    // The threads in the other order.
+    m.backwards = true;
+    agrees::<f64>(&m, sizes([5, 7, 8, 5, 64]), [3, 2], false, 1e-12)?;
+    agrees::<f64>(&m, sizes([2, 8, 8, 3, 256]), [1, 1], false, 1e-12)?;
     // Ten bits of mantissa in every factor.
     agrees::<f32>(&m, sizes([3, 5, 6, 3, 40]), [1, 1], true, 5e-3)
 }
