@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use candle_core::{DType, Device, Tensor};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -116,7 +116,13 @@ impl Stage for Extractor {
             Network::InceptionFile { file, sha256 } => {
                 let path = fetch::local(job, &[file])
                     .with_context(|| format!("{file} is not in the folder of --data"))?;
-                fetch::check(&path, sha256)?;
+                let found = fetch::sha256(&path)?;
+                ensure!(
+                    found == *sha256,
+                    "{} has SHA-256 {found}, pipeline.toml says {sha256:?}; hint: set \
+                     params.network.sha256 to it, if it is the file you mean",
+                    path.display()
+                );
                 save_inception(&path, sha256, &device, job)
             }
         }

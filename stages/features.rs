@@ -1,6 +1,6 @@
 //! Kind `features`: images and a network to the mean and covariance of the network's features.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use schemars::JsonSchema;
@@ -21,11 +21,11 @@ pub struct Features;
 #[serde(deny_unknown_fields)]
 pub struct Params {
     /// Images at a time.
-    batch: usize,
+    pub batch: usize,
     /// How many images, chosen at random where there are more; 0: all.
-    n: usize,
-    seed: u64,
-    resize: Resize,
+    pub n: usize,
+    pub seed: u64,
+    pub resize: Resize,
 }
 
 impl Stage for Features {
@@ -43,15 +43,7 @@ impl Stage for Features {
         let device = device::open(&job.spec().device)?;
         let path = job.input("images")?.to_path_buf();
         let images = Images::load(&path)?;
-        ensure!(params.batch > 0, "params.batch is 0");
-        ensure!(
-            params.n <= images.n,
-            "{} holds {} images, params.n asks for {}; hint: make more samples or lower n",
-            path.display(),
-            images.n,
-            params.n
-        );
-        let chosen = choose(images.n, params);
+        let chosen = choose(&path, images.n, params)?;
         let extractor = Extractor::load(job.input("extractor")?, &device)?;
 
         let mut walk = Walk::resume(job)?;
@@ -105,17 +97,24 @@ impl Stage for Features {
     }
 }
 
-/// The chosen images in file order, so that reading stays sequential.
-fn choose(available: usize, params: &Params) -> Vec<usize> {
+/// The chosen ones of a file's images, in file order, so that reading stays sequential.
+pub fn choose(path: &Path, available: usize, params: &Params) -> Result<Vec<usize>> {
+    ensure!(params.batch > 0, "params.batch is 0");
+    ensure!(
+        params.n <= available,
+        "{} holds {available} images, params.n asks for {}; hint: make more samples or lower n",
+        path.display(),
+        params.n
+    );
     if params.n == 0 || params.n == available {
-        return (0..available).collect();
+        return Ok((0..available).collect());
     }
     let order = Noise::new(params.seed, "features.choice")
         .at(0)
         .permutation(available);
     let mut chosen: Vec<usize> = order[..params.n].iter().map(|&i| i as usize).collect();
     chosen.sort_unstable();
-    chosen
+    Ok(chosen)
 }
 
 /// How far the images were walked through. Moments are summed in order, so an interrupted walk
@@ -160,19 +159,16 @@ impl Walk {
 }
 
 #[cfg(test)]
-mod tests {
+pub mod testing {
     use super::*;
-    use crate::contract::testing::Bench;
     use crate::data::embedded::{self, Look};
     use crate::models::classifier::{self, Classifier};
     use crate::models::extractor::Config;
     use crate::nn::weights::Weights;
     use candle_core::{DType, Device};
-    use serde_json::json;
-    use std::path::Path;
 
     /// 300 images and an untrained network.
-    fn inputs(dir: &Path) -> Result<[PathBuf; 2]> {
+    pub fn inputs(dir: &Path) -> Result<[PathBuf; 2]> {
         let paths = [dir.join("images"), dir.join("network")];
         let (images, _) = embedded::load(Look::TwoTone { seed: 1 })?;
         images.select(0..300).save(&paths[0])?;
@@ -185,6 +181,14 @@ mod tests {
         weights.save(&paths[1], &Config::Classifier(config))?;
         Ok(paths)
     }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::testing::inputs;
+    use super::*;
+    use crate::contract::testing::Bench;
+    use serde_json::json;
 
     #[test]
     fn an_interrupted_walk_ends_with_the_same_bytes() -> Result<()> {
@@ -224,7 +228,7 @@ mod tests {
         };
         assert!(run(301).contains("images holds 300 images, params.n asks for 301"));
         assert!(
-            run(1).ends_with("images: 1 images are too few for a covariance"),
+            run(1).contains("images: 1 images are too few for a covariance"),
             "{}",
             run(1)
         );

@@ -1,9 +1,8 @@
 //! Kind `fid`: the Fréchet distance between the features of two sets of images.
 
-use anyhow::{Context, Result, bail};
+use anyhow::Result;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value, json};
 
 use crate::contract::{Input, Job, Output, Stage};
 use crate::data::gaussian::Gaussian;
@@ -36,17 +35,8 @@ impl Stage for Fid {
 
 /// The distance with its protocol; an error where the two were not measured alike.
 pub fn distance(real: &Gaussian, fake: &Gaussian) -> Result<Metric> {
-    let (of_real, of_fake) = (fields(&real.protocol)?, fields(&fake.protocol)?);
-    for (name, value) in &of_real {
-        let other = &of_fake[name];
-        if value != other {
-            bail!("real and fake features are not comparable: {name} is {value} and {other}");
-        }
-    }
-    let mut protocol = of_real;
-    protocol.remove("label");
-    protocol.insert("reference".into(), json!(real.source));
-    protocol.insert("n_reference".into(), json!(real.n));
+    let source = real.source.as_deref();
+    let protocol = real.protocol.against(&fake.protocol, source, real.n)?;
     let value = frechet(&real.mean, &real.cov, &fake.mean, &fake.cov)?;
     Ok(Metric {
         name: "frechet".into(),
@@ -60,19 +50,12 @@ pub fn distance(real: &Gaussian, fake: &Gaussian) -> Result<Metric> {
     })
 }
 
-fn fields(value: &impl Serialize) -> Result<Map<String, Value>> {
-    let value = serde_json::to_value(value)?;
-    Ok(value
-        .as_object()
-        .context("BUG: a protocol is an object")?
-        .clone())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::contract::testing::Bench;
-    use crate::data::gaussian::Protocol;
+    use crate::data::protocol::Protocol;
+    use serde_json::{Value, json};
 
     fn gaussian(mean: f64, resize: &str) -> Gaussian {
         Gaussian {

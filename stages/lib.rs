@@ -20,7 +20,9 @@ mod flow_layer;
 mod glow;
 mod grid;
 mod interpolation;
+mod kid;
 mod latents;
+mod precision_recall;
 mod prior;
 mod same_code;
 mod sample;
@@ -28,6 +30,10 @@ mod sample_glow;
 mod second_vae;
 mod timing;
 mod vae;
+mod vectors;
+
+#[cfg(test)]
+mod stories;
 
 use contract::{StageDef, define};
 
@@ -50,6 +56,9 @@ pub const STAGES: &[StageDef] = &[
     define::<sample_glow::SampleGlow>(code::SAMPLE_GLOW),
     define::<features::Features>(code::FEATURES),
     define::<fid::Fid>(code::FID),
+    define::<vectors::Vectors>(code::VECTORS),
+    define::<kid::Kid>(code::KID),
+    define::<precision_recall::PrecisionRecall>(code::PRECISION_RECALL),
     define::<bits_per_dim::BitsPerDim>(code::BITS_PER_DIM),
     define::<bits_per_dim_glow::BitsPerDimGlow>(code::BITS_PER_DIM_GLOW),
     define::<grid::Grid>(code::GRID),

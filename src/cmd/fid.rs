@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use anyhow::Result;
+use serde_json::Value;
 use stages::contract::Event;
 use stages::tools::fid::{Request, fid};
 
@@ -38,6 +39,12 @@ pub struct Args {
     /// Write the statistics of REAL here (.npz with mu and sigma)
     #[arg(long, value_name = "FILE")]
     save: Option<PathBuf>,
+    /// Also the kernel distance (KID): 100 subsets of 1000 images, or of SIZE
+    #[arg(long, value_name = "SIZE", num_args = 0..=1, require_equals = true, default_missing_value = "1000")]
+    kid: Option<usize>,
+    /// Also precision and recall, with balls that reach to the third neighbour, or to the K-th
+    #[arg(long, value_name = "K", num_args = 0..=1, require_equals = true, default_missing_value = "3")]
+    precision_recall: Option<usize>,
     /// Print the metric with its protocol
     #[arg(long)]
     json: bool,
@@ -54,6 +61,8 @@ pub fn run(args: &Args) -> Result<Ended> {
         data: args.data.clone(),
         downloads: args.downloads.clone(),
         save: args.save.clone(),
+        kid: args.kid,
+        neighbours: args.precision_recall,
     };
     let metric = fid(
         &request,
@@ -62,14 +71,21 @@ pub fn run(args: &Args) -> Result<Ended> {
     )?;
     let text = match args.json {
         true => format!("{}\n", serde_json::to_string_pretty(&metric)?),
-        false => format!(
-            "{}: {}\n",
-            metric["label"].as_str().unwrap_or_default(),
-            metric["value"]
-        ),
+        false => std::iter::once(&metric)
+            .chain(metric["others"].as_array().into_iter().flatten())
+            .map(line)
+            .collect(),
     };
     super::print(&text)?;
     Ok(Ended::Done)
+}
+
+fn line(metric: &Value) -> String {
+    let label = metric["label"].as_str().unwrap_or_default();
+    match metric["std_error"].as_f64() {
+        Some(error) => format!("{label}: {} ± {error:.1e}\n", metric["value"]),
+        None => format!("{label}: {}\n", metric["value"]),
+    }
 }
 
 /// Events as a person reads them, on standard error.

@@ -73,7 +73,7 @@ fn folder(job: &mut Job) -> Result<PathBuf> {
     }
     let archive = match fetch::local(job, &[ARCHIVE.name]) {
         Some(given) => {
-            fetch::check(&given, ARCHIVE.sha256)?;
+            ARCHIVE.check(&given)?;
             given
         }
         None => fetch::download(&ARCHIVE, job)?,
@@ -110,11 +110,15 @@ fn verify(folder: &Path) -> Result<()> {
     let mut bytes = vec![];
     for name in TRAIN.iter().chain([&TEST]) {
         let path = folder.join(name);
-        let batch =
-            std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        let batch = std::fs::read(&path).with_context(|| {
+            format!(
+                "cannot read {}; hint: unpack the archive again",
+                path.display()
+            )
+        })?;
         ensure!(
             batch.len() == BATCH,
-            "{} has {} bytes, 10000 images take {BATCH}",
+            "{} has {} bytes, 10000 images take {BATCH}; hint: unpack the archive again",
             path.display(),
             batch.len()
         );
@@ -198,7 +202,7 @@ mod tests {
         let error = || format!("{:#}", verify(dir.path()).unwrap_err());
         assert!(error().contains("cannot read") && error().contains("data_batch_1.bin"));
         std::fs::write(dir.path().join("data_batch_1.bin"), [0; 10])?;
-        assert!(error().ends_with("data_batch_1.bin has 10 bytes, 10000 images take 30730000"));
+        assert!(error().contains("data_batch_1.bin has 10 bytes, 10000 images take 30730000"));
         for name in TRAIN.iter().chain([&TEST]) {
             std::fs::write(dir.path().join(name), vec![0; BATCH])?;
         }

@@ -115,13 +115,18 @@ impl Idx {
             let mut unpacked = Vec::new();
             GzDecoder::new(&bytes[..])
                 .read_to_end(&mut unpacked)
-                .with_context(|| format!("{} is not a whole gzip file", path.display()))?;
+                .with_context(|| {
+                    format!(
+                        "{} is not a whole gzip file; hint: copy or download it again",
+                        path.display()
+                    )
+                })?;
             bytes = unpacked;
         }
         let found = sha256_of(&bytes);
         ensure!(
             found == self.sha256,
-            "{}: its content has SHA-256 {found}, the official {} has {}",
+            "{}: its content has SHA-256 {found}, the official {} has {}; hint: copy or download it again",
             path.display(),
             self.name,
             self.sha256

@@ -39,7 +39,7 @@ pub fn download(remote: &Remote, job: &mut Job) -> Result<PathBuf> {
         .with_context(|| format!("cannot make {}", folder.display()))?;
     let path = folder.join(remote.name);
     if path.exists() {
-        check(&path, remote.sha256)?;
+        remote.check(&path)?;
         return Ok(path);
     }
     let part = folder.join(format!("{}.part", remote.name));
@@ -51,7 +51,7 @@ pub fn download(remote: &Remote, job: &mut Job) -> Result<PathBuf> {
         got = get(mirror, remote, &part, job);
     }
     got?;
-    if let Err(error) = check(&part, remote.sha256) {
+    if let Err(error) = remote.check(&part) {
         // Going on from wrong bytes would never end well.
         std::fs::remove_file(&part).with_context(|| part.display().to_string())?;
         return Err(error);
@@ -70,15 +70,27 @@ fn get(url: &str, remote: &Remote, part: &Path, job: &mut Job) -> Result<()> {
     })
 }
 
-/// Fails, naming the file, unless it has this SHA-256.
-pub fn check(path: &Path, expected: &str) -> Result<()> {
-    let found = sha256(path)?;
-    ensure!(
-        found == expected,
-        "{} has SHA-256 {found}, the official file has {expected}; hint: delete it and run again",
-        path.display()
-    );
-    Ok(())
+impl Remote {
+    /// Fails, naming the file, unless these are its bytes: all of them, and with the pinned digest.
+    pub fn check(&self, path: &Path) -> Result<()> {
+        let name = path.display();
+        let length = std::fs::metadata(path)
+            .with_context(|| name.to_string())?
+            .len();
+        let again = "hint: delete it and run again";
+        ensure!(
+            length == self.bytes,
+            "{name} has {length} bytes, the official file has {}; {again}",
+            self.bytes
+        );
+        let found = sha256(path)?;
+        ensure!(
+            found == self.sha256,
+            "{name} has SHA-256 {found}, the official file has {}; {again}",
+            self.sha256
+        );
+        Ok(())
+    }
 }
 
 /// SHA-256 of a file in hexadecimal.

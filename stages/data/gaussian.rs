@@ -5,6 +5,7 @@ use std::path::Path;
 use anyhow::{Result, ensure};
 use serde::{Deserialize, Serialize};
 
+use super::protocol::Protocol;
 use super::tensors::{Entry, Number, TensorFile, save};
 
 /// Moments of `n` feature vectors of length `d`.
@@ -17,20 +18,6 @@ pub struct Gaussian {
     /// Where the images came from; of generated ones nothing.
     pub source: Option<String>,
     pub protocol: Protocol,
-}
-
-/// How features were made. Two sets are comparable only where all of this agrees.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Protocol {
-    /// What a distance in these features may be called, such as `FID`.
-    pub label: String,
-    /// Name of the feature network.
-    pub extractor: String,
-    /// BLAKE3 of its weights.
-    pub digest: String,
-    pub resize: String,
-    /// Precision of the network; moments are always f64.
-    pub dtype: String,
 }
 
 #[derive(Serialize, Deserialize)]

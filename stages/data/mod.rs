@@ -6,7 +6,10 @@ pub mod history;
 pub mod images;
 pub mod latents;
 pub mod metrics;
+pub mod npy;
+pub mod protocol;
 pub mod tensors;
+pub mod vectors;
 
 pub mod celeba;
 pub mod cifar10;

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use image::DynamicImage;
 use image::imageops::{self, FilterType};
 use rayon::prelude::*;
@@ -40,8 +40,81 @@ pub fn decode_file(path: &Path) -> Result<DynamicImage> {
 
 /// The format is told by the content; `name` is for errors.
 pub fn decode(bytes: &[u8], name: &Path) -> Result<DynamicImage> {
-    image::load_from_memory(bytes)
-        .with_context(|| format!("{} is not a picture that can be read", name.display()))
+    let broken = || {
+        format!(
+            "{} is not a picture that can be read; hint: copy it again, or take it away",
+            name.display()
+        )
+    };
+    let picture = image::load_from_memory(bytes).with_context(broken)?;
+    // The decoder fills what is missing with grey.
+    if bytes.starts_with(&[0xff, 0xd8]) && !ends(bytes) {
+        return Err(anyhow!("its end is missing").context(broken()));
+    }
+    Ok(picture)
+}
+
+/// Whether a JPEG file gets to its end-of-image marker. Segments are skipped whole: a thumbnail
+/// in one of them has an end of its own.
+fn ends(jpeg: &[u8]) -> bool {
+    let mut at = 2;
+    while let (Some(0xff), Some(&marker)) = (jpeg.get(at), jpeg.get(at + 1)) {
+        match marker {
+            0xd9 => return true,
+            // Fill bytes.
+            0xff => at += 1,
+            // Markers without a length: restarts, and what stands for a 0xff among the data.
+            0x00 | 0x01 | 0xd0..=0xd8 => at += 2,
+            _ => {
+                let length = jpeg
+                    .get(at + 2..at + 4)
+                    .map(|l| usize::from(l[0]) << 8 | usize::from(l[1]));
+                at += 2 + length.unwrap_or(jpeg.len());
+            }
+        }
+        // Coded data, if a scan has begun; nothing otherwise.
+        let data = jpeg.get(at..).unwrap_or_default();
+        at += data.iter().position(|&b| b == 0xff).unwrap_or(data.len());
+    }
+    false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A thumbnail, which ends, inside a picture that does not.
+    #[test]
+    fn a_jpeg_without_its_end_is_not_a_picture() -> Result<()> {
+        let encode = |side: u32| -> Result<Vec<u8>> {
+            let picture = image::RgbImage::from_fn(side, side, |x, y| {
+                image::Rgb([x as u8 * 9, y as u8 * 7, (x * y) as u8])
+            });
+            let mut bytes = vec![];
+            picture.write_with_encoder(image::codecs::jpeg::JpegEncoder::new(&mut bytes))?;
+            Ok(bytes)
+        };
+        let (whole, small) = (encode(24)?, encode(8)?);
+        let mut nested = whole[..2].to_vec();
+        nested.extend([0xff, 0xe1]);
+        nested.extend((small.len() as u16 + 2).to_be_bytes());
+        nested.extend(&small);
+        nested.extend(&whole[2..]);
+        let name = Path::new("a.jpg");
+        for bytes in [whole, nested] {
+            let picture = decode(&bytes, name)?;
+            assert_eq!((picture.width(), picture.height()), (24, 24));
+            for cut in [1, 2, 10, 100] {
+                let error = decode(&bytes[..bytes.len() - cut], name).unwrap_err();
+                let error = format!("{error:#}");
+                assert!(
+                    error.starts_with("a.jpg is not a picture that can be read"),
+                    "{cut}: {error}"
+                );
+            }
+        }
+        Ok(())
+    }
 }
 
 /// The square `[top, left, side]` of a picture, antialiased bilinear to `size`, as RGB bytes.

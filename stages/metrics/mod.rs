@@ -2,5 +2,7 @@
 
 pub mod bits;
 pub mod frechet;
+pub mod kid;
 pub mod moments;
+pub mod neighbours;
 pub mod resize;

@@ -124,7 +124,11 @@ impl Moments {
 
     /// Mean, and covariance (divided by n - 1) row by row.
     pub fn finish(&self) -> Result<(Vec<f64>, Vec<f64>)> {
-        ensure!(self.n > 1, "{} images are too few for a covariance", self.n);
+        ensure!(
+            self.n > 1,
+            "{} images are too few for a covariance; hint: two at least, and more than features",
+            self.n
+        );
         let d = self.mean.len();
         let mut cov = vec![0.0; d * d];
         for i in 0..d {
@@ -227,7 +231,7 @@ mod tests {
         let mut moments = Moments::new(2);
         moments.push(&[1.0, 2.0])?;
         let error = moments.finish().unwrap_err().to_string();
-        assert_eq!(error, "1 images are too few for a covariance");
+        assert!(error.starts_with("1 images are too few for a covariance; hint"));
         let error = moments
             .push(&[0.0, 0.0, 0.0, f32::NAN])
             .unwrap_err()

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::classifier::{self, Classifier};
 use super::inception::{self, Inception};
-use crate::data::gaussian::Protocol;
+use crate::data::protocol::Protocol;
 use crate::data::tensors::TensorFile;
 use crate::metrics::resize::Resize;
 use crate::nn::tensor_file;
@@ -34,6 +34,8 @@ pub const OFFICIAL_SHA256: &str =
 pub struct Extractor {
     network: Network,
     device: Device,
+    /// Length of a feature vector.
+    width: usize,
     /// What a distance in its features may be called, and the network's name.
     label: &'static str,
     name: &'static str,
@@ -63,6 +65,7 @@ impl Extractor {
                 Ok(Self {
                     network: Network::Classifier(Classifier::new(&config, &weights)?),
                     device: device.clone(),
+                    width: config.features,
                     label: "Fréchet distance (classifier features)",
                     name: "classifier",
                     digest: blake3::hash(&bytes).to_hex().to_string(),
@@ -77,6 +80,7 @@ impl Extractor {
         Ok(Self {
             network: Network::Inception(Inception::new(state, device)?),
             device: device.clone(),
+            width: inception::FEATURES,
             label: match official {
                 true => "FID",
                 false => "Fréchet distance (Inception features, weights of another file)",
@@ -106,6 +110,11 @@ impl Extractor {
             Network::Classifier(_) => classifier::SIDE,
             Network::Inception(_) => inception::SIDE,
         }
+    }
+
+    /// Length of a feature vector.
+    pub fn width(&self) -> usize {
+        self.width
     }
 
     /// Feature vectors laid end to end, of uint8 images `[height, width, channels]`.

@@ -16,6 +16,8 @@ use crate::nn::conv::frozen::FrozenConv as Conv;
 
 /// Side of the images it sees.
 pub const SIDE: usize = 299;
+/// Length of a feature vector.
+pub const FEATURES: usize = 2048;
 /// Batch normalisation's.
 const EPSILON: f64 = 1e-3;
 
@@ -135,10 +137,17 @@ impl Inception {
 impl Reader<'_> {
     fn get(&self, name: &str) -> Result<Tensor> {
         let tensor = self.state.get(name);
-        let tensor = tensor.with_context(|| format!("there is no tensor {name}"))?;
+        let tensor = tensor.with_context(|| {
+            format!(
+                "there is no tensor {name}; hint: wanted are the weights of pytorch-fid's network"
+            )
+        })?;
         let tensor = tensor.to_dtype(DType::F64)?;
         let sum = tensor.abs()?.sum_all()?.to_scalar::<f64>()?;
-        ensure!(sum.is_finite(), "tensor {name} holds NaN or infinity");
+        ensure!(
+            sum.is_finite(),
+            "tensor {name} holds NaN or infinity; hint: it is damaged, or its training diverged"
+        );
         Ok(tensor)
     }
 

@@ -34,7 +34,7 @@ pub fn found(folder: &Path) -> Option<PathBuf> {
 pub fn official(job: &mut Job) -> Result<PathBuf> {
     match fetch::local(job, &NAMES) {
         Some(given) => {
-            fetch::check(&given, OFFICIAL_SHA256)?;
+            OFFICIAL.check(&given)?;
             Ok(given)
         }
         None => fetch::download(&OFFICIAL, job),
@@ -46,10 +46,18 @@ pub fn read(path: &Path) -> Result<State> {
     let tensors = match path.extension().and_then(|e| e.to_str()) {
         Some("pth" | "pt") => pickle::read(path)?,
         Some("safetensors") => candle_core::safetensors::load(path, &Device::Cpu)
-            .with_context(|| format!("{} is not a whole safetensors file", path.display()))?
+            .with_context(|| {
+                format!(
+                    "{} is not a whole safetensors file; hint: copy it again",
+                    path.display()
+                )
+            })?
             .into_iter()
             .collect(),
-        _ => bail!("{}: weights end in .pth or .safetensors", path.display()),
+        _ => bail!(
+            "{}: weights end in .pth, .pt or .safetensors",
+            path.display()
+        ),
     };
     let wanted = |name: &str| {
         let part = [

@@ -11,17 +11,22 @@ use anyhow::{Context, Result, bail, ensure};
 use candle_core::Tensor;
 use serde_json::Value;
 
-use super::sets::{Pictures, Set, UNKNOWN, open};
-use crate::contract::{Interrupted, Job, JobSpec, Progress};
+use super::measure::{Side, Way, measure};
+use super::sets::{Set, UNKNOWN, open};
+use crate::contract::{Job, JobSpec};
 use crate::data::fetch::sha256;
 use crate::data::gaussian::Gaussian;
+use crate::data::metrics::Metric;
 use crate::data::tensors::TensorFile;
+use crate::data::vectors::Vectors;
 use crate::fid::distance;
-use crate::metrics::moments::Moments;
+use crate::kid;
+use crate::metrics::kid::Subsets;
 use crate::metrics::resize::Resize;
 use crate::models::extractor::Extractor;
 use crate::models::inception_weights;
 use crate::nn::device;
+use crate::precision_recall::{self, overlap};
 
 /// What is to be compared, and how.
 pub struct Request {
@@ -40,9 +45,16 @@ pub struct Request {
     pub downloads: PathBuf,
     /// `.npz` to write the statistics of the first set to.
     pub save: Option<PathBuf>,
+    /// Images in each of the kernel distance's subsets, where that is wanted too.
+    pub kid: Option<usize>,
+    /// Neighbours that balls reach to, where precision and recall are wanted too.
+    pub neighbours: Option<usize>,
 }
 
-/// The metric as JSON: value, label, n, protocol.
+/// Subsets that a kernel distance is the mean of.
+const SUBSETS: usize = 100;
+
+/// The metric as JSON: value, label, n, protocol; others that were asked for below `others`.
 pub fn fid(
     request: &Request,
     events: Box<dyn Write + Send>,
@@ -56,19 +68,29 @@ pub fn fid(
     let mut sides = vec![];
     for path in [&request.real, &request.fake] {
         sides.push(match open(path)? {
-            Set::Statistics(gaussian) => gaussian,
+            Set::Statistics(gaussian) => Side {
+                gaussian,
+                vectors: None,
+            },
             Set::Pictures(pictures) => {
                 if network.is_none() {
                     network = Some(extractor(request, &mut job)?);
                 }
-                let network = network.as_ref().context("BUG: no network")?;
-                measure(&pictures, path, network, resize, request.batch, &mut job)?
+                let way = Way {
+                    network: network.as_ref().context("BUG: no network")?,
+                    resize,
+                    batch: request.batch,
+                    keep_vectors: request.kid.is_some() || request.neighbours.is_some(),
+                };
+                measure(&pictures, path, &way, &mut job)?
             }
         });
     }
     let [real, fake] = &mut sides[..] else {
         bail!("BUG: two sides")
     };
+    let others = others(request, real, fake)?;
+    let (real, fake) = (&mut real.gaussian, &mut fake.gaussian);
     // Statistics of other tools say nothing of how they were made: the other side's word holds.
     if real.protocol.digest == UNKNOWN {
         real.protocol = fake.protocol.clone();
@@ -78,7 +100,46 @@ pub fn fid(
     if let Some(path) = &request.save {
         save_npz(path, real)?;
     }
-    Ok(serde_json::to_value(distance(real, fake)?)?)
+    let mut answer = serde_json::to_value(distance(real, fake)?)?;
+    if !others.is_empty() {
+        answer["others"] = serde_json::to_value(others)?;
+    }
+    Ok(answer)
+}
+
+/// The numbers that need every vector.
+fn others(request: &Request, real: &Side, fake: &Side) -> Result<Vec<Metric>> {
+    let mut all = vec![];
+    if request.kid.is_none() && request.neighbours.is_none() {
+        return Ok(all);
+    }
+    let (real, fake) = (vectors(real, &request.real)?, vectors(fake, &request.fake)?);
+    if let Some(size) = request.kid {
+        let subsets = Subsets {
+            count: SUBSETS,
+            size,
+        };
+        all.push(kid::distance(
+            real,
+            fake,
+            &kid::Params { seed: 0, subsets },
+        )?);
+    }
+    if let Some(neighbours) = request.neighbours {
+        let params = precision_recall::Params { neighbours };
+        all.extend(overlap(real, fake, &params)?);
+    }
+    Ok(all)
+}
+
+fn vectors<'a>(side: &'a Side, path: &Path) -> Result<&'a Vectors> {
+    side.vectors.as_ref().with_context(|| {
+        format!(
+            "{} holds statistics alone, and the kernel distance, precision and recall compare \
+             images; hint: name the images",
+            path.display()
+        )
+    })
 }
 
 fn job_spec(request: &Request) -> JobSpec {
@@ -120,72 +181,14 @@ fn save_npz(path: &Path, gaussian: &Gaussian) -> Result<()> {
     let mu = Tensor::from_slice(&gaussian.mean, d, cpu)?;
     let sigma = Tensor::from_slice(&gaussian.cov, (d, d), cpu)?;
     let part = path.with_extension("npz.part");
-    Tensor::write_npz(&[("mu", &mu), ("sigma", &sigma)], &part)
-        .with_context(|| format!("cannot write {}", part.display()))?;
-    std::fs::rename(&part, path).with_context(|| format!("cannot write {}", path.display()))
-}
-
-fn measure(
-    pictures: &Pictures,
-    path: &Path,
-    network: &Extractor,
-    resize: Resize,
-    batch: usize,
-    job: &mut Job,
-) -> Result<Gaussian> {
-    let n = pictures.len();
-    let ranges: Vec<_> = (0..n)
-        .step_by(batch)
-        .map(|i| i..(i + batch).min(n))
-        .collect();
-    let read = |i: usize| {
-        ranges
-            .get(i)
-            .map(|r| pictures.pixels(r.clone(), resize, network.side()))
-    };
-    let mut moments: Option<Moments> = None;
-    let mut next = read(0);
-    for (i, range) in ranges.iter().enumerate() {
-        if job.should_stop() {
-            return Err(Interrupted.into());
-        }
-        let pixels = next.take().context("BUG: a batch was not read")??;
-        // The next batch is decoded while the network looks at this one.
-        let (features, ahead) = rayon::join(|| network.of_pixels(pixels, resize), || read(i + 1));
-        next = ahead;
-        let features = features?;
-        let d = features.len() / range.len();
-        let moments = moments.get_or_insert_with(|| Moments::new(d));
-        moments
-            .push(&features)
-            .with_context(|| path.display().to_string())?;
-        job.progress(Progress {
-            done: range.end as u64,
-            total: n as u64,
-            unit: "image".into(),
-            ..Progress::default()
-        });
+    let written = Tensor::write_npz(&[("mu", &mu), ("sigma", &sigma)], &part)
+        .map_err(anyhow::Error::from)
+        .and_then(|()| Ok(std::fs::rename(&part, path)?));
+    if written.is_err() {
+        // It may not even be there.
+        let _ = std::fs::remove_file(&part);
     }
-    let moments = moments.with_context(|| format!("{} holds no images", path.display()))?;
-    let (mean, cov) = moments
-        .finish()
-        .with_context(|| path.display().to_string())?;
-    if moments.n() <= mean.len() {
-        job.note(format!(
-            "{}: {} images for {} features; a distance from so few is biased upwards",
-            path.display(),
-            moments.n(),
-            mean.len()
-        ));
-    }
-    let source = Some(path.display().to_string());
-    Ok(Gaussian {
-        n: moments.n(),
-        mean,
-        cov,
-        source,
-        protocol: network.protocol(resize),
-    })
+    written.with_context(|| format!("cannot write {}", path.display()))
 }
 
 #[cfg(test)]
@@ -209,6 +212,8 @@ mod tests {
             data: None,
             downloads: dir.join("downloads"),
             save: None,
+            kid: None,
+            neighbours: None,
         }
     }
 
@@ -254,6 +259,27 @@ mod tests {
             ..request(dir, "a", "a.npy")
         };
         assert!(run(&saving)?["value"].as_f64().unwrap().abs() < 1e-3);
+        let more = Request {
+            kid: Some(20),
+            neighbours: Some(3),
+            ..request(dir, "a", "b.safetensors")
+        };
+        let more = run(&more)?;
+        assert_eq!(more["value"], expected["value"]);
+        let labels = more["others"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|m| &m["label"]);
+        let names = ["Kernel distance", "precision", "recall"];
+        let names = names.map(|name| Value::from(format!("{name} (classifier features)")));
+        assert!(labels.eq(&names), "{more}");
+        let statistics = Request {
+            kid: Some(20),
+            ..request(dir, "a.npz", "b.safetensors")
+        };
+        let error = run(&statistics).unwrap_err().to_string();
+        assert!(error.contains("a.npz holds statistics alone"), "{error}");
         let from_statistics = value("a.npz", "b.safetensors")?;
         assert_eq!(from_statistics["value"], expected["value"]);
         assert_eq!(from_statistics["label"], expected["label"]);
@@ -269,14 +295,18 @@ mod tests {
         let floats = Tensor::zeros((2, 4, 4, 3), DType::F32, &Device::Cpu)?;
         floats.write_npy(dir.path().join("f.npy"))?;
         let error = |name| format!("{:#}", run(&request(dir.path(), name, name)).unwrap_err());
-        assert!(error("empty").ends_with("empty holds no PNG or JPEG pictures"));
-        assert!(error("a.txt").contains("expected a folder, .npy, .npz or .safetensors"));
+        assert!(error("empty").contains("empty holds no PNG or JPEG pictures; hint"));
+        assert!(
+            error("a.txt").contains(
+                "a.txt cannot be compared; hint: a folder, .npy, .npz or .safetensors can"
+            )
+        );
         assert!(
             error("a.npz").contains("a.npz could not be read"),
             "{}",
             error("a.npz")
         );
-        assert!(error("f.npy").contains("f.npy is F32 [2, 4, 4, 3]; expected uint8"));
+        assert!(error("f.npy").contains("f.npy is float [2, 4, 4, 3]; hint: uint8"));
         Ok(())
     }
 }

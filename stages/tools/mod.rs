@@ -3,4 +3,5 @@
 pub mod device;
 pub mod fid;
 pub mod found;
+mod measure;
 mod sets;

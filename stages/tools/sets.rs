@@ -3,12 +3,13 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
-use candle_core::{DType, Tensor};
 use rayon::prelude::*;
 
-use crate::data::gaussian::{Gaussian, Protocol};
+use crate::data::gaussian::Gaussian;
 use crate::data::images::Images;
+use crate::data::npy::{Array, Values};
 use crate::data::pictures;
+use crate::data::protocol::Protocol;
 use crate::data::tensors::TensorFile;
 use crate::metrics::resize::Resize;
 
@@ -32,10 +33,12 @@ pub fn open(path: &Path) -> Result<Set> {
     let name = path.display();
     if path.is_dir() {
         let files = pictures::list(path)?;
-        ensure!(!files.is_empty(), "{name} holds no PNG or JPEG pictures");
+        ensure!(
+            !files.is_empty(),
+            "{name} holds no PNG or JPEG pictures; hint: other formats are not read"
+        );
         return Ok(Set::Pictures(Pictures::Files(files)));
     }
-    let broken = || format!("{name} could not be read");
     match path.extension().and_then(|e| e.to_str()) {
         Some("safetensors") => {
             if TensorFile::open(path)?.has("images") {
@@ -45,46 +48,64 @@ pub fn open(path: &Path) -> Result<Set> {
             }
             Ok(Set::Statistics(Gaussian::load(path)?))
         }
-        Some("npy") => array(&Tensor::read_npy(path).with_context(broken)?, path),
+        Some("npy") => images(Array::load(path)?, path),
         Some("npz") => {
-            let arrays = Tensor::read_npz(path).with_context(broken)?;
-            let find = |wanted: &str| arrays.iter().find(|(n, _)| n == wanted).map(|(_, t)| t);
-            match (find("mu"), find("sigma"), &arrays[..]) {
-                (Some(mu), Some(sigma), _) => {
-                    Ok(Set::Statistics(statistics(mu, sigma).with_context(broken)?))
-                }
-                (_, _, [(_, only)]) => array(only, path),
-                _ => bail!("{name} holds neither mu and sigma nor one array of images"),
+            let mut arrays = Array::load_all(path)?;
+            let find = |wanted: &str| arrays.iter().find(|(n, _)| n == wanted).map(|(_, a)| a);
+            if let (Some(mu), Some(sigma)) = (find("mu"), find("sigma")) {
+                let gaussian = statistics(mu, sigma).with_context(|| name.to_string())?;
+                return Ok(Set::Statistics(gaussian));
+            }
+            match (arrays.pop(), arrays.is_empty()) {
+                (Some((_, only)), true) => images(only, path),
+                _ => bail!(
+                    "{name} holds neither mu and sigma nor one array of images; hint: numpy.savez(file, mu=..., sigma=...)"
+                ),
             }
         }
-        _ => bail!("{name}: expected a folder, .npy, .npz or .safetensors"),
+        _ => bail!("{name} cannot be compared; hint: a folder, .npy, .npz or .safetensors can"),
     }
 }
 
-fn array(tensor: &Tensor, path: &Path) -> Result<Set> {
-    let shape = tensor.dims();
-    let (&[_, height, width, channels @ (1 | 3)], DType::U8) = (shape, tensor.dtype()) else {
-        bail!(
-            "{} is {:?} {shape:?}; expected uint8 images of [n, height, width, 1 or 3]",
+fn images(array: Array, path: &Path) -> Result<Set> {
+    match (&array.shape[..], array.values) {
+        (&[_, height, width, channels @ (1 | 3)], Values::Bytes(pixels)) => {
+            let images = Images::new([height, width, channels], pixels, None);
+            let images = images.with_context(|| path.display().to_string())?;
+            Ok(Set::Pictures(Pictures::Array(Box::new(images))))
+        }
+        (shape, values) => bail!(
+            "{} is {} {shape:?}; hint: uint8 images of [n, height, width, 1 or 3] are read",
             path.display(),
-            tensor.dtype()
-        )
-    };
-    let pixels = tensor.flatten_all()?.to_vec1::<u8>()?;
-    let images = Images::new([height, width, channels], pixels, None)?;
-    Ok(Set::Pictures(Pictures::Array(Box::new(images))))
+            match values {
+                Values::Bytes(_) => "uint8",
+                Values::Floats(_) => "float",
+            }
+        ),
+    }
 }
 
 /// Mean and covariance as TTUR, pytorch-fid and clean-fid save them.
-fn statistics(mu: &Tensor, sigma: &Tensor) -> Result<Gaussian> {
-    let d = mu.dim(0)?;
+fn statistics(mu: &Array, sigma: &Array) -> Result<Gaussian> {
+    let (&[d], Values::Floats(mean), Values::Floats(cov)) =
+        (&mu.shape[..], &mu.values, &sigma.values)
+    else {
+        bail!(
+            "mu is {:?} and sigma {:?}; hint: of n features, they are [n] and [n, n], of floats",
+            mu.shape,
+            sigma.shape
+        )
+    };
     ensure!(
-        mu.rank() == 1 && sigma.dims() == [d, d],
-        "mu is {:?} and sigma {:?}",
-        mu.dims(),
-        sigma.dims()
+        sigma.shape == [d, d],
+        "mu is {:?} and sigma {:?}; hint: of n features, they are [n] and [n, n]",
+        mu.shape,
+        sigma.shape
     );
-    let numbers = |t: &Tensor| t.to_dtype(DType::F64)?.flatten_all()?.to_vec1::<f64>();
+    ensure!(
+        mean.iter().chain(cov).all(|v| v.is_finite()),
+        "mu or sigma holds NaN or infinity; hint: what was it computed from?"
+    );
     let unknown = Protocol {
         label: "Fréchet distance (statistics without a protocol)".into(),
         extractor: "unknown".into(),
@@ -95,8 +116,8 @@ fn statistics(mu: &Tensor, sigma: &Tensor) -> Result<Gaussian> {
     // How many images there were is not in the file.
     Ok(Gaussian {
         n: 0,
-        mean: numbers(mu)?,
-        cov: numbers(sigma)?,
+        mean: mean.clone(),
+        cov: cov.clone(),
         source: None,
         protocol: unknown,
     })

@@ -5,6 +5,7 @@
 //! anything else.
 
 mod machine;
+mod value;
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
@@ -15,7 +16,8 @@ use anyhow::{Context, Result, bail, ensure};
 use candle_core::{Device, Tensor};
 use zip::ZipArchive;
 
-use machine::{Slice, Value, run};
+use machine::run;
+use value::{Slice, Value};
 
 /// All floating-point tensors of a state dict, on the host, by name. Integers (PyTorch's counters
 /// of batches) are left out.
@@ -23,7 +25,7 @@ pub fn read(path: &Path) -> Result<BTreeMap<String, Tensor>> {
     let name = path.display();
     let file = File::open(path).with_context(|| format!("cannot open {name}"))?;
     let mut zip = ZipArchive::new(file).with_context(|| {
-        format!("{name} is not a whole .pth file (a zip archive, as PyTorch writes since 1.6)")
+        format!("{name} is not a whole .pth file (a zip archive, as PyTorch writes since 1.6); hint: copy it again, or save it with a newer PyTorch")
     })?;
     let mut names = zip.file_names().flatten();
     let pickle = names
@@ -153,9 +155,8 @@ mod tests {
         // os.system("true"): what an unpickler would carry out.
         let file = zip_of(b"\x80\x02cos\nsystem\nX\x04\0\0\0true\x85R.");
         let error = format!("{:#}", read(file.path()).unwrap_err());
-        let text =
-            "data.pkl: pickle opcode 0x63 at byte 2: os.system is not a class that tensors need";
-        assert!(error.ends_with(text), "{error}");
+        let text = "data.pkl: pickle opcode 0x63 at byte 2: os.system is not a class that tensors need; hint:";
+        assert!(error.contains(text), "{error}");
         // INST, which we do not know at all.
         let file = zip_of(b"\x80\x02(ios\nsystem\n.");
         let error = format!("{:#}", read(file.path()).unwrap_err());

@@ -1,0 +1,105 @@
+use super::*;
+use crate::nn::bijector::check;
+use crate::nn::noise::Noise;
+
+fn config(levels: usize, depth: usize, width: usize, coupling: CouplingKind) -> Flow {
+    Flow {
+        levels,
+        depth,
+        width,
+        coupling,
+        learn_top: true,
+    }
+}
+
+fn images(dims: (usize, usize, usize, usize), dtype: DType) -> Result<Tensor> {
+    Ok(Noise::new(1, "x").at(0).normal(dims, dtype, &Device::Cpu)?)
+}
+
+#[test]
+fn a_small_glow_is_a_bijector() -> Result<()> {
+    for coupling in [CouplingKind::Additive, CouplingKind::Affine] {
+        let w = Weights::new(0, DType::F64, &Device::Cpu);
+        let flow = config(2, 2, 6, coupling);
+        let glow = Glow::new(
+            &Config {
+                flow,
+                image: [4, 4, 3],
+            },
+            &w,
+        )?;
+        let x = images((3, 4, 4, 3), DType::F64)?;
+        glow.start(&x)?;
+        check::disturb(&w, 0.05)?;
+        check::round_trip("glow", &glow, &x, 1e-10)?;
+        check::log_det("glow", &glow, &x)?;
+    }
+    Ok(())
+}
+
+#[test]
+fn a_deep_glow_is_inverted_in_f32() -> Result<()> {
+    let w = Weights::new(0, DType::F32, &Device::Cpu);
+    let flow = config(1, 32, 16, CouplingKind::Additive);
+    let glow = Glow::new(
+        &Config {
+            flow,
+            image: [8, 8, 3],
+        },
+        &w,
+    )?;
+    let x = images((4, 8, 8, 3), DType::F32)?;
+    glow.start(&x)?;
+    check::disturb(&w, 0.01)?;
+    check::round_trip("deep glow", &glow, &x, 1e-4)
+}
+
+/// The published model sizes.
+#[test]
+fn parameters_are_as_many_as_in_the_official_code() -> Result<()> {
+    for (coupling, count) in [
+        (CouplingKind::Additive, 38_395_668),
+        (CouplingKind::Affine, 44_603_604),
+    ] {
+        let w = Weights::new(0, DType::F32, &Device::Cpu);
+        let config = Config {
+            flow: config(3, 32, 512, coupling),
+            image: [32, 32, 3],
+        };
+        Glow::new(&config, &w)?;
+        assert_eq!(w.count(), count);
+    }
+    Ok(())
+}
+
+/// At temperature 0 there is one image; what is sampled is what has that noise.
+#[test]
+fn samples_are_the_inverse_of_scaled_noise() -> Result<()> {
+    let w = Weights::new(0, DType::F64, &Device::Cpu);
+    let flow = config(2, 1, 4, CouplingKind::Additive);
+    let glow = Glow::new(
+        &Config {
+            flow,
+            image: [4, 4, 3],
+        },
+        &w,
+    )?;
+    check::disturb(&w, 0.05)?;
+    let draw = |t| -> Result<Tensor> {
+        let x = glow.sample(2, t, &mut Noise::new(0, "s").at(0))?;
+        Ok(glow.forward(&x)?.0)
+    };
+    let half = (draw(1.0)? * 0.5)?;
+    assert!((half - draw(0.5)?)?.abs()?.sum_all()?.to_scalar::<f64>()? < 1e-10);
+    assert!(draw(0.0)?.abs()?.sum_all()?.to_scalar::<f64>()? < 1e-10);
+    Ok(())
+}
+
+#[test]
+fn pixels_survive_the_way_in_and_out() -> Result<()> {
+    let all: Vec<u8> = (0..=255).collect();
+    let images = Tensor::from_vec(all.clone(), (1, 16, 16, 1), &Device::Cpu)?;
+    let x = preprocess(&images.to_dtype(DType::F32)?, &mut Noise::new(0, "u").at(0))?;
+    assert_eq!(postprocess(&x)?.flatten_all()?.to_vec1::<u8>()?, all);
+    Ok(())
+}

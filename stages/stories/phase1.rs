@@ -1,0 +1,209 @@
+//! Phase 1 and what is trained on its latents, at toy sizes.
+
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use candle_core::{DType, Device, Tensor};
+use serde_json::{Value, json};
+
+use crate::contract::testing::Bench;
+use crate::contract::{Interrupted, define};
+use crate::data::history;
+use crate::data::images::Images;
+use crate::latents::Latents;
+use crate::models::prior::Prior;
+use crate::models::vae::Vae as Model;
+use crate::nn::noise::Noise;
+use crate::nn::weights::Weights;
+use crate::prior::Prior as PriorStage;
+use crate::second_vae::SecondVae;
+use crate::vae::{Params, Vae};
+
+/// Bright discs on dark ground, each elsewhere.
+fn discs(n: usize, side: usize, channels: usize) -> Images {
+    let mut pixels = Vec::new();
+    for i in 0..n {
+        let (cy, cx) = ((i * 7) % side, (i * 3) % side);
+        for y in 0..side {
+            for x in 0..side {
+                let d = y.abs_diff(cy).pow(2) + x.abs_diff(cx).pow(2);
+                let v = if d < side { 200 } else { 30 };
+                pixels.extend((0..channels).map(|c| v + (c * 10 + i % 9) as u8));
+            }
+        }
+    }
+    Images::new([side, side, channels], pixels, None).unwrap()
+}
+
+fn optim(lr: f64) -> Value {
+    json!({
+        "kind": "adam", "lr": lr, "beta1": 0.9, "beta2": 0.999, "epsilon": 1e-8,
+        "form": "tensorflow", "halve_every": 2, "warmup_epochs": 0, "clip_norm": 0.0
+    })
+}
+
+fn resnet() -> Value {
+    json!({
+        "seed": 0, "epochs": 3, "batch": 8, "latent": 4,
+        "network": {"kind": "resnet", "width": 4, "scales": 2, "blocks": 1, "dense": 8, "max_width": 8, "norm_decay": 0.999},
+        "covariance": "diagonal", "dequantise": true, "optim": optim(2e-3),
+        "prior": {"kind": "flow", "layers": 2, "width": 8, "max_log_scale": 2.0}
+    })
+}
+
+fn infogan() -> Value {
+    json!({
+        "seed": 0, "epochs": 3, "batch": 8, "latent": 4,
+        "network": {"kind": "infogan", "width": 4, "dense": 16, "norm_decay": 0.999},
+        "covariance": "isotropic", "dequantise": false, "optim": optim(2e-3),
+        "prior": {"kind": "normal"}
+    })
+}
+
+struct Data {
+    dir: tempfile::TempDir,
+}
+
+impl Data {
+    fn new(channels: usize) -> Result<Self> {
+        let dir = tempfile::tempdir()?;
+        discs(40, 8, channels).save(&dir.path().join("train"))?;
+        discs(9, 8, channels).save(&dir.path().join("valid"))?;
+        Ok(Self { dir })
+    }
+
+    fn bench(&self) -> Bench {
+        let (train, valid) = (self.dir.path().join("train"), self.dir.path().join("valid"));
+        Bench::new::<Vae>(&[("train", &train), ("valid", &valid)])
+    }
+}
+
+fn falls(path: &Path) -> Result<()> {
+    let history = history::load(path)?;
+    let [first, .., last] = history.as_slice() else {
+        panic!("too short")
+    };
+    assert!(last.train["loss"] < first.train["loss"], "{history:?}");
+    assert!(last.valid.contains_key("loss"));
+    Ok(())
+}
+
+#[test]
+fn both_networks_learn() -> Result<()> {
+    for (channels, params) in [(3, resnet()), (1, infogan())] {
+        let data = Data::new(channels)?;
+        let bench = data.bench();
+        bench.run::<Vae>(&params)?;
+        falls(&bench.output::<Vae>("history"))?;
+        let last = history::load(&bench.output::<Vae>("history"))?.remove(2);
+        assert_eq!(last.train.contains_key("bits/dim"), channels == 3);
+        assert_eq!(last.train.contains_key("gamma"), channels == 1);
+    }
+    Ok(())
+}
+
+/// Stopped in every step, the run ends with the same bytes; so does one raised from one epoch.
+#[test]
+fn interruption_and_extension_change_no_byte() -> Result<()> {
+    for (channels, mut params) in [(3, resnet()), (1, infogan())] {
+        let data = Data::new(channels)?;
+        let whole = data.bench();
+        whole.run::<Vae>(&params)?;
+        let cut = data.bench();
+        let run = define::<Vae>(&[]).run;
+        let mut runs = 0;
+        loop {
+            runs += 1;
+            // Events: progress; then, resumed and progress.
+            match run(&params, &mut cut.job(Some(runs.min(2))).0) {
+                Ok(()) => break,
+                Err(e) if e.is::<Interrupted>() && runs < 100 => {}
+                Err(e) => return Err(e),
+            }
+        }
+        assert!(runs > 10, "{runs}");
+        assert!(whole.bytes::<Vae>() == cut.bytes::<Vae>());
+
+        params["epochs"] = json!(1);
+        let mut short = data.bench();
+        short.run::<Vae>(&params)?;
+        params["epochs"] = json!(3);
+        let mut long = data.bench();
+        long.spec().extends = Some(short.spec().state.clone());
+        assert!(long.run::<Vae>(&params)?.contains("resumed"));
+        assert!(whole.bytes::<Vae>() == long.bytes::<Vae>());
+    }
+    Ok(())
+}
+
+/// The stages below a VAE take its artifacts, learn, and give priors that can be sampled.
+#[test]
+fn latents_lead_to_both_priors() -> Result<()> {
+    let data = Data::new(1)?;
+    let vae = data.bench();
+    vae.run::<Vae>(&infogan())?;
+    let model = vae.output::<Vae>("model");
+    let (train, valid) = (data.dir.path().join("train"), data.dir.path().join("valid"));
+    let codes = Bench::new::<Latents>(&[("vae", &model), ("train", &train), ("valid", &valid)]);
+    codes.run::<Latents>(&json!({"batch": 7}))?;
+    let (train, valid) = (
+        codes.output::<Latents>("train"),
+        codes.output::<Latents>("valid"),
+    );
+    let inputs: [(&str, &Path); 2] = [("train", &train), ("valid", &valid)];
+
+    let flow = Bench::new::<PriorStage>(&inputs);
+    flow.run::<PriorStage>(&json!({
+        "seed": 0, "epochs": 6, "patience": 3, "batch": 8, "optim": optim(5e-3),
+        "flow": {"layers": 4, "width": 16, "max_log_scale": 2.0}
+    }))?;
+    falls(&flow.output::<PriorStage>("history"))?;
+    let second = Bench::new::<SecondVae>(&inputs);
+    second.run::<SecondVae>(&json!({
+        "seed": 0, "epochs": 6, "batch": 8, "width": 16, "depth": 2, "optim": optim(5e-3)
+    }))?;
+    falls(&second.output::<SecondVae>("history"))?;
+
+    let frozen = Model::load(&model, DType::F32, &Device::Cpu)?;
+    for path in [
+        vae.output::<Vae>("prior"),
+        flow.output::<PriorStage>("model"),
+        second.output::<SecondVae>("model"),
+    ] {
+        let prior = Prior::load(&path, DType::F32, &Device::Cpu)?;
+        let z = prior.sample(5, &mut Noise::new(0, "z").at(0))?;
+        assert_eq!(z.dims(), [5, 4]);
+        let (mean, log_sigma) = frozen.decode(&z)?;
+        assert_eq!(
+            (mean.dims(), log_sigma.dims()),
+            ([5, 8, 8, 1].as_slice(), [5, 8, 8, 1].as_slice())
+        );
+        let inside = mean
+            .ge(0f32)?
+            .mul(&mean.le(1f32)?)?
+            .min_all()?
+            .to_scalar::<u8>()?;
+        assert_eq!(inside, 1);
+    }
+    Ok(())
+}
+
+#[test]
+fn a_wrong_image_size_is_explained() -> Result<()> {
+    let w = Weights::new(0, DType::F32, &Device::Cpu);
+    let params: Params = serde_json::from_value(resnet())?;
+    let error = params
+        .build([28, 28, 1], &w)
+        .err()
+        .context("accepted")?
+        .to_string();
+    assert!(
+        error.starts_with("the ResNet decoder wants a power of two"),
+        "{error}"
+    );
+    let w = Weights::new(0, DType::F32, &Device::Cpu);
+    let x = Tensor::zeros((1, 8, 8, 3), DType::F32, &Device::Cpu)?;
+    let model = params.build([8, 8, 3], &w)?;
+    assert!(model.vae.encode(&x)?.0.dims() == [1, 4]);
+    Ok(())
+}

@@ -1,0 +1,213 @@
+//! Phase 2 on the artifacts of phase 1, and what is measured on both, at toy sizes.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+use candle_core::DType;
+use serde_json::{Value, json};
+
+use crate::bits_per_dim::BitsPerDim;
+use crate::contract::Stage;
+use crate::contract::testing::Bench;
+use crate::data::history;
+use crate::data::images::Images;
+use crate::flow_layer::{FlowLayer, Params};
+use crate::models::phase1::Phase1;
+use crate::models::prior::Prior;
+use crate::models::vae::Vae;
+use crate::nn::noise::Noise;
+use crate::nn::weights::Weights;
+use crate::sample::Sample;
+use crate::train::{Dataset, ImageSet, Trainable};
+use crate::vae;
+
+fn optim() -> Value {
+    json!({
+        "kind": "adam", "lr": 1e-3, "beta1": 0.9, "beta2": 0.999, "epsilon": 1e-8,
+        "form": "torch", "halve_every": 0, "warmup_epochs": 0, "clip_norm": 0.0,
+    })
+}
+
+fn params(start: &str) -> Value {
+    json!({
+        "seed": 0, "epochs": 2, "batch": 8, "init_images": 16,
+        "flow": { "depth": 4, "width": 8, "start": start }, "optim": optim(),
+    })
+}
+
+/// A VAE and its prior as phase 1 leaves them, after one epoch, and images.
+struct Setting {
+    dir: tempfile::TempDir,
+    phase1: Bench,
+}
+
+impl Setting {
+    fn new() -> Result<Self> {
+        let dir = tempfile::tempdir()?;
+        let words = Noise::new(1, "pictures").at(0).words(32 * 8 * 8 * 3);
+        let pixels = words.iter().map(|w| (w >> 26) as u8 + 90).collect();
+        let images = dir.path().join("images");
+        Images::new([8, 8, 3], pixels, None)?.save(&images)?;
+        let phase1 = Bench::new::<vae::Vae>(&[("train", &images), ("valid", &images)]);
+        phase1.run::<vae::Vae>(&json!({
+            "seed": 0, "epochs": 1, "batch": 8, "latent": 4, "covariance": "diagonal",
+            "network": {
+                "kind": "resnet", "width": 4, "scales": 2, "blocks": 1, "dense": 8,
+                "max_width": 8, "norm_decay": 0.999,
+            },
+            "prior": { "kind": "flow", "layers": 2, "width": 8, "max_log_scale": 2.0 },
+            "dequantise": true, "optim": optim(),
+        }))?;
+        Ok(Self { dir, phase1 })
+    }
+
+    fn images(&self) -> PathBuf {
+        self.dir.path().join("images")
+    }
+
+    fn vae(&self) -> PathBuf {
+        self.phase1.output::<vae::Vae>("model")
+    }
+
+    fn prior(&self) -> PathBuf {
+        self.phase1.output::<vae::Vae>("prior")
+    }
+
+    fn phase2(&self) -> Bench {
+        let (vae, prior, images) = (self.vae(), self.prior(), self.images());
+        Bench::new::<FlowLayer>(&[
+            ("vae", &vae),
+            ("prior", &prior),
+            ("train", &images),
+            ("valid", &images),
+        ])
+    }
+
+    fn bits(&self, flow: Option<&Path>, draws: usize) -> Result<Value> {
+        let (vae, prior, images) = (self.vae(), self.prior(), self.images());
+        let mut inputs = vec![
+            ("images", images.as_path()),
+            ("vae", &vae),
+            ("prior", &prior),
+        ];
+        inputs.extend(flow.map(|flow| ("flow", flow)));
+        let bench = Bench::new::<BitsPerDim>(&inputs);
+        bench.run::<BitsPerDim>(&json!({ "seed": 0, "batch": 8, "n": 0, "draws": draws }))?;
+        let text = std::fs::read_to_string(bench.output::<BitsPerDim>("metrics"))?;
+        Ok(serde_json::from_str::<Value>(&text)?["metrics"][0].clone())
+    }
+}
+
+/// Phase 2 starts at the VAE's own bound: bit for bit from the identity, to rounding from
+/// pairs of rotations.
+#[test]
+fn the_first_bound_is_that_of_the_vae() -> Result<()> {
+    let setting = Setting::new()?;
+    let device = candle_core::Device::Cpu;
+    let load = || -> Result<(Vae, Prior)> {
+        let vae = Vae::load(&setting.vae(), DType::F32, &device)?;
+        Ok((vae, Prior::load(&setting.prior(), DType::F32, &device)?))
+    };
+    let images = Images::load(&setting.images())?;
+    let set = ImageSet {
+        images: &images,
+        dtype: DType::F32,
+        device: &device,
+    };
+    let batch = set.batch(&[3, 1, 4, 15, 9])?;
+    let bits = |model: &dyn Trainable<_>| -> Result<f32> {
+        let loss = model.validate(&batch, &mut Noise::new(0, "test").at(0))?;
+        let (_, bits) = loss.parts.iter().find(|(n, _)| *n == "bits/dim").unwrap();
+        Ok(bits.to_scalar()?)
+    };
+    let (vae, prior) = load()?;
+    let before = bits(&Phase1 { vae, prior })?;
+    for (start, limit) in [("identity", 0.0), ("paired", 1e-5)] {
+        let (vae, prior) = load()?;
+        let w = Weights::new(0, DType::F32, &device);
+        let p: Params = serde_json::from_value(params(start))?;
+        let phase2 = p.build(vae, prior, 3, &w)?;
+        phase2.start(&set)?;
+        let after = bits(&phase2)?;
+        assert!((before - after).abs() <= limit, "{start}: {before} {after}");
+    }
+    Ok(())
+}
+
+#[test]
+fn phase_2_learns_and_leaves_vae_and_prior_alone() -> Result<()> {
+    let setting = Setting::new()?;
+    let phase1 = setting.phase1.bytes::<vae::Vae>();
+    let bench = setting.phase2();
+    bench.run::<FlowLayer>(&params("identity"))?;
+    assert!(phase1 == setting.phase1.bytes::<vae::Vae>());
+    let epochs = history::load(&bench.output::<FlowLayer>("history"))?;
+    assert!(epochs[1].valid["reconstruction"] < epochs[0].valid["reconstruction"]);
+    // Nothing that is learned reaches the KL term, which has the same noise every epoch.
+    assert_eq!(epochs[1].valid["kl"], epochs[0].valid["kl"]);
+    Ok(())
+}
+
+#[test]
+fn an_interrupted_training_ends_with_the_same_bytes() -> Result<()> {
+    let setting = Setting::new()?;
+    let (whole, parts) = (setting.phase2(), setting.phase2());
+    whole.run::<FlowLayer>(&params("data"))?;
+    let params = serde_json::from_value(params("data"))?;
+    while FlowLayer::run(&params, &mut parts.job(Some(3)).0).is_err() {}
+    assert!(whole.bytes::<FlowLayer>() == parts.bytes::<FlowLayer>());
+    Ok(())
+}
+
+/// The same images, bounded with and without the flow layer and with more draws.
+#[test]
+fn bounds_are_labelled_and_ordered() -> Result<()> {
+    let setting = Setting::new()?;
+    let bench = setting.phase2();
+    bench.run::<FlowLayer>(&params("identity"))?;
+    let flow = bench.output::<FlowLayer>("flow");
+    let alone = setting.bits(None, 1)?;
+    let one = setting.bits(Some(&flow), 1)?;
+    let many = setting.bits(Some(&flow), 16)?;
+    let value = |m: &Value| m["value"].as_f64().unwrap();
+    assert!(
+        value(&one) < value(&alone),
+        "the flow layer was trained on these"
+    );
+    assert!(
+        value(&many) < value(&one),
+        "{} {}",
+        value(&many),
+        value(&one)
+    );
+    assert_eq!(one["label"], "bits/dim (bound)");
+    assert_eq!(many["label"], "bits/dim (bound, 16 draws)");
+    assert!(one["std_error"].as_f64().unwrap() > 0.0 && one["n"] == 32);
+    Ok(())
+}
+
+/// Temperature 0 is one image per code; through an untrained flow layer it is the VAE's mean.
+#[test]
+fn samples_come_with_and_without_the_flow_layer() -> Result<()> {
+    let setting = Setting::new()?;
+    let bench = setting.phase2();
+    let mut start = params("identity");
+    start["epochs"] = json!(0);
+    bench.run::<FlowLayer>(&start)?;
+    let (vae, prior) = (setting.vae(), setting.prior());
+    let flow = bench.output::<FlowLayer>("flow");
+    let draw = |inputs: &[(&str, &Path)], temperature: f64| -> Result<Vec<u8>> {
+        let bench = Bench::new::<Sample>(inputs);
+        bench.run::<Sample>(&json!({
+            "seed": 0, "n": 5, "batch": 2, "temperature": temperature,
+        }))?;
+        let images = Images::load(&bench.output::<Sample>("images"))?;
+        assert_eq!((images.n, images.shape()), (5, [8, 8, 3]));
+        Ok(images.pixels().to_vec())
+    };
+    let without = [("vae", vae.as_path()), ("prior", &prior)];
+    let with = [("vae", vae.as_path()), ("prior", &prior), ("flow", &flow)];
+    assert_eq!(draw(&without, 0.0)?, draw(&with, 0.0)?);
+    assert_ne!(draw(&with, 0.0)?, draw(&with, 0.5)?);
+    Ok(())
+}
