@@ -168,12 +168,20 @@ fn cifar_under_gaussians() -> Result<()> {
             inside.collect()
         })
         .collect();
+    let everywhere: Vec<Vec<usize>> = (0..31 * 31)
+        .map(|k| {
+            let (y, x) = (k / 31, k % 31);
+            let inside = (0..4).flat_map(|k| [0, 1, 2].map(|c| at(y + k / 2, x + k % 2, c)));
+            inside.collect()
+        })
+        .collect();
     let images = vec![(0..3072).collect::<Vec<usize>>()];
     for (name, groups, diagonal, expected) in [
         ("one Gaussian for each channel", &pixels, true, 8.043),
         ("a pixel's three channels", &pixels, false, 7.184),
         ("every sub-pixel on its own", &images, true, 8.026),
         ("2x2 patches", &patches, false, 5.7716),
+        ("2x2 patches at all positions", &everywhere, false, 5.7824),
         ("whole images", &images, false, 4.644),
     ] {
         let bits = Fit::new(&train, groups).bits(&Fit::new(&test, groups), diagonal)?;
@@ -187,6 +195,31 @@ fn cifar_under_gaussians() -> Result<()> {
         "on the training images: {bits}"
     );
     Ok(())
+}
+
+/// How often each value of a channel occurs among the training images.
+#[test]
+fn cifar_under_histograms() {
+    let Some([train, test]) = cifar("cifar_under_histograms") else {
+        return;
+    };
+    let count = |images: &Images| {
+        let mut counts = [[0u64; 256]; 3];
+        for pixel in images.pixels().chunks_exact(3) {
+            (0..3).for_each(|c| counts[c][usize::from(pixel[c])] += 1);
+        }
+        counts
+    };
+    let (seen, judged) = (count(train), count(test));
+    let share = |n: u64, of: &Images| 3.0 * n as f64 / of.pixels().len() as f64;
+    let cost =
+        |(c, v): (usize, usize)| -share(judged[c][v], test) * share(seen[c][v], train).log2() / 3.0;
+    let bits: f64 = (0..3)
+        .flat_map(|c| (0..256).map(move |v| (c, v)))
+        .map(cost)
+        .sum();
+    println!("histogram for each channel: {bits:.4} bits/dim");
+    assert!((bits - 7.902).abs() < 6e-4, "{bits}");
 }
 
 #[test]
@@ -216,46 +249,72 @@ fn cifar_under_a_multi_scale_glow_at_its_start() -> Result<()> {
     Ok(())
 }
 
+/// Bits per dimension of the test images under an untrained single-level flow, the Gaussian of a
+/// pixel's channels in the images that it started on, and that of the test images.
+fn single_level([train, test]: &[Images; 2], depth: usize, seed: u64) -> Result<(f64, Fit, Fit)> {
+    let w = Weights::new(seed, DType::F32, &Device::Cpu);
+    let flow = flow_layer::Flow {
+        depth,
+        width: 4,
+        start: FlowStart::Data,
+    };
+    let config = flow_layer::Config { flow, channels: 3 };
+    let model = FlowLayer::new(&config, &w)?;
+    let frozen = FlowLayer::new(&config, &w.frozen())?;
+    let first = first_images(train, seed)?;
+    model.start(&first)?;
+    let bits = mean_bits(test, |x| {
+        let (y, log_det) = frozen.forward(x)?;
+        let density = (gaussian::log_standard(&y)? + log_det)?;
+        Ok(((density / (-3072.0 * LN_2))? + 8.0)?)
+    })?;
+    let pixels = |x: &Tensor| -> Result<Fit> {
+        let mut moments = Moments::new(3);
+        moments.push(&x.flatten_all()?.to_vec1::<f32>()?)?;
+        Ok(Fit::new(&moments.finish()?, &[vec![0, 1, 2]]))
+    };
+    let all: Vec<usize> = (0..test.n).collect();
+    let judged = batch(test, &all, &Noise::new(0, "oracle.judge"), 0)?;
+    Ok((bits, pixels(&first)?, pixels(&judged)?))
+}
+
 /// Rotations and actnorms in turn whiten a pixel's three channels, so at its start a deep flow is
 /// the Gaussian of the 256 images it started on. What that Gaussian says of the test images depends
 /// on those images: 7.184 to 7.207 in 400 draws of them.
 #[test]
 fn cifar_under_a_single_level_flow_at_its_start() -> Result<()> {
-    let Some([train, test]) = cifar("cifar_under_a_single_level_flow_at_its_start") else {
+    let Some(images) = cifar("cifar_under_a_single_level_flow_at_its_start") else {
         return Ok(());
     };
     for seed in 0..4 {
-        let w = Weights::new(seed, DType::F32, &Device::Cpu);
-        let flow = flow_layer::Flow {
-            depth: 32,
-            width: 4,
-            start: FlowStart::Data,
-        };
-        let config = flow_layer::Config { flow, channels: 3 };
-        let model = FlowLayer::new(&config, &w)?;
-        let frozen = FlowLayer::new(&config, &w.frozen())?;
-        let first = first_images(train, seed)?;
-        model.start(&first)?;
-        let bits = mean_bits(test, |x| {
-            let (y, log_det) = frozen.forward(x)?;
-            let density = (gaussian::log_standard(&y)? + log_det)?;
-            Ok(((density / (-3072.0 * LN_2))? + 8.0)?)
-        })?;
-
-        let pixels = |x: &Tensor| -> Result<Fit> {
-            let mut moments = Moments::new(3);
-            moments.push(&x.flatten_all()?.to_vec1::<f32>()?)?;
-            Ok(Fit::new(&moments.finish()?, &[vec![0, 1, 2]]))
-        };
-        let all: Vec<usize> = (0..test.n).collect();
-        let judged = pixels(&batch(test, &all, &Noise::new(0, "oracle.judge"), 0)?)?;
-        let limit = pixels(&first)?.bits(&judged, false)?;
+        let (bits, first, judged) = single_level(images, 32, seed)?;
+        let limit = first.bits(&judged, false)?;
         println!(
             "single-level flow of depth 32 at its start, seed {seed}: {bits:.4} bits/dim, the \
              Gaussian of its first images: {limit:.4}"
         );
         assert!((bits - limit).abs() < 3e-3);
         assert!((7.183..=7.21).contains(&bits));
+    }
+    Ok(())
+}
+
+/// One step sets each channel's mean and deviation and turns the result, which a standard normal
+/// does not see; four are on the way to the Gaussian of whole pixels.
+#[test]
+fn cifar_under_shallow_flows_at_their_start() -> Result<()> {
+    let Some(images) = cifar("cifar_under_shallow_flows_at_their_start") else {
+        return Ok(());
+    };
+    for seed in 0..2 {
+        let (bits, first, judged) = single_level(images, 1, seed)?;
+        let limit = first.bits(&judged, true)?;
+        println!("single-level flow of depth 1, seed {seed}: {bits:.4} bits/dim, {limit:.4}");
+        assert!((bits - limit).abs() < 1e-3);
+        assert!((8.04..=8.06).contains(&bits));
+        let (bits, ..) = single_level(images, 4, seed)?;
+        println!("single-level flow of depth 4, seed {seed}: {bits:.4} bits/dim");
+        assert!((7.18..=7.90).contains(&bits));
     }
     Ok(())
 }

@@ -147,6 +147,44 @@ mod tests {
         Ok(())
     }
 
+    /// The other form of the official code, `P L (U + diag(sign exp(log_s)))` with P and sign fixed:
+    /// of the same matrix it has the same log-determinant, the sum of log_s, and the same effect.
+    /// At the orthogonal start, and after log_s was moved.
+    #[test]
+    fn the_lu_form_agrees() -> Result<()> {
+        for n in [3, 12, 48] {
+            let w = Weights::new(1, DType::F64, &Device::Cpu);
+            let layer = InvConv::new(n, Init::Orthogonal, &w)?;
+            let start = layer.weight().to_vec2::<f64>()?;
+            let lu = faer::Mat::from_fn(n, n, |i, j| start[i][j]).partial_piv_lu();
+            let (lower, upper) = (lu.P().inverse() * lu.L(), lu.U());
+            let x = crate::nn::noise::Noise::new(0, "x").at(0);
+            let x = x.clone().normal((2, 3, 3, n), DType::F64, &Device::Cpu)?;
+            for moved in [0.0, 0.3] {
+                let log_s = |i: usize| upper[(i, i)].abs().ln() + moved * (i as f64 + 1.0).sin();
+                let scaled = faer::Mat::from_fn(n, n, |i, j| match i.cmp(&j) {
+                    std::cmp::Ordering::Less => upper[(i, j)],
+                    std::cmp::Ordering::Equal => upper[(i, i)].signum() * log_s(i).exp(),
+                    std::cmp::Ordering::Greater => 0.0,
+                });
+                let tensor = |m: &faer::Mat<f64>| {
+                    let rows = (0..n * n).map(|k| m[(k / n, k % n)]).collect::<Vec<_>>();
+                    Tensor::from_vec(rows, (n, n), &Device::Cpu)
+                };
+                layer.set(&tensor(&(&lower * &scaled))?)?;
+                let (y, log_det) = layer.forward(&x)?;
+                let expected = 9.0 * (0..n).map(log_s).sum::<f64>();
+                for value in log_det.to_vec1::<f64>()? {
+                    assert!((value - expected).abs() < 1e-10, "{value} {expected}");
+                }
+                let by_factors = times(&times(&x, &tensor(&lower)?)?, &tensor(&scaled)?)?;
+                let far = (y - by_factors)?.abs()?.max_all()?.to_scalar::<f64>()?;
+                assert!(far < 1e-12, "{far:e}");
+            }
+        }
+        Ok(())
+    }
+
     /// The gradient against differences.
     #[test]
     fn the_gradient_of_log_det_is_the_transposed_inverse() -> Result<()> {
