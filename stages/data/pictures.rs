@@ -79,44 +79,6 @@ fn ends(jpeg: &[u8]) -> bool {
     false
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// A thumbnail, which ends, inside a picture that does not.
-    #[test]
-    fn a_jpeg_without_its_end_is_not_a_picture() -> Result<()> {
-        let encode = |side: u32| -> Result<Vec<u8>> {
-            let picture = image::RgbImage::from_fn(side, side, |x, y| {
-                image::Rgb([x as u8 * 9, y as u8 * 7, (x * y) as u8])
-            });
-            let mut bytes = vec![];
-            picture.write_with_encoder(image::codecs::jpeg::JpegEncoder::new(&mut bytes))?;
-            Ok(bytes)
-        };
-        let (whole, small) = (encode(24)?, encode(8)?);
-        let mut nested = whole[..2].to_vec();
-        nested.extend([0xff, 0xe1]);
-        nested.extend((small.len() as u16 + 2).to_be_bytes());
-        nested.extend(&small);
-        nested.extend(&whole[2..]);
-        let name = Path::new("a.jpg");
-        for bytes in [whole, nested] {
-            let picture = decode(&bytes, name)?;
-            assert_eq!((picture.width(), picture.height()), (24, 24));
-            for cut in [1, 2, 10, 100] {
-                let error = decode(&bytes[..bytes.len() - cut], name).unwrap_err();
-                let error = format!("{error:#}");
-                assert!(
-                    error.starts_with("a.jpg is not a picture that can be read"),
-                    "{cut}: {error}"
-                );
-            }
-        }
-        Ok(())
-    }
-}
-
 /// The square `[top, left, side]` of a picture, antialiased bilinear to `size`, as RGB bytes.
 pub fn crop(
     picture: &DynamicImage,
@@ -164,4 +126,42 @@ pub fn gather(
         bail!("no pictures");
     }
     Ok(all)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A thumbnail, which ends, inside a picture that does not.
+    #[test]
+    fn a_jpeg_without_its_end_is_not_a_picture() -> Result<()> {
+        let encode = |side: u32| -> Result<Vec<u8>> {
+            let picture = image::RgbImage::from_fn(side, side, |x, y| {
+                image::Rgb([x as u8 * 9, y as u8 * 7, (x * y) as u8])
+            });
+            let mut bytes = vec![];
+            picture.write_with_encoder(image::codecs::jpeg::JpegEncoder::new(&mut bytes))?;
+            Ok(bytes)
+        };
+        let (whole, small) = (encode(24)?, encode(8)?);
+        let mut nested = whole[..2].to_vec();
+        nested.extend([0xff, 0xe1]);
+        nested.extend((small.len() as u16 + 2).to_be_bytes());
+        nested.extend(&small);
+        nested.extend(&whole[2..]);
+        let name = Path::new("a.jpg");
+        for bytes in [whole, nested] {
+            let picture = decode(&bytes, name)?;
+            assert_eq!((picture.width(), picture.height()), (24, 24));
+            for cut in [1, 2, 10, 100] {
+                let error = decode(&bytes[..bytes.len() - cut], name).unwrap_err();
+                let error = format!("{error:#}");
+                assert!(
+                    error.starts_with("a.jpg is not a picture that can be read"),
+                    "{cut}: {error}"
+                );
+            }
+        }
+        Ok(())
+    }
 }
