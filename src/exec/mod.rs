@@ -5,6 +5,7 @@
 //! is room for it, those with the longest way to the end of the graph first.
 
 mod ended;
+mod gauge;
 mod guard;
 mod launch;
 mod process;
@@ -76,6 +77,7 @@ enum State {
 enum Message {
     Event(Id, Event),
     Ended(Id, Outcome),
+    Memory(Vec<gauge::Memory>),
     Signal,
 }
 
@@ -101,6 +103,7 @@ pub fn run(
         room: Room::new(options.jobs, &facts.device.gpus),
         pids: HashMap::new(),
         guard: None,
+        gauging: false,
         working: HashMap::new(),
         git: Arc::default(),
         sender,

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use super::gauge::Memory;
 use crate::graph::{Id, Kind, Stage};
 
 pub struct Room {
@@ -86,6 +87,18 @@ impl Room {
 
     pub fn take(&mut self, id: Id, seat: Seat) {
         self.taken.insert(id, seat);
+    }
+
+    /// Who runs on which of these GPUs.
+    pub fn on<'a>(&self, gpus: &'a [Memory]) -> Vec<(Id, &'a Memory)> {
+        let of = |seat: &Seat| {
+            let gpu = seat.gpu.as_deref()?;
+            gpus.iter().find(|memory| memory.is_of(gpu))
+        };
+        let taken = self.taken.iter();
+        taken
+            .filter_map(|(id, seat)| Some((*id, of(seat)?)))
+            .collect()
     }
 
     pub fn leave(&mut self, id: Id) {

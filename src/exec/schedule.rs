@@ -34,6 +34,8 @@ pub(super) struct Run<'a, 'p> {
     pub(super) pids: HashMap<Id, u32>,
     /// Started with the first program that may start others.
     pub(super) guard: Option<Guard>,
+    /// Somebody asks how full the GPUs are.
+    pub(super) gauging: bool,
     /// Who works on a fingerprint, and who waits for the same work under another name.
     pub(super) working: HashMap<Fingerprint, (Id, Vec<Id>)>,
     pub(super) git: Arc<OnceLock<Option<Git>>>,
@@ -166,6 +168,12 @@ impl Run<'_, '_> {
                         .event(&self.planner.graph.stages[id].name, &event);
                 }
                 Some(Message::Ended(id, outcome)) => self.ended(id, outcome),
+                Some(Message::Memory(gpus)) => {
+                    for (id, memory) in self.room.on(&gpus) {
+                        let name = &self.planner.graph.stages[id].name;
+                        self.progress.memory(name, memory.used, memory.total);
+                    }
+                }
                 Some(Message::Signal) => self.stop(),
                 None => return,
             }

@@ -11,7 +11,7 @@ use super::guard::Guard;
 use super::launch::{self, Grant, Launch};
 use super::schedule::Run;
 use super::watched::{Watch, Watched};
-use super::{State, ended, room};
+use super::{State, ended, gauge, room};
 use crate::graph::{Id, Kind};
 use crate::plan::{UNREADABLE, Verdict};
 use crate::store::stat::Stamp;
@@ -33,6 +33,9 @@ impl Run<'_, '_> {
             extends: self.extends(id),
             guard: self.guard(id),
         };
+        if grant.gpu.is_some() && !std::mem::replace(&mut self.gauging, true) {
+            gauge::watch(self.sender.clone());
+        }
         self.room.take(id, seat);
         match self.launch(id, &grant) {
             Ok(pid) => {

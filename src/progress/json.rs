@@ -31,6 +31,10 @@ impl Progress for Json {
         }
     }
 
+    fn memory(&mut self, stage: &str, used: u64, total: u64) {
+        say(json!({"event": "gpu-memory", "stage": stage, "used": used, "total": total}));
+    }
+
     fn end(&mut self, stage: &str, end: &End) {
         say(match end {
             End::Done { seconds, bytes } => {

@@ -8,6 +8,7 @@ use std::io::IsTerminal;
 
 use stages::contract::Event;
 
+use crate::human;
 pub use json::Json;
 pub use plain::Plain;
 pub use terminal::Terminal;
@@ -37,6 +38,8 @@ pub trait Progress {
     fn begin(&mut self, total: usize, cached: usize);
     fn start(&mut self, stage: &str, why: &str);
     fn event(&mut self, stage: &str, event: &Event);
+    /// Bytes in use on the GPU that the stage runs on, and what it has.
+    fn memory(&mut self, stage: &str, used: u64, total: u64);
     fn end(&mut self, stage: &str, end: &End);
     /// Those that start as soon as there is room, the first one first.
     fn next(&mut self, stages: &[&str]);
@@ -71,6 +74,11 @@ pub fn values(progress: &stages::contract::Progress) -> String {
             .map(|(name, value)| format!("{name} {}", short(*value))),
     );
     parts.join("  ")
+}
+
+/// `31 of 80 GiB`.
+fn fullness(used: u64, total: u64) -> String {
+    format!("GPU {} of {}", human::bytes(used), human::bytes(total))
 }
 
 fn short(value: f64) -> String {

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use stages::contract::Event;
 
-use super::{End, Progress, values};
+use super::{End, Progress, fullness, values};
 use crate::human;
 
 /// Seconds between two lines about one running stage.
@@ -14,6 +14,8 @@ const BEAT: Duration = Duration::from_secs(30);
 #[derive(Default)]
 pub struct Plain {
     beats: HashMap<String, Instant>,
+    /// Of the GPU that a stage runs on.
+    memory: HashMap<String, String>,
 }
 
 fn line(what: &str, stage: &str, rest: &str) {
@@ -40,7 +42,12 @@ impl Progress for Plain {
                 if due {
                     self.beats.insert(stage.into(), Instant::now());
                     let done = format!("{}/{} {}", progress.done, progress.total, progress.unit);
-                    line("beat", stage, &format!("{done}  {}", values(progress)));
+                    let memory = self.memory.get(stage).map_or("", String::as_str);
+                    line(
+                        "beat",
+                        stage,
+                        &format!("{done}  {}  {memory}", values(progress)),
+                    );
                 }
             }
             Event::Note { text } => line("note", stage, text),
@@ -49,8 +56,13 @@ impl Progress for Plain {
         }
     }
 
+    fn memory(&mut self, stage: &str, used: u64, total: u64) {
+        self.memory.insert(stage.into(), fullness(used, total));
+    }
+
     fn end(&mut self, stage: &str, end: &End) {
         self.beats.remove(stage);
+        self.memory.remove(stage);
         match end {
             End::Done { seconds, bytes } => {
                 let text = format!("{}  {}", human::seconds(*seconds), human::bytes(*bytes));

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use stages::contract::Event;
 
-use super::{End, Progress, values};
+use super::{End, Progress, fullness, values};
 use crate::human;
 
 pub struct Terminal {
@@ -22,6 +22,16 @@ struct Running {
     since: Instant,
     /// What was done when the first progress came: a resumed stage does not start at 0.
     first: Option<(u64, Instant)>,
+    /// What the stage said last, and how full its GPU is.
+    text: String,
+    memory: String,
+}
+
+impl Running {
+    fn show(&self) {
+        self.bar
+            .set_message(format!("{}{}", self.text, self.memory));
+    }
 }
 
 /// Shorter stages do not flash up.
@@ -73,6 +83,8 @@ impl Progress for Terminal {
             bar,
             since: Instant::now(),
             first: None,
+            text: why.to_owned(),
+            memory: String::new(),
         };
         self.running.insert(stage.into(), running);
     }
@@ -102,13 +114,21 @@ impl Progress for Terminal {
                 }
                 running.bar.set_length(progress.total);
                 running.bar.set_position(progress.done);
-                running.bar.set_message(text);
+                running.text = text;
+                running.show();
             }
             Event::Note { text } => self.print(&format!("  {stage}: {text}")),
             Event::Resumed { at, unit } => {
                 self.print(&format!("  {stage}: resumed at {unit} {at}"))
             }
             Event::Device { .. } | Event::Checkpoint { .. } => {}
+        }
+    }
+
+    fn memory(&mut self, stage: &str, used: u64, total: u64) {
+        if let Some(running) = self.running.get_mut(stage) {
+            running.memory = format!("  {}", fullness(used, total));
+            running.show();
         }
     }
 
