@@ -51,6 +51,23 @@ fn parse(text: &str) -> Result<Curves> {
     Ok(curves)
 }
 
+/// What a training's log counts by the second.
+pub const THROUGHPUT: &str = "images/s";
+
+/// Images per second over the epochs, from the log of a training (lines as
+/// [`crate::progress::values`] writes them). It stands there and not in the history, which is the
+/// same bytes whenever and wherever the training is repeated.
+pub fn throughput(log: &Path) -> Vec<(f64, f64)> {
+    let text = std::fs::read_to_string(log).unwrap_or_default();
+    let one = |line: &str| {
+        let epoch = line.strip_prefix("epoch ")?.split('/').next()?;
+        let mut values = line.split("  ").filter_map(|part| part.split_once(' '));
+        let (_, rate) = values.find(|(name, _)| *name == THROUGHPUT)?;
+        Some((epoch.parse().ok()?, rate.parse().ok()?))
+    };
+    text.lines().filter_map(one).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -64,6 +81,28 @@ mod tests {
         assert_eq!(curves["loss"]["valid"], [(1.0, 4.0)]);
         assert_eq!(curves["lr"][""], [(1.0, 0.1), (2.0, 0.1)]);
         assert!(!curves.contains_key("kl") && !curves.contains_key("epoch"));
+    }
+
+    #[test]
+    fn the_throughput_is_read_from_the_lines_that_a_run_writes() {
+        let at_epoch = |epoch| stages::contract::Progress {
+            done: epoch,
+            total: 2,
+            unit: "step".into(),
+            epoch: Some(epoch),
+            epochs: Some(2),
+            values: BTreeMap::from([("loss".into(), 3.0), (THROUGHPUT.into(), 512.0)]),
+        };
+        let dir = tempfile::tempdir().unwrap();
+        let log = dir.path().join("log");
+        let lines = [1, 2].map(|epoch| crate::progress::values(&at_epoch(epoch)));
+        std::fs::write(
+            &log,
+            format!("a note\n{}\ncheckpoint at 1\n", lines.join("\n")),
+        )
+        .unwrap();
+        assert_eq!(throughput(&log), [(1.0, 512.0), (2.0, 512.0)]);
+        assert_eq!(throughput(&dir.path().join("none")), []);
     }
 
     #[test]

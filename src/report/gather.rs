@@ -214,6 +214,12 @@ fn stage(
             warnings.push(format!("{}: {error:#}", node.name));
         }
     }
+    let rates = history::throughput(&planner.store.result(&entry.fp).join("log"));
+    if !rates.is_empty() {
+        let places = BTreeMap::from([(String::new(), rates)]);
+        let chart = svg::curve(&node.name, history::THROUGHPUT, &places);
+        stage.curves.push(chart);
+    }
     stage
 }
 
