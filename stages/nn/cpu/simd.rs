@@ -99,6 +99,13 @@ vectors!(
 
 /// Runs `op` with the best instructions this processor has.
 pub fn dispatch<Op: WithSimd>(op: Op) -> Op::Output {
+    #[cfg(test)]
+    match tests::forced() {
+        Some("scalar") => return Simd::vectorize(pulp::Scalar::new(), op),
+        #[cfg(target_arch = "x86_64")]
+        Some("avx2") => return Simd::vectorize(tests::AVX2.expect("AVX2"), op),
+        _ => {}
+    }
     Arch::new().dispatch(op)
 }
 
@@ -126,4 +133,53 @@ pub fn lanes<T: Vectors>() -> usize {
         }
     }
     dispatch(Lanes::<T>(std::marker::PhantomData))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+    use std::sync::LazyLock;
+
+    /// Read by [`forced`]: the tests of this folder under lesser instructions than there are.
+    const VARIABLE: &str = "REPRO_TEST_SIMD";
+
+    #[cfg(target_arch = "x86_64")]
+    pub static AVX2: LazyLock<Option<pulp::x86::V3>> = LazyLock::new(pulp::x86::V3::try_new);
+
+    pub fn forced() -> Option<&'static str> {
+        static FORCED: LazyLock<Option<String>> = LazyLock::new(|| std::env::var(VARIABLE).ok());
+        FORCED.as_deref()
+    }
+
+    /// What is read once for a process needs a process of its own.
+    fn under(instructions: &str) {
+        let output = Command::new(std::env::current_exe().unwrap())
+            .args([
+                "nn::cpu::",
+                "nn::coupling::",
+                "nn::residual::",
+                "--skip=nn::cpu::simd",
+            ])
+            .env(VARIABLE, instructions)
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success(), "{said}");
+        assert!(!said.contains("running 0 tests"), "{said}");
+    }
+
+    #[test]
+    fn without_vectors_the_same_tests_pass() {
+        under("scalar");
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[test]
+    fn with_avx2_the_same_tests_pass() {
+        if AVX2.is_some() {
+            under("avx2");
+        } else {
+            eprintln!("SKIPPED: this processor has no AVX2");
+        }
+    }
 }
