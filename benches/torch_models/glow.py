@@ -61,11 +61,14 @@ class Step(nn.Module):
         x = F.conv2d(x, matrix[:, :, None, None], self.mix @ shift)
         pixels = x.shape[2] * x.shape[3]
         log_det = pixels * (3 * self.norm.log_scale.sum() + torch.linalg.slogdet(self.mix)[1])
+        return self.coupling(x), log_det
+
+    def coupling(self, x):
         z1, z2 = x.split([self.split, x.shape[1] - self.split], 1)
         h = F.relu_(self.conv1(z1, *self.norm1()))
         scale, shift = self.norm2()
         h = F.relu_(F.conv2d(h, self.conv2 * scale.view(-1, 1, 1, 1), shift))
-        return torch.cat([z1, z2 + self.conv3(h, *self.norm3())], 1), log_det
+        return torch.cat([z1, z2 + self.conv3(h, *self.norm3())], 1)
 
 
 class FlowLayer(nn.Module):

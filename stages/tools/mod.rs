@@ -4,4 +4,5 @@ pub mod device;
 pub mod fid;
 pub mod found;
 mod measure;
+pub mod operations;
 mod sets;
