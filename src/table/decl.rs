@@ -2,14 +2,14 @@
 //! anything has run. Spans are byte ranges in the file.
 
 use std::fmt;
-use std::ops::Range;
 
 use serde::de::{Deserializer, MapAccess, Visitor};
 use serde::{Deserialize, de};
 use toml::Spanned;
 
-use crate::diag::{Diagnostic, suggest};
-use crate::graph::{Graph, matches};
+use super::problems::Problem;
+use crate::diag::Diagnostic;
+use crate::graph::Graph;
 use crate::metrics::Better;
 use crate::spec::Spec;
 
@@ -72,15 +72,6 @@ pub struct CellDecl {
     pub metric: Option<Spanned<String>>,
 }
 
-/// One thing wrong with a declaration.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Problem {
-    /// Bytes of pipeline.toml.
-    pub span: Range<usize>,
-    pub message: String,
-    pub hint: String,
-}
-
 impl Tables {
     /// The tables of a pipeline, or the first thing wrong with them.
     pub fn load(spec: &Spec, graph: &Graph) -> Result<Self, Diagnostic> {
@@ -106,159 +97,13 @@ impl Tables {
             }) => Err(source.error(&span, message).hint(hint)),
         }
     }
-
-    /// Everything wrong with the declarations. `stages` names every instance and says whether it
-    /// has a metrics output.
-    pub fn problems(&self, stages: &[(String, bool)]) -> Vec<Problem> {
-        let mut problems = Vec::new();
-        for table in &self.0 {
-            table.problems(stages, &mut problems);
-        }
-        problems
-    }
 }
 
 impl TableDecl {
     pub fn column(&self, id: &str) -> Option<&ColumnDecl> {
         self.columns.iter().find(|c| c.id.get_ref() == id)
     }
-
-    fn problems(&self, stages: &[(String, bool)], problems: &mut Vec<Problem>) {
-        let name = self.id.get_ref();
-        let mut say = |span: Range<usize>, message: String, hint: String| {
-            problems.push(Problem {
-                span,
-                message,
-                hint,
-            });
-        };
-        for (i, column) in self.columns.iter().enumerate() {
-            let id = column.id.get_ref();
-            if RESERVED.contains(&id.as_str()) {
-                let hint = format!("a row's `{id}` is its own; call the column something else");
-                say(
-                    column.id.span(),
-                    format!("table {name}: a column may not be called {id}"),
-                    hint,
-                );
-            } else if self.columns[..i].iter().any(|c| c.id.get_ref() == id) {
-                let hint = "each column needs an id of its own".into();
-                say(
-                    column.id.span(),
-                    format!("table {name}: column {id} is declared twice"),
-                    hint,
-                );
-            }
-        }
-        for (i, row) in self.rows.iter().enumerate() {
-            let same =
-                |r: &RowDecl| (&r.group, r.name.get_ref()) == (&row.group, row.name.get_ref());
-            if self.rows[..i].iter().any(same) {
-                let message = format!("table {name}: row {} is declared twice", row.name.get_ref());
-                say(
-                    row.name.span(),
-                    message,
-                    "give one of them another name or group".into(),
-                );
-            }
-            for (key, cell) in &row.cells {
-                let place = format!(
-                    "table {name}, row {}, {}",
-                    row.name.get_ref(),
-                    key.get_ref()
-                );
-                let Some(column) = self.column(key.get_ref()) else {
-                    let ids: Vec<_> = self
-                        .columns
-                        .iter()
-                        .map(|c| c.id.get_ref().as_str())
-                        .collect();
-                    let message = format!(
-                        "table {name}, row {}: there is no column {}",
-                        row.name.get_ref(),
-                        key.get_ref()
-                    );
-                    say(
-                        key.span(),
-                        message,
-                        format!("the columns are {}", ids.join(", ")),
-                    );
-                    continue;
-                };
-                if let Some((span, message, hint)) = cell.problem(column, key.span(), stages) {
-                    say(span, format!("{place}: {message}"), hint);
-                }
-            }
-        }
-    }
 }
-
-impl CellDecl {
-    fn problem(
-        &self,
-        column: &ColumnDecl,
-        key: Range<usize>,
-        stages: &[(String, bool)],
-    ) -> Option<(Range<usize>, String, String)> {
-        let say = |span, message: &str, hint: &str| Some((span, message.into(), hint.into()));
-        match (&self.published, &self.source, &self.stage) {
-            (None, _, None) => {
-                let hint = "give it `published` and `source`, or `stage`, or leave it out";
-                return say(key, "the cell is empty", hint);
-            }
-            (Some(_), None, _) => {
-                return say(
-                    key,
-                    "a published value needs a source",
-                    "add `source = \"…\"`",
-                );
-            }
-            (None, Some(source), _) => {
-                let hint = "`source` says where a published value stands";
-                return say(
-                    source.span(),
-                    "there is a source but no published value",
-                    hint,
-                );
-            }
-            _ => {}
-        }
-        if let (None, Some(bound)) = (&self.published, &self.bound) {
-            let hint = "whether a reproduced number is a bound, its metric says itself";
-            return say(bound.span(), "`bound` belongs to a published value", hint);
-        }
-        if self.published.is_some() && column.published.is_none() {
-            let hint = "say in the column what was published: `published = \"FID\"`";
-            return say(
-                key,
-                "the column does not say what its published values are",
-                hint,
-            );
-        }
-        if let (None, Some(metric)) = (&self.stage, &self.metric) {
-            let hint = "`metric` picks one of a stage's metrics";
-            return say(metric.span(), "there is a metric but no stage", hint);
-        }
-        let stage = self.stage.as_ref()?;
-        let name = stage.get_ref();
-        let mut matching = stages.iter().filter(|(s, _)| matches(name, s)).peekable();
-        if matching.peek().is_none() {
-            let names = stages.iter().filter(|(_, has)| *has);
-            let hint = suggest(name, names.map(|(s, _)| s.as_str()));
-            return Some((stage.span(), format!("there is no stage {name}"), hint));
-        }
-        let (without, _) = matching.find(|(_, has_metrics)| !has_metrics)?;
-        let hint = "a table shows what a stage with an output that holds `metrics` measured";
-        Some((
-            stage.span(),
-            format!("stage {without} has no metrics"),
-            hint.into(),
-        ))
-    }
-}
-
-/// Keys of a row that are not cells.
-const RESERVED: &[&str] = &["name", "group", "note"];
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -9,12 +9,14 @@
 //! stale result's number does not come through at all.
 
 mod build;
+mod columns;
 pub mod content;
 mod csv;
 mod decl;
 pub mod html;
 pub mod layout;
 mod md;
+mod problems;
 mod remarks;
 #[cfg(test)]
 mod tests;
@@ -22,7 +24,8 @@ mod tex;
 
 pub use build::{Evidence, Found, Outcome, build};
 pub use content::{Profile, Table};
-pub use decl::{Problem, TableDecl, Tables};
+pub use decl::{TableDecl, Tables};
+pub use problems::Problem;
 
 use anyhow::Result;
 

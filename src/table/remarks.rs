@@ -1,6 +1,6 @@
 //! The sentences under a table: sources, profile, circumstances of the numbers, what marks mean.
 
-use super::build::plain;
+use super::columns::plain;
 use super::content::{Column, Measured, Reproduced, Row, SpreadOf, Table};
 use super::layout::thousands;
 
