@@ -1,7 +1,10 @@
 //! Which device a run computes on, as far as one can tell without a driver library.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
+use std::process::Command;
+use std::sync::{Mutex, PoisonError};
 
 use crate::diag::Diagnostic;
 use crate::provenance;
@@ -11,17 +14,21 @@ const OLDEST_DRIVER: u32 = 580;
 
 #[derive(Debug, Clone, PartialEq)]
 pub struct Device {
-    /// Ids of the GPUs that may be used, one stage on each; empty for the CPU.
+    /// Ids of the GPUs that stages may have, one stage on each; empty for the CPU.
     pub gpus: Vec<String>,
-    /// Such as `NVIDIA H100 80GB HBM3`.
+    /// Whether stages of the library compute on them, which takes a build with CUDA. A command
+    /// brings its own CUDA.
+    pub library: bool,
+    /// Where stages of the library compute, such as `NVIDIA H100 80GB HBM3`.
     pub name: String,
 }
 
 impl Device {
     /// From `auto`, `cpu`, `cuda` or `cuda:N`.
     pub fn choose(asked: &str) -> Result<Self, Diagnostic> {
-        let cpu = || Self {
-            gpus: Vec::new(),
+        let cpu = |gpus| Self {
+            gpus,
+            library: false,
             name: provenance::processor(),
         };
         let here = Seen::here();
@@ -30,31 +37,35 @@ impl Device {
             false => Vec::new(),
         };
         let chosen = match asked.split_once(':') {
-            _ if asked == "cpu" => return Ok(cpu()),
-            _ if asked == "auto" => gpus.clone(),
-            _ if asked == "cuda" => gpus.clone(),
-            Some(("cuda", n)) => gpus.iter().filter(|g| *g == n).cloned().collect(),
+            _ if asked == "cpu" => return Ok(cpu(Vec::new())),
+            _ if asked == "auto" && gpus.is_empty() => return Ok(cpu(here.allowed())),
+            _ if asked == "auto" || asked == "cuda" => gpus,
+            Some(("cuda", n)) => gpus.into_iter().filter(|g| g == n).collect(),
             _ => {
                 return Err(Diagnostic::new(format!("`{asked}` is no device"))
                     .hint("one of auto, cpu, cuda, cuda:N"));
             }
         };
         if !chosen.is_empty() {
-            let name = name(&chosen[0]);
-            return Ok(Self { gpus: chosen, name });
+            let name = match std::env::var("REPRO_TF32") {
+                // Products in TF32 give other results: another device.
+                Ok(v) if v == "1" => name(&chosen[0]) + " (TF32)",
+                _ => name(&chosen[0]),
+            };
+            return Ok(Self {
+                gpus: chosen,
+                library: true,
+                name,
+            });
         }
-        match asked {
-            "auto" => Ok(cpu()),
-            _ if !cfg!(feature = "cuda") => Err(Diagnostic::new("this build of repro has no CUDA")
-                .hint(
-                    "build it with `cargo build --release --features cuda`, or use --device cpu",
-                )),
-            _ => Err(here.why_not(asked)),
+        if !cfg!(feature = "cuda") {
+            return Err(Diagnostic::new("this build of repro has no CUDA").hint(
+                "build it with `cargo build --release --features cuda`, or use --device cpu; \
+                 which GPUs commands may have is said by CUDA_VISIBLE_DEVICES",
+            ));
         }
-    }
-
-    pub fn is_gpu(&self) -> bool {
-        !self.gpus.is_empty()
+        let (why, hint) = here.why_not(asked);
+        Err(Diagnostic::new(format!("--device {asked}: {why}")).hint(hint))
     }
 }
 
@@ -72,7 +83,12 @@ pub struct Seen {
 impl Seen {
     pub fn here() -> Self {
         let visible = std::env::var("CUDA_VISIBLE_DEVICES").ok();
-        Self::below(Path::new("/"), visible)
+        let mut here = Self::below(Path::new("/"), visible);
+        // Windows' kernel shows its GPUs to Linux in another way.
+        if here.files.is_empty() && Path::new("/dev/dxg").exists() {
+            here.files = numbers(&nvidia_smi(&["-L"]).unwrap_or_default());
+        }
+        here
     }
 
     fn below(root: &Path, visible: Option<String>) -> Self {
@@ -97,10 +113,18 @@ impl Seen {
         }
     }
 
-    /// Ids of the GPUs that this process may see.
+    /// Ids of the GPUs that stages of the library can use.
     fn usable(&self) -> Vec<String> {
+        match self.too_old() {
+            true => Vec::new(),
+            false => self.allowed(),
+        }
+    }
+
+    /// Ids of the GPUs that this process may see.
+    pub fn allowed(&self) -> Vec<String> {
         match &self.visible {
-            _ if self.files.is_empty() || self.too_old() => Vec::new(),
+            _ if self.files.is_empty() => Vec::new(),
             Some(list) => list
                 .split(',')
                 .map(|id| id.trim().to_owned())
@@ -115,9 +139,9 @@ impl Seen {
         major.is_some_and(|v| v.parse().is_ok_and(|v: u32| v < OLDEST_DRIVER))
     }
 
-    /// Why there is no GPU, although one was asked for.
-    fn why_not(&self, asked: &str) -> Diagnostic {
-        let (why, hint) = match self {
+    /// Why there is no GPU, although one was asked for, and what to do.
+    pub fn why_not(&self, asked: &str) -> (String, &'static str) {
+        match self {
             Self {
                 driver: None,
                 files,
@@ -134,19 +158,19 @@ impl Seen {
                  --gpus all); --device cpu computes without",
             ),
             Self {
+                visible: Some(list),
+                ..
+            } if self.allowed().is_empty() => (
+                format!("CUDA_VISIBLE_DEVICES=\"{list}\" hides all GPUs"),
+                "unset it, or name one in it; in a Slurm job ask for one with --gres=gpu:1",
+            ),
+            Self {
                 driver: Some(version),
                 ..
             } if self.too_old() => (
                 format!("the NVIDIA driver {version} is too old"),
                 "CUDA 13.0, with which repro is built, needs driver 580 or newer; --device cpu \
                  computes without",
-            ),
-            Self {
-                visible: Some(list),
-                ..
-            } if self.usable().is_empty() => (
-                format!("CUDA_VISIBLE_DEVICES=\"{list}\" hides all GPUs"),
-                "unset it, or name one in it; in a Slurm job ask for one with --gres=gpu:1",
             ),
             _ => (
                 format!(
@@ -155,26 +179,34 @@ impl Seen {
                 ),
                 "`repro doctor` lists what was found",
             ),
-        };
-        Diagnostic::new(format!("--device {asked}: {why}")).hint(hint)
+        }
     }
 }
 
-/// The model as the driver calls it. Products in TF32 give other results: another device.
-fn name(id: &str) -> String {
-    let query = ["--query-gpu=name", "--format=csv,noheader", "-i", id];
-    let output = std::process::Command::new("nvidia-smi")
-        .args(query)
-        .output();
-    let text = output.ok().and_then(|o| String::from_utf8(o.stdout).ok());
-    let name = match text.as_deref().map(str::trim) {
-        Some(name) if !name.is_empty() => name.to_owned(),
-        _ => "CUDA device".into(),
-    };
-    match std::env::var("REPRO_TF32") {
-        Ok(v) if v == "1" => name + " (TF32)",
-        _ => name,
-    }
+/// Of the GPUs in lines such as `GPU 0: NVIDIA H100 80GB HBM3 (UUID: …)`.
+fn numbers(list: &str) -> Vec<u32> {
+    let number = |line: &str| line.strip_prefix("GPU ")?.split_once(':')?.0.parse().ok();
+    list.lines().filter_map(number).collect()
+}
+
+fn nvidia_smi(arguments: &[&str]) -> Option<String> {
+    let output = Command::new("nvidia-smi").args(arguments).output().ok()?;
+    let text = String::from_utf8(output.stdout).ok()?;
+    output.status.success().then_some(text)
+}
+
+/// The model of a GPU as the driver calls it. Slow the first time.
+pub fn name(id: &str) -> String {
+    static NAMES: Mutex<BTreeMap<String, String>> = Mutex::new(BTreeMap::new());
+    let mut names = NAMES.lock().unwrap_or_else(PoisonError::into_inner);
+    let name = names.entry(id.to_owned()).or_insert_with(|| {
+        let text = nvidia_smi(&["--query-gpu=name", "--format=csv,noheader", "-i", id]);
+        match text.as_deref().map(str::trim) {
+            Some(name) if !name.is_empty() => name.to_owned(),
+            _ => "CUDA device".into(),
+        }
+    });
+    name.clone()
 }
 
 #[cfg(test)]
@@ -206,6 +238,15 @@ mod tests {
         assert!(seen("535.104.05", &[0], None).usable().is_empty());
         assert!(seen("580.65.06", &[0], Some("")).usable().is_empty());
         assert!(seen("580.65.06", &[], Some("0")).usable().is_empty());
+        // An older driver is enough for commands with a CUDA of their own.
+        assert_eq!(seen("535.104.05", &[0], None).allowed(), ["0"]);
+    }
+
+    #[test]
+    fn gpus_are_read_from_a_list() {
+        let list = "GPU 0: NVIDIA A (UUID: GPU-1)\nGPU 1: NVIDIA B (UUID: GPU-2)\n  MIG 1g.5gb\n";
+        assert_eq!(numbers(list), [0, 1]);
+        assert!(numbers("No devices found.\n").is_empty());
     }
 
     #[test]
@@ -230,9 +271,8 @@ mod tests {
             ),
         ];
         for (seen, asked, words) in cases {
-            let text = seen.why_not(asked).to_string();
-            assert!(text.starts_with(&format!("--device {asked}: ")), "{text}");
-            assert!(text.contains(words) && text.contains("\nhint: "), "{text}");
+            let (text, hint) = seen.why_not(asked);
+            assert!(text.contains(words) && !hint.is_empty(), "{text}");
         }
     }
 }

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::provenance::Git;
-use crate::store::Entry;
+use crate::store::{Entry, Spent};
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -25,21 +25,27 @@ pub struct Record {
     pub code: BTreeMap<String, String>,
     pub started: String,
     pub finished: String,
+    /// Time and memory over all parts of a run that was interrupted, up to the checkpoints from
+    /// which it went on.
     pub wall_seconds: f64,
     pub cpu_seconds: f64,
     pub peak_memory_bytes: u64,
+    /// The share of the parts before the last interruption.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub before: Option<Spent>,
     pub threads: usize,
     /// `cpu` or `cuda:N`.
     pub device: String,
+    /// The process's exit code.
+    pub exit: i32,
     /// Where work was taken up, if it was.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resumed: Option<String>,
-    /// Version of the GPU's driver, if one was used.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub driver: Option<String>,
     pub host: String,
     pub system: String,
-    pub repro: String,
+    /// Of `repro` and of what it computed with: `candle`, `rustc`, for a GPU its `driver` and
+    /// libraries, for a Python program `python` and the packages it imported.
+    pub versions: BTreeMap<String, String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub git: Option<Git>,
     /// The arguments of a command.
@@ -48,6 +54,13 @@ pub struct Record {
 }
 
 impl Record {
+    /// `candle 0.11.0, repro 0.1.0`.
+    pub fn versions(&self) -> String {
+        let each = self.versions.iter();
+        let each = each.map(|(name, version)| format!("{name} {version}"));
+        each.collect::<Vec<_>>().join(", ")
+    }
+
     pub fn load(path: &Path) -> Result<Self> {
         let text =
             std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;

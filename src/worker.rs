@@ -7,8 +7,9 @@ use std::sync::atomic::AtomicBool;
 
 use anyhow::{Context, Result};
 use signal_hook::consts::{SIGINT, SIGTERM};
-use stages::contract::{Interrupted, Job, JobSpec, StageDef};
+use stages::contract::{Event, Interrupted, Job, JobSpec, StageDef};
 use stages::tools::device::trouble;
+use stages::tools::versions::versions;
 
 /// Ends with 0 if the outputs are written, 5 if a checkpoint is, 1 otherwise.
 pub fn main(job: &Path, kinds: &'static [StageDef]) -> ExitCode {
@@ -33,7 +34,9 @@ fn work(path: &Path, kinds: &'static [StageDef]) -> Result<()> {
     let kind = kinds.iter().find(|k| k.kind == spec.kind);
     let kind = kind.with_context(|| format!("this build of repro has no kind {}", spec.kind))?;
     let (params, stage) = (spec.params.clone(), spec.stage.clone());
+    let versions = versions(&spec.device);
     let mut job = Job::new(spec, Box::new(std::io::stdout()), stop);
+    job.say(&Event::Versions { versions });
     (kind.run)(&params, &mut job).map_err(|e| match trouble(&stage, &params, &e) {
         Some(advice) => e.context(advice),
         None => e,

@@ -13,6 +13,9 @@ use std::{env, fs};
 
 use proc_macro2::{Delimiter, TokenStream, TokenTree};
 
+#[path = "build/versions.rs"]
+mod versions;
+
 /// Path of a module below the crate: `["nn", "conv"]`.
 type Name = Vec<String>;
 
@@ -24,6 +27,7 @@ struct Module {
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo::rerun-if-changed=.");
     let root = PathBuf::from(env::var("CARGO_MANIFEST_DIR")?);
+    versions::tell(&root);
     let mut files = BTreeMap::new();
     for entry in fs::read_dir(&root)? {
         let path = entry?.path();

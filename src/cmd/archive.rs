@@ -89,7 +89,7 @@ pub fn import(
     project.store = store;
     let scratch = tempfile::tempdir_in(&project.store.root)?;
     let entries = archive::read(file, scratch.path())?;
-    let mut new = 0;
+    let mut new = Vec::new();
     for entry in entries {
         if project.store.index.results.contains_key(&entry.fp) {
             continue;
@@ -98,13 +98,12 @@ pub fn import(
         let place = project.store.result(&entry.fp);
         fs::rename(&from, &place).with_context(|| format!("cannot place {}", place.display()))?;
         project.store.index.add_result(entry);
-        new += 1;
+        new.push(place);
     }
-    crate::store::sync_all(&project.store.root)?;
-    project.store.index.flush()?;
+    project.store.settle(&new)?;
     eprintln!(
         "{} new, all as their records say",
-        human::count(new, "result")
+        human::count(new.len(), "result")
     );
     Ok(Ended::Done)
 }

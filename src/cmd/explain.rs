@@ -127,13 +127,8 @@ fn provenance(planner: &Planner, fp: &crate::digest::Fingerprint, text: &mut Str
     let record = planner.store.record(fp)?;
     writeln!(
         text,
-        "made      {} as {} (profile {}) by repro {} on {} ({})",
-        record.finished,
-        record.result.stage,
-        record.profile,
-        record.repro,
-        record.host,
-        record.system
+        "made      {} as {} (profile {}) on {} ({})",
+        record.finished, record.result.stage, record.profile, record.host, record.system
     )?;
     writeln!(
         text,
@@ -144,12 +139,19 @@ fn provenance(planner: &Planner, fp: &crate::digest::Fingerprint, text: &mut Str
         record.threads,
         human::bytes(record.peak_memory_bytes)
     )?;
-    if let Some(driver) = &record.driver {
-        writeln!(text, "driver    {driver}")?;
-    }
     if let Some(resumed) = &record.resumed {
-        writeln!(text, "resumed   {resumed}")?;
+        write!(text, "resumed   {resumed}")?;
+        if let Some(before) = &record.before {
+            let (wall, cpu) = (before.wall_seconds, before.cpu_seconds);
+            let (wall, cpu) = (human::seconds(wall), human::seconds(cpu));
+            write!(
+                text,
+                "; {wall} and {cpu} of CPU time of the above before that"
+            )?;
+        }
+        writeln!(text)?;
     }
+    writeln!(text, "versions  {}", record.versions())?;
     if let Some(git) = &record.git {
         let state = if git.dirty { ", with changes" } else { "" };
         writeln!(text, "commit    {}{state}", git.commit)?;

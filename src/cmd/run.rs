@@ -6,15 +6,16 @@ use anyhow::Result;
 use stages::contract::StageDef;
 
 use super::{Ended, leave, print};
+use crate::device::Seen;
 use crate::diag::Diagnostic;
 use crate::exec::{self, Options, Summary};
-use crate::graph::{Graph, Id};
+use crate::graph::{Graph, Id, Kind};
 use crate::human;
 use crate::memo;
 use crate::plan::{Planner, Start, Verdict};
 use crate::progress;
 use crate::project::{PipelineArgs, Project, Request};
-use crate::store::{Lock, Store, sync_all};
+use crate::store::{Lock, Store};
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -88,7 +89,10 @@ pub fn run(pipeline: &PipelineArgs, args: &Args, kinds: &'static [StageDef]) -> 
         return Ok(leave(project, Ended::Done));
     }
     if !all_fresh {
+        let open = wanted.iter().filter(|id| planner.fresh(**id).is_none());
+        let open: Vec<Id> = open.copied().collect();
         check_device(&project, pipeline)?;
+        check_gpus(&project, pipeline, &open)?;
     }
     let root = project.store.root.clone();
     let (store, _lock) = Store::lock(&root, |holder| match holder {
@@ -139,8 +143,7 @@ fn keep_notes(store: &mut Store) {
         && let Some(_lock) = Lock::try_take(&store.root.join("lock"))
     {
         // A store that cannot be written costs the next run the same reading again.
-        let synced = store.index.flush().and_then(|()| sync_all(&store.root));
-        let _ = synced.and_then(|()| store.index.synced());
+        let _ = store.settle(&[]);
     }
 }
 
@@ -182,7 +185,7 @@ fn conclude(graph: &Graph, summary: &Summary, wanted: usize) -> Ended {
 fn check_device(project: &Project, args: &PipelineArgs) -> Result<(), Diagnostic> {
     let profile = &project.spec.profile;
     let wants_gpu = profile.device.as_deref() == Some("cuda");
-    if !wants_gpu || project.facts.device.is_gpu() || args.device != "auto" {
+    if !wants_gpu || project.facts.device.library || args.device != "auto" {
         return Ok(());
     }
     let mut message = format!(
@@ -201,6 +204,37 @@ fn check_device(project: &Project, args: &PipelineArgs) -> Result<(), Diagnostic
         None => "`--device cpu` goes on regardless".into(),
     };
     Err(Diagnostic::new(message).hint(hint))
+}
+
+/// A command that asks for GPUs is not left to fail for want of one after hours of other stages.
+fn check_gpus(project: &Project, args: &PipelineArgs, open: &[Id]) -> Result<(), Diagnostic> {
+    let here = project.facts.device.gpus.len();
+    let stages = open.iter().map(|id| &project.graph.stages[*id]);
+    let commands = stages.filter(|stage| matches!(stage.kind, Kind::Command(_)));
+    let Some(stage) = commands.max_by_key(|stage| stage.resources.gpus()) else {
+        return Ok(());
+    };
+    let asks = stage.resources.gpus();
+    if asks <= here || args.device == "cpu" {
+        return Ok(());
+    }
+    let wants = format!(
+        "stage `{}` asks for {}",
+        stage.name,
+        human::count(asks, "GPU")
+    );
+    if here > 0 {
+        let gpus = project.facts.device.gpus.join(", ");
+        let are = if here == 1 { "is" } else { "are" };
+        let message = format!("{wants}, and there {are} {here}: {gpus}");
+        return Err(project
+            .spec
+            .error(&stage.span, message)
+            .hint("`resources.gpu` says how many; `repro doctor` lists what was found"));
+    }
+    let (why, hint) = Seen::here().why_not(&args.device);
+    let message = format!("{wants}, and there is none: {why}");
+    Err(project.spec.error(&stage.span, message).hint(hint))
 }
 
 /// What a run would do, and about how long it would take.

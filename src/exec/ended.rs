@@ -10,19 +10,31 @@ use stages::contract::{Event, Progress};
 
 use super::Message;
 use super::launch::Launch;
-use super::process::Exit;
+use super::process::{self, Exit, Usage};
+use super::{python, reads};
 use crate::human;
 use crate::provenance;
-use crate::store::{Entry, Reached};
+use crate::store::{Entry, Reached, Spent};
 
 /// How an execution ended.
 pub enum Outcome {
-    Done(Box<Entry>, u64),
-    Failed { cause: String, tail: Vec<String> },
-    Stopped { kept: bool },
+    Done {
+        entry: Box<Entry>,
+        bytes: u64,
+        /// On the disk already.
+        durable: bool,
+    },
+    Failed {
+        cause: String,
+        tail: Vec<String>,
+    },
+    Stopped {
+        kept: bool,
+    },
 }
 
-/// Results that took longer, in seconds, are synced one by one; shorter ones together.
+/// Results that took longer, in seconds, are on the disk before they get their name; shorter ones
+/// are brought there while others run.
 const DURABLE_AFTER: f64 = 0.5;
 
 /// Bytes of free disk below which a failure is told to be the disk's.
@@ -30,7 +42,12 @@ const LITTLE: u64 = 1 << 20;
 
 impl Launch {
     /// Passes events on and keeps them, as sentences, in the log.
-    pub(super) fn listen(&mut self, events: impl std::io::Read, sender: &Sender<Message>) {
+    pub(super) fn listen(
+        &mut self,
+        events: impl std::io::Read,
+        pid: u32,
+        sender: &Sender<Message>,
+    ) {
         let mut log = self.work.open_log().ok();
         let mut epoch = None;
         let mut last: Option<Progress> = None;
@@ -44,17 +61,20 @@ impl Launch {
             match &event {
                 Event::Note { text } => write_line(&mut log, text),
                 Event::Device { name } => self.record.result.device.clone_from(name),
+                Event::Versions { versions } => self.record.versions.extend(versions.clone()),
                 Event::Resumed { at, unit } => {
                     let text = format!("at {unit} {at}");
                     write_line(&mut log, &format!("resumed {text}"));
                     self.record.resumed = Some(text);
-                    self.before = self.work.reached().map_or(0.0, |r| r.seconds);
+                    self.before = self.work.spent();
                 }
                 Event::Checkpoint { at } => {
                     write_line(&mut log, &format!("checkpoint at {at}"));
                     // Without this note, what is told of the checkpoint is only less precise.
-                    let reached = Reached::new(*at, last.as_ref(), self.seconds());
+                    let spent = self.spent(process::usage(pid));
+                    let reached = Reached::new(*at, last.as_ref(), spent.wall_seconds);
                     let _ = self.work.note_reached(&reached);
+                    let _ = self.work.note_spent(&spent);
                 }
                 Event::Progress(progress) => {
                     if progress.epoch != epoch {
@@ -68,9 +88,13 @@ impl Launch {
         }
     }
 
-    /// Seconds of work so far, with those before the interruption it was taken up from.
-    fn seconds(&self) -> f64 {
-        self.before + self.clock.elapsed().as_secs_f64()
+    /// What the work has used, with what was used before the interruption it was taken up from.
+    fn spent(&self, usage: Usage) -> Spent {
+        self.before.unwrap_or_default().and(Spent {
+            wall_seconds: self.clock.elapsed().as_secs_f64(),
+            cpu_seconds: usage.cpu_seconds,
+            peak_memory_bytes: usage.peak_memory,
+        })
     }
 
     pub(super) fn finish(mut self, ended: std::io::Result<Exit>) -> Outcome {
@@ -78,12 +102,25 @@ impl Launch {
             Ok(exit) => exit,
             Err(e) => return self.failed(format!("its end was lost: {e}")),
         };
-        self.record.wall_seconds = self.seconds();
+        let spent = self.spent(exit.usage);
+        self.record.before = self.before;
+        self.record.wall_seconds = spent.wall_seconds;
+        self.record.cpu_seconds = spent.cpu_seconds;
+        self.record.peak_memory_bytes = spent.peak_memory_bytes;
+        self.record.exit = exit.code.unwrap_or_default();
         if exit.code == Some(0) {
-            return match self.commit(exit) {
-                Ok((entry, bytes)) => Outcome::Done(Box::new(entry), bytes),
+            return match self.commit() {
+                Ok((entry, bytes)) => Outcome::Done {
+                    durable: durable(&entry),
+                    entry: Box::new(entry),
+                    bytes,
+                },
                 Err(e) => self.failed(format!("{e:#}")),
             };
+        }
+        if self.command && self.work.has_checkpoint() {
+            // Without this note the record of the next run is only less complete.
+            let _ = self.work.note_spent(&spent);
         }
         let stopped = exit.code == Some(5) || exit.signal == Some(libc::SIGTERM);
         if stopped {
@@ -112,21 +149,18 @@ impl Launch {
         }
     }
 
-    fn commit(&mut self, exit: Exit) -> Result<(Entry, u64)> {
+    fn commit(&mut self) -> Result<(Entry, u64)> {
         self.watch.unchanged(&self.dir, &self.root)?;
-        let reads = super::reads::found(
-            &self.dir,
-            &self.root,
-            &self.depfile,
-            self.imports.as_deref(),
-            self.started,
-        )?;
+        let imports = match &self.imports {
+            Some(list) => reads::read(list)?.unwrap_or_default(),
+            None => String::new(),
+        };
+        let reads = reads::found(&self.dir, &self.root, &self.depfile, &imports, self.started)?;
         let record = &mut self.record;
+        record.versions.extend(python::versions(&imports));
         record.result.out = self.work.collect(&self.outputs)?;
         record.result.state = self.work.state()?;
         record.finished = human::now();
-        record.cpu_seconds = exit.cpu_seconds;
-        record.peak_memory_bytes = exit.peak_memory;
         record.git = self.git.get_or_init(|| provenance::git(&self.dir)).clone();
         record.result.wall = record.wall_seconds;
         let since = SystemTime::now().duration_since(UNIX_EPOCH);
@@ -147,12 +181,16 @@ impl Launch {
             .iter()
             .map(|made| crate::store::size_of(&self.work.result().join(&made.file)));
         let bytes = sizes.sum();
-        let durable = record.wall_seconds > DURABLE_AFTER;
+        let durable = durable(&record.result);
         let entry = self
             .work
             .commit(&self.root, &self.manifest.to_string(), record, durable)?;
         Ok((entry, bytes))
     }
+}
+
+fn durable(entry: &Entry) -> bool {
+    entry.wall > DURABLE_AFTER
 }
 
 fn write_line(log: &mut Option<File>, text: &str) {

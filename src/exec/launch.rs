@@ -12,6 +12,7 @@ use anyhow::{Context, Result};
 use super::program::Inputs;
 use super::watched::Watch;
 use super::{Message, process, program, spawn};
+use crate::device;
 use crate::digest::Fingerprint;
 use crate::graph::{Id, Kind, Stage};
 use crate::human;
@@ -20,7 +21,7 @@ use crate::plan::extends_key;
 use crate::project::Facts;
 use crate::provenance::{self, Git};
 use crate::record::Record;
-use crate::store::{Entry, Work};
+use crate::store::{Entry, Spent, Work};
 
 /// All that one execution needs; owned, because it moves to the waiting thread.
 pub struct Launch {
@@ -39,15 +40,17 @@ pub struct Launch {
     pub watch: Watch,
     pub(super) clock: Instant,
     pub(super) started: SystemTime,
-    /// Seconds of work before the interruption that this execution goes on from.
-    pub(super) before: f64,
+    /// What was used before the interruption that this execution goes on from.
+    pub(super) before: Option<Spent>,
+    /// Its checkpoint is its own business: it does not say when it has written one.
+    pub(super) command: bool,
 }
 
 /// What the scheduler gives to one stage.
 pub struct Grant {
     pub threads: usize,
-    /// `cpu`, or the id of a GPU.
-    pub gpu: Option<String>,
+    /// Ids of GPUs; empty for the CPU.
+    pub gpus: Vec<String>,
     pub data: Option<PathBuf>,
     pub checkpoint_seconds: f64,
     /// The `state` of a finished shorter run.
@@ -77,7 +80,7 @@ pub fn start(
         .name(stage.name.clone())
         .spawn(move || {
             if let Some(events) = events {
-                launch.listen(events, &sender);
+                launch.listen(events, pid, &sender);
             }
             let id = launch.id;
             let ended = process::wait(pid);
@@ -110,7 +113,11 @@ impl Launch {
             Kind::Library(def) => extends_key(def, &stage.params, &manifest),
             Kind::Command(_) => None,
         };
-        let record = Record {
+        let mut versions = BTreeMap::from([("repro".into(), env!("CARGO_PKG_VERSION").into())]);
+        if let Some(driver) = grant.gpus.first().and_then(|_| provenance::driver()) {
+            versions.insert("driver".into(), driver);
+        }
+        let mut record = Record {
             result: Entry {
                 fp: *fp,
                 base: None,
@@ -121,9 +128,10 @@ impl Launch {
                 reads: Vec::new(),
                 extends,
                 state: None,
-                device: match &grant.gpu {
-                    Some(_) => facts.device.name.clone(),
-                    None => "cpu".into(),
+                device: match (grant.gpus.first(), &stage.kind) {
+                    (None, _) => "cpu".into(),
+                    (Some(_), Kind::Library(_)) => facts.device.name.clone(),
+                    (Some(id), Kind::Command(_)) => device::name(id),
                 },
             },
             kind: stage.kind.name().into(),
@@ -143,19 +151,24 @@ impl Launch {
             wall_seconds: 0.0,
             cpu_seconds: 0.0,
             peak_memory_bytes: 0,
+            before: None,
             threads: grant.threads,
-            device: grant
-                .gpu
-                .as_ref()
-                .map_or("cpu".into(), |id| format!("cuda:{id}")),
+            device: match grant.gpus.is_empty() {
+                true => "cpu".into(),
+                false => format!("cuda:{}", grant.gpus.join(",")),
+            },
+            exit: 0,
             resumed: None,
-            driver: grant.gpu.as_ref().and_then(|_| provenance::driver()),
             host: provenance::host(),
             system: provenance::system(),
-            repro: env!("CARGO_PKG_VERSION").into(),
+            versions,
             git: None,
             command: Vec::new(),
         };
+        let command = matches!(stage.kind, Kind::Command(_));
+        let resumed = command && work.has_checkpoint();
+        record.resumed = resumed.then(|| "with the checkpoint it had left".into());
+        let before = resumed.then(|| work.spent()).flatten();
         Ok(Self {
             id,
             root: root.into(),
@@ -174,7 +187,8 @@ impl Launch {
             watch: Watch::default(),
             clock: Instant::now(),
             started: SystemTime::now(),
-            before: 0.0,
+            before,
+            command,
         })
     }
 }

@@ -7,6 +7,7 @@
 mod ended;
 mod gauge;
 mod guard;
+mod judge;
 mod launch;
 mod process;
 mod program;
@@ -100,7 +101,7 @@ pub fn run(
         progress,
         states: vec![State::Idle; count],
         ready: Vec::new(),
-        room: Room::new(options.jobs, &facts.device.gpus),
+        room: Room::new(options.jobs, &facts.device),
         pids: HashMap::new(),
         guard: None,
         gauging: false,
@@ -108,6 +109,7 @@ pub fn run(
         git: Arc::default(),
         sender,
         signals: 0,
+        syncer: None,
         unsynced: None,
         again: Vec::new(),
         summary: Summary::default(),

@@ -5,6 +5,7 @@
     reason = "waitid that leaves the process be, wait4 for the use of resources"
 )]
 
+use std::fs;
 use std::io;
 use std::mem::MaybeUninit;
 
@@ -13,6 +14,12 @@ use std::mem::MaybeUninit;
 pub struct Exit {
     pub code: Option<i32>,
     pub signal: Option<i32>,
+    pub usage: Usage,
+}
+
+/// CPU time in the kernel and out of it, and the most memory at once.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Usage {
     pub cpu_seconds: f64,
     pub peak_memory: u64,
 }
@@ -52,10 +59,44 @@ pub fn wait(pid: u32) -> io::Result<Exit> {
     Ok(Exit {
         code: libc::WIFEXITED(status).then(|| libc::WEXITSTATUS(status)),
         signal: libc::WIFSIGNALED(status).then(|| libc::WTERMSIG(status)),
-        cpu_seconds: seconds(usage.ru_utime) + seconds(usage.ru_stime),
-        // Linux counts kibibytes.
-        peak_memory: usage.ru_maxrss as u64 * 1024,
+        usage: Usage {
+            cpu_seconds: seconds(usage.ru_utime) + seconds(usage.ru_stime),
+            // Linux counts kibibytes.
+            peak_memory: usage.ru_maxrss as u64 * 1024,
+        },
     })
+}
+
+/// What a running child has used so far; nothing where the kernel does not tell.
+pub fn usage(pid: u32) -> Usage {
+    let read = |file: &str| fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap_or_default();
+    Usage {
+        cpu_seconds: cpu_seconds(&read("stat")).unwrap_or_default(),
+        peak_memory: peak_memory(&read("status")).unwrap_or_default(),
+    }
+}
+
+/// Of `/proc/PID/stat`: fields 14 and 15, in ticks. The second, the program's name, may contain
+/// anything.
+fn cpu_seconds(stat: &str) -> Option<f64> {
+    let (_, rest) = stat.rsplit_once(')')?;
+    let mut fields = rest.split_whitespace().skip(11);
+    let mut ticks = || fields.next()?.parse::<u64>().ok();
+    let both = ticks()? + ticks()?;
+    Some(both as f64 / ticks_per_second())
+}
+
+fn ticks_per_second() -> f64 {
+    // SAFETY: a plain query.
+    unsafe { libc::sysconf(libc::_SC_CLK_TCK) as f64 }
+}
+
+/// Of `/proc/PID/status`, in bytes.
+fn peak_memory(status: &str) -> Option<u64> {
+    let mut lines = status.lines();
+    let line = lines.find_map(|line| line.strip_prefix("VmHWM:"))?;
+    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kib * 1024)
 }
 
 /// Sends a signal to a child and all that it has started in its group.
@@ -75,5 +116,22 @@ impl Exit {
             (_, Some(signal)) => format!("killed by signal {signal}"),
             _ => "ended in an unknown way".into(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_use_of_a_running_process_is_read() {
+        let stat = "7 (a) b) R 1 7 7 0 -1 4194304 100 0 0 0 250 50 1 1 20 0 1 0 5 9 9";
+        assert_eq!(cpu_seconds(stat), Some(300.0 / ticks_per_second()));
+        assert_eq!(
+            peak_memory("Name:\tx\nVmHWM:\t    2048 kB\n"),
+            Some(2 << 20)
+        );
+        assert_eq!((cpu_seconds(""), peak_memory("")), (None, None));
+        assert!(usage(std::process::id()).peak_memory > 0);
     }
 }

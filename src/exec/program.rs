@@ -83,7 +83,8 @@ pub fn prepare(
     for name in ["RAYON_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"] {
         program.env(name, &threads);
     }
-    program.env("CUDA_VISIBLE_DEVICES", grant.gpu.as_deref().unwrap_or(""));
+    // Empty for who has none: a GPU is had by asking for it.
+    program.env("CUDA_VISIBLE_DEVICES", grant.gpus.join(","));
     Ok((program, events))
 }
 
@@ -108,9 +109,9 @@ fn worker(
         checkpoint,
         state,
         extends: grant.extends.clone(),
-        device: match &grant.gpu {
-            Some(_) => "cuda:0".into(),
-            None => "cpu".into(),
+        device: match grant.gpus.is_empty() {
+            false => "cuda:0".into(),
+            true => "cpu".into(),
         },
         threads: grant.threads,
         data: grant.data.clone(),

@@ -12,25 +12,21 @@ use anyhow::{Context, Result};
 use crate::digest::Digest;
 use crate::store::stat::{self, Stamp};
 
-/// Paths below the project, with digests; none of them in the store. What changed after the
+/// Paths below the project, with digests; none of them in the store. `imports` is what Python programs listed. What changed after the
 /// program was started may have been read before or after: it gets a digest that no content has,
 /// so that the result does not count next time.
 pub fn found(
     dir: &Path,
     store: &Path,
     depfile: &Path,
-    imports: Option<&Path>,
+    imports: &str,
     started: SystemTime,
 ) -> Result<Vec<(String, Digest)>> {
     let mut paths: BTreeSet<PathBuf> = BTreeSet::new();
     if let Some(text) = read(depfile)? {
         paths.extend(parse_depfile(&text).into_iter().map(|path| dir.join(path)));
     }
-    if let Some(list) = imports
-        && let Some(text) = read(list)?
-    {
-        paths.extend(text.lines().map(PathBuf::from));
-    }
+    paths.extend(super::python::files(imports));
     let mut reads = Vec::new();
     for path in paths {
         let Ok(path) = path.canonicalize() else {
@@ -61,7 +57,8 @@ pub fn found(
     Ok(reads)
 }
 
-fn read(path: &Path) -> Result<Option<String>> {
+/// A text, if it is there.
+pub fn read(path: &Path) -> Result<Option<String>> {
     match fs::read_to_string(path) {
         Ok(text) => Ok(Some(text)),
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),

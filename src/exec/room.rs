@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use super::gauge::Memory;
+use crate::device::Device;
 use crate::graph::{Id, Kind, Stage};
 
 pub struct Room {
@@ -10,6 +11,8 @@ pub struct Room {
     cpus: usize,
     memory: u64,
     gpus: Vec<String>,
+    /// Whether stages of the library compute on GPUs.
+    library_on_gpu: bool,
     taken: HashMap<Id, Seat>,
 }
 
@@ -18,7 +21,8 @@ pub struct Room {
 pub struct Seat {
     /// Upper bound on the threads it may use. Results never depend on it.
     pub threads: usize,
-    pub gpu: Option<String>,
+    /// Ids of its GPUs.
+    pub gpus: Vec<String>,
     cpu: usize,
     memory: u64,
     /// Nothing else may run beside it: its result is a property of the machine.
@@ -26,13 +30,14 @@ pub struct Seat {
 }
 
 impl Room {
-    pub fn new(jobs: usize, gpus: &[String]) -> Self {
+    pub fn new(jobs: usize, device: &Device) -> Self {
         let cpus = std::thread::available_parallelism().map_or(1, usize::from);
         Self {
             jobs,
             cpus,
             memory: memory(),
-            gpus: gpus.to_vec(),
+            gpus: device.gpus.clone(),
+            library_on_gpu: device.library,
             taken: HashMap::new(),
         }
     }
@@ -43,7 +48,7 @@ impl Room {
 
     /// A seat for a stage, if there is room now. What asks for more than the machine has runs
     /// alone. `waiting` stages are ready, this one among them.
-    pub fn admit(&self, stage: &Stage, gpu_run: bool, waiting: usize) -> Option<Seat> {
+    pub fn admit(&self, stage: &Stage, waiting: usize) -> Option<Seat> {
         let library = match &stage.kind {
             Kind::Library(def) => Some(def),
             Kind::Command(_) => None,
@@ -53,14 +58,17 @@ impl Room {
         if self.full() || alone && !empty {
             return None;
         }
-        let wants_gpu = match stage.resources.gpu {
-            Some(n) => n > 0,
-            None => library.is_some(),
+        let wanted = match (library, self.gpus.is_empty()) {
+            (_, true) => 0,
+            (None, _) => stage.resources.gpus(),
+            (Some(_), _) if self.library_on_gpu => stage.resources.gpu.unwrap_or(1).min(1),
+            (Some(_), _) => 0,
         };
-        let mut gpu = None;
-        if gpu_run && wants_gpu {
-            let busy = |id: &&String| self.taken.values().any(|s| s.gpu.as_ref() == Some(*id));
-            gpu = Some(self.gpus.iter().find(|id| !busy(id))?.clone());
+        let busy = |id: &String| self.taken.values().any(|s| s.gpus.contains(id));
+        let free = self.gpus.iter().filter(|id| !busy(id)).cloned();
+        let gpus: Vec<String> = free.take(wanted).collect();
+        if gpus.len() < wanted {
+            return None;
         }
         let (cpu, memory) = (stage.resources.cpu, stage.resources.memory);
         let cpu_used: usize = self.taken.values().map(|s| s.cpu.max(1)).sum();
@@ -78,7 +86,7 @@ impl Room {
         };
         Some(Seat {
             threads,
-            gpu,
+            gpus,
             cpu,
             memory,
             alone,
@@ -112,4 +120,59 @@ fn memory() -> u64 {
     let kib = text.lines().find_map(|line| line.strip_prefix("MemTotal:"));
     let kib = kib.and_then(|l| l.trim().trim_end_matches(" kB").parse::<u64>().ok());
     kib.map_or(u64::MAX, |k| k * 1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::diag::Source;
+    use crate::graph::Graph;
+    use crate::spec::{Overrides, Spec};
+
+    fn graph(resources: &str) -> Graph {
+        let text = format!(
+            "[stage.a]\nkind = 'command'\nfor.i = [0, 1, 2]\nshell = 'true'\nout.x = 'x'\nresources = {resources}\n"
+        );
+        let spec = Spec::parse(Source::new("p", text), &Overrides::default()).expect("a pipeline");
+        Graph::new(&spec, &[]).expect("a graph")
+    }
+
+    fn room(gpus: &[&str]) -> Room {
+        let device = Device {
+            gpus: gpus.iter().map(|id| (*id).to_owned()).collect(),
+            library: false,
+            name: "cpu".into(),
+        };
+        Room::new(8, &device)
+    }
+
+    #[test]
+    fn each_command_that_asks_has_a_gpu_of_its_own() {
+        let (graph, mut room) = (graph("{ gpu = 1 }"), room(&["0", "3"]));
+        for (id, gpu) in ["0", "3"].into_iter().enumerate() {
+            let seat = room.admit(&graph.stages[id], 3).expect("a free one");
+            assert_eq!(seat.gpus, [gpu]);
+            room.take(id, seat);
+        }
+        assert_eq!(room.admit(&graph.stages[2], 1), None);
+        room.leave(0);
+        let seat = room.admit(&graph.stages[2], 1).expect("free again");
+        assert_eq!(seat.gpus, ["0"]);
+    }
+
+    #[test]
+    fn two_gpus_are_had_together_or_not_at_all() {
+        let (two, mut room) = (graph("{ gpu = 2 }"), room(&["0", "1"]));
+        let seat = room.admit(&two.stages[0], 1).expect("both are free");
+        assert_eq!(seat.gpus, ["0", "1"]);
+        let one = room.admit(&graph("{ gpu = 1 }").stages[0], 1);
+        room.take(0, one.expect("both are free still"));
+        assert_eq!(room.admit(&two.stages[1], 1), None);
+    }
+
+    #[test]
+    fn a_command_that_does_not_ask_has_none() {
+        let seat = room(&["0"]).admit(&graph("{ cpu = 1 }").stages[0], 1);
+        assert_eq!(seat.expect("room").gpus, [""; 0]);
+    }
 }

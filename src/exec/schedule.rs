@@ -1,6 +1,7 @@
 //! The loop itself: which stage is in which state, and what each message changes.
 
 use std::collections::HashMap;
+use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, Sender};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
@@ -15,11 +16,11 @@ use super::{Message, Options, State, Summary, process};
 use crate::digest::Fingerprint;
 use crate::graph::Id;
 use crate::manifest::Manifest;
-use crate::plan::{Planner, Verdict};
+use crate::plan::Planner;
 use crate::progress::{End, Progress};
 use crate::project::Facts;
 use crate::provenance::Git;
-use crate::store;
+use crate::store::Syncer;
 
 pub(super) struct Run<'a, 'p> {
     pub(super) planner: &'a mut Planner<'p>,
@@ -41,108 +42,19 @@ pub(super) struct Run<'a, 'p> {
     pub(super) git: Arc<OnceLock<Option<Git>>>,
     pub(super) sender: Sender<Message>,
     pub(super) signals: usize,
+    /// Started with the first result that is not on the disk when it is committed.
+    pub(super) syncer: Option<Syncer>,
+    /// Since when the index cannot vouch for all results.
     pub(super) unsynced: Option<Instant>,
     /// Stages that had to run a second time.
     pub(super) again: Vec<Id>,
     pub(super) summary: Summary,
 }
 
-/// Results of short stages reach the disk together, at the latest after this time.
+/// The index notes that what it tells of is on the disk at the latest after this time.
 const SYNC_EVERY: Duration = Duration::from_secs(5);
 
 impl Run<'_, '_> {
-    pub(super) fn begin(&mut self, wanted: &[Id]) {
-        let mut open = Vec::new();
-        for &id in wanted {
-            let needs = self.planner.graph.stages[id].needs();
-            let missing = needs
-                .iter()
-                .filter(|n| self.states[**n] != State::Fresh)
-                .count();
-            self.states[id] = State::Waiting(missing);
-            if missing == 0 {
-                self.judge(id);
-            }
-            if self.states[id] != State::Fresh {
-                open.push(id);
-            }
-        }
-        self.progress.begin(open.len(), wanted.len() - open.len());
-    }
-
-    /// Everything the stage needs is fresh: is it?
-    fn judge(&mut self, id: Id) {
-        let forced = self.options.force.contains(&id) && !self.summary.ran.contains(&id);
-        self.planner.judge(id);
-        let manifest = self.planner.manifest(id).map(Manifest::fingerprint);
-        if !forced && self.planner.fresh(id).is_some() {
-            self.states[id] = State::Fresh;
-            self.name(id);
-            return;
-        }
-        if let Some(fp) = manifest
-            && let Some((_, waiting)) = self.working.get_mut(&fp)
-        {
-            waiting.push(id);
-            return;
-        }
-        if let Some(fp) = manifest {
-            self.working.insert(fp, (id, Vec::new()));
-        }
-        self.states[id] = State::Ready;
-        self.ready.push(id);
-    }
-
-    /// A file that the stage reads has changed since it was judged.
-    fn judge_again(&mut self, id: Id) {
-        let fp = self.planner.manifest(id).map(Manifest::fingerprint);
-        let waiting = fp.and_then(|fp| self.working.remove(&fp));
-        for id in std::iter::once(id).chain(waiting.map_or(Vec::new(), |w| w.1)) {
-            self.judge(id);
-            if self.states[id] == State::Fresh {
-                self.progress.fresh(&self.planner.graph.stages[id].name);
-                self.revive(id);
-            }
-        }
-    }
-
-    /// What a stage was found to read has changed while it ran, so that its result does not
-    /// count: it runs once more, and if that happens again it never would.
-    fn run_again(&mut self, id: Id) {
-        self.summary.ran.pop();
-        if !self.again.contains(&id) {
-            self.again.push(id);
-            return;
-        }
-        let why = match self.planner.verdict(id) {
-            Some(Verdict::Stale(reasons)) => reasons.join("; "),
-            _ => String::new(),
-        };
-        self.ready.retain(|other| *other != id);
-        let fp = self.planner.manifest(id).map(Manifest::fingerprint);
-        fp.and_then(|fp| self.working.remove(&fp));
-        self.states[id] = State::Failed;
-        self.summary.failed.push(id);
-        let name = &self.planner.graph.stages[id].name;
-        let end = End::Failed {
-            cause: format!("what it reads changed while it ran, twice: {why}"),
-            tail: Vec::new(),
-            log: format!("repro log {name}"),
-        };
-        self.progress.end(name, &end);
-    }
-
-    /// Remembers under which result this stage was seen fresh.
-    fn name(&mut self, id: Id) {
-        if let Some(fp) = self.planner.fresh(id) {
-            let name = &self.planner.graph.stages[id].name;
-            self.planner
-                .store
-                .index
-                .add_name(&self.facts.profile, name, fp);
-        }
-    }
-
     pub(super) fn go(&mut self, receiver: &Receiver<Message>) {
         loop {
             self.start_ready();
@@ -199,7 +111,7 @@ impl Run<'_, '_> {
             }
             let stage = &self.planner.graph.stages[id];
             let waiting = self.ready.len() - i;
-            match self.room.admit(stage, self.facts.device.is_gpu(), waiting) {
+            match self.room.admit(stage, waiting) {
                 Some(seat) => {
                     self.ready.remove(i);
                     self.start(id, seat);
@@ -224,8 +136,15 @@ impl Run<'_, '_> {
             .and_then(|fp| self.working.remove(&fp))
             .map_or(Vec::new(), |w| w.1);
         match outcome {
-            Outcome::Done(entry, bytes) => {
+            Outcome::Done {
+                entry,
+                bytes,
+                durable,
+            } => {
                 self.summary.ran.push(id);
+                if !durable {
+                    self.bring_to_disk(self.planner.store.result(&entry.fp));
+                }
                 self.summary.seconds += entry.wall;
                 let end = End::Done {
                     seconds: entry.wall,
@@ -282,29 +201,6 @@ impl Run<'_, '_> {
         self.progress.next(&next.collect::<Vec<_>>());
     }
 
-    /// A stage became fresh: whoever waited for it may go on.
-    fn revive(&mut self, id: Id) {
-        let mut open = vec![id];
-        while let Some(id) = open.pop() {
-            if self.states[id] != State::Fresh {
-                continue;
-            }
-            for user in self.planner.graph.stages[id].users.clone() {
-                let State::Waiting(missing) = self.states[user] else {
-                    continue;
-                };
-                self.states[user] = State::Waiting(missing.saturating_sub(1));
-                if missing <= 1 {
-                    self.judge(user);
-                    if self.states[user] == State::Fresh {
-                        self.progress.fresh(&self.planner.graph.stages[user].name);
-                        open.push(user);
-                    }
-                }
-            }
-        }
-    }
-
     /// The first signal asks the stages to write a checkpoint and stop, the second ends them.
     fn stop(&mut self) {
         self.signals += 1;
@@ -329,14 +225,28 @@ impl Run<'_, '_> {
         }
     }
 
+    fn bring_to_disk(&mut self, result: PathBuf) {
+        if self.syncer.is_none() {
+            self.syncer = Syncer::start().ok();
+        }
+        match &self.syncer {
+            Some(syncer) => syncer.add(result),
+            // Without a thread all of it is synced in the end.
+            None => self.planner.store.index.unsynced.earlier = true,
+        }
+    }
+
     fn sync(&mut self) {
         self.unsynced = None;
         self.write_index();
-        let root = self.planner.store.root.clone();
-        let synced = store::sync_all(&root).and_then(|()| self.planner.store.index.synced());
-        if let Err(e) = synced {
-            self.progress
-                .say(&format!("cannot sync {}: {e}", root.display()));
+        let store = &mut self.planner.store;
+        let results = self.syncer.as_ref().map_or(Ok(()), Syncer::wait);
+        if results.is_err() {
+            store.index.unsynced.earlier = true;
+        }
+        if let Err(e) = results.and_then(|()| store.settle(&[])) {
+            let root = store.root.display();
+            self.progress.say(&format!("cannot sync {root}: {e}"));
         }
     }
 

@@ -1,4 +1,5 @@
-"""Lists the files of imported modules at exit, for the runner that set REPRO_IMPORTS."""
+"""Lists the files of imported modules at exit, for the runner that set REPRO_IMPORTS, and the
+versions of Python and of packages, each after an equals sign."""
 
 import atexit
 import os
@@ -10,12 +11,19 @@ def _write():
     if not target:
         return
     files = set()
-    for module in list(sys.modules.values()):
+    versions = {"python": "%d.%d.%d" % sys.version_info[:3]}
+    standard = getattr(sys, "stdlib_module_names", ())
+    for name, module in list(sys.modules.items()):
+        # Not by getattr, which may import more.
+        version = getattr(module, "__dict__", {}).get("__version__")
+        if isinstance(version, str) and "." not in name and name not in standard:
+            versions[name] = version
         file = getattr(module, "__file__", None)
         if isinstance(file, str):
             files.add(os.path.abspath(file))
     with open(target, "a", encoding="utf-8") as out:
         out.write("".join(f + "\n" for f in sorted(files)))
+        out.write("".join("=%s %s\n" % known for known in sorted(versions.items())))
 
 
 atexit.register(_write)

@@ -27,7 +27,7 @@ impl Run<'_, '_> {
         self.states[id] = State::Running;
         let grant = Grant {
             threads: seat.threads,
-            gpu: seat.gpu.clone(),
+            gpus: seat.gpus.clone(),
             data: self.options.data.clone(),
             checkpoint_seconds: self.options.checkpoint_seconds,
             extends: self.extends(id),

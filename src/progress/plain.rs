@@ -52,7 +52,7 @@ impl Progress for Plain {
             }
             Event::Note { text } => line("note", stage, text),
             Event::Resumed { at, unit } => line("resume", stage, &format!("at {unit} {at}")),
-            Event::Device { .. } | Event::Checkpoint { .. } => {}
+            Event::Device { .. } | Event::Versions { .. } | Event::Checkpoint { .. } => {}
         }
     }
 

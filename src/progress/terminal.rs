@@ -121,7 +121,7 @@ impl Progress for Terminal {
             Event::Resumed { at, unit } => {
                 self.print(&format!("  {stage}: resumed at {unit} {at}"))
             }
-            Event::Device { .. } | Event::Checkpoint { .. } => {}
+            Event::Device { .. } | Event::Versions { .. } | Event::Checkpoint { .. } => {}
         }
     }
 

@@ -1,6 +1,7 @@
 //! One self-contained page about a reproduction: what came out, from what, and what to doubt.
 
 mod cells;
+mod facts;
 mod gather;
 mod page;
 mod stages;

@@ -32,7 +32,14 @@ pub struct Resources {
     /// CPU threads it needs at least; 0 leaves it to the runner.
     pub cpu: usize,
     pub memory: u64,
-    pub gpu: Option<u64>,
+    pub gpu: Option<usize>,
+}
+
+impl Resources {
+    /// How many a command asks for.
+    pub fn gpus(&self) -> usize {
+        self.gpu.unwrap_or(0)
+    }
 }
 
 const COMMON: [&str; 7] = ["kind", "note", "for", "in", "params", "at", "resources"];
@@ -151,7 +158,7 @@ fn resources(read: &Reader, table: &Table) -> Result<Resources> {
         match entry.key.as_str() {
             "cpu" => resources.cpu = read.count("cpu", &entry.node)? as usize,
             "memory" => resources.memory = read.bytes("memory", &entry.node)?,
-            _ => resources.gpu = Some(read.count("gpu", &entry.node)?),
+            _ => resources.gpu = Some(read.count("gpu", &entry.node)? as usize),
         }
     }
     Ok(resources)

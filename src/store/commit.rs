@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 
-use super::index::{Entry, Made};
+use super::durable;
+use super::facts::{Entry, Made};
 use super::stat::{self, Stamp, Tree};
 use crate::digest::{Digest, Fingerprint};
 use crate::record::Record;
@@ -105,8 +106,10 @@ impl Work {
     }
 
     /// Makes this work the result with the record's fingerprint. With `durable`, it is on the
-    /// disk when this returns; otherwise whoever commits sees to it later, and until then the
-    /// index does not vouch for it after a power loss.
+    /// disk before it gets its name; otherwise whoever commits sees to it later ([`Syncer`]), and
+    /// until then the index does not vouch for it after a power loss.
+    ///
+    /// [`Syncer`]: super::Syncer
     pub fn commit(
         &self,
         root: &Path,
@@ -127,13 +130,13 @@ impl Work {
             _ => {}
         }
         if durable {
-            sync_tree(&result)?;
+            durable::sync(&[&result])?;
         }
         let results = root.join("results");
         let place = results.join(record.result.fp.to_string());
         replace(&result, &place).with_context(|| format!("cannot commit {}", place.display()))?;
         if durable {
-            File::open(&results)?.sync_all()?;
+            durable::sync_folder(&results)?;
         }
         // The result is committed; what is left here is only in the way.
         let _ = fs::remove_dir_all(&self.dir);
@@ -189,21 +192,4 @@ fn seal_tree(dir: &Path) -> Result<Digest> {
         tree.add(&name, &digest);
     }
     Ok(tree.digest())
-}
-
-/// Every file, then every directory from the innermost out.
-fn sync_tree(dir: &Path) -> Result<()> {
-    for entry in walkdir::WalkDir::new(dir).contents_first(true) {
-        let entry = entry?;
-        if !entry.file_type().is_symlink() {
-            let synced = File::open(entry.path()).and_then(|f| f.sync_all());
-            synced.with_context(|| format!("cannot sync {}", entry.path().display()))?;
-        }
-    }
-    Ok(())
-}
-
-/// Brings all of the store to the disk at once: cheaper than file by file for many small results.
-pub fn sync_all(root: &Path) -> io::Result<()> {
-    Ok(rustix::fs::syncfs(File::open(root)?)?)
 }

@@ -9,95 +9,18 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use serde::{Deserialize, Serialize};
-
+use super::durable::sync_folder;
+use super::facts::{Entry, Line, Names};
 use super::stat::Stamp;
 use crate::digest::{Digest, Fingerprint};
 
-/// A result, as much of its record as planning needs.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Entry {
-    pub fp: Fingerprint,
-    /// Of the manifest without what the run was found to read, if it was found to read anything.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub base: Option<Fingerprint>,
-    /// Instance that made it.
-    pub stage: String,
-    /// Seconds since 1970 at which it was done.
-    pub at: u64,
-    /// Seconds it took, over all its interruptions.
-    pub wall: f64,
-    pub out: Vec<Made>,
-    /// Files that the run was found to read.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub reads: Vec<(String, Digest)>,
-    /// Fingerprint without the parameter that can be raised, and that parameter's value.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub extends: Option<(Fingerprint, u64)>,
-    /// Of the directory from which a longer run continues.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub state: Option<Digest>,
-    /// Where it was computed.
-    pub device: String,
-}
-
-/// One output.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Made {
-    pub port: String,
-    pub file: String,
-    pub digest: Digest,
-    /// Of a file whose content is known to have this digest.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub stamp: Option<Stamp>,
-}
-
-#[derive(Serialize, Deserialize)]
-enum Line {
-    /// A result was committed.
-    #[serde(rename = "result")]
-    Result(Entry),
-    /// A stage under a profile was last seen fresh with this result.
-    #[serde(rename = "name")]
-    Name(String, String, Fingerprint),
-    /// A file has this digest.
-    #[serde(rename = "file")]
-    File(String, Stamp, Digest),
-    /// A result is no longer there.
-    #[serde(rename = "gone")]
-    Gone(Fingerprint),
-    /// All above is on the disk.
-    #[serde(rename = "synced")]
-    Synced,
-    /// What follows is written during this boot of the machine.
-    #[serde(rename = "boot")]
-    Boot(String),
-}
-
-/// Profile and instance to the result last seen fresh.
+/// What the index tells of and cannot vouch for yet, besides results that were just committed.
 #[derive(Debug, Default)]
-pub struct Names(HashMap<String, HashMap<String, Fingerprint>>);
-
-impl Names {
-    pub fn get(&self, profile: &str, stage: &str) -> Option<Fingerprint> {
-        self.0.get(profile)?.get(stage).copied()
-    }
-
-    fn insert(&mut self, profile: String, stage: String, fp: Fingerprint) {
-        self.0.entry(profile).or_default().insert(stage, fp);
-    }
-
-    pub fn profiles(&self) -> impl Iterator<Item = &str> {
-        self.0.keys().map(String::as_str)
-    }
-
-    pub fn iter(&self) -> impl Iterator<Item = (&str, &str, Fingerprint)> {
-        let profiles = self.0.iter();
-        profiles.flat_map(|(profile, stages)| {
-            let stages = stages.iter();
-            stages.map(|(stage, fp)| (profile.as_str(), stage.as_str(), *fp))
-        })
-    }
+pub struct Unsynced {
+    /// Files of the project: what was read may not have come to the disk.
+    pub files: Vec<String>,
+    /// What runs before this one have left.
+    pub earlier: bool,
 }
 
 #[derive(Debug, Default)]
@@ -110,6 +33,7 @@ pub struct Index {
     pub files: HashMap<String, (Stamp, Digest)>,
     /// Nothing was written since the last time all was known to be on the disk.
     pub clean: bool,
+    pub unsynced: Unsynced,
     pending: String,
     lines: usize,
     boot_written: bool,
@@ -128,22 +52,22 @@ impl Index {
             ..Self::default()
         };
         let mut boot = String::new();
-        let mut unsynced_results = Vec::new();
-        let mut unsynced_files = Vec::new();
+        let mut results = Vec::new();
+        let mut files = Vec::new();
         for line in text.split(|b| *b == b'\n').filter(|l| !l.is_empty()) {
             index.lines += 1;
             index.clean = false;
             match serde_json::from_slice(line) {
                 Ok(Line::Synced) => {
                     index.clean = true;
-                    unsynced_results.clear();
-                    unsynced_files.clear();
+                    results.clear();
+                    files.clear();
                 }
                 Ok(Line::Boot(id)) => boot = id,
                 Ok(line) => {
                     match &line {
-                        Line::Result(entry) => unsynced_results.push(entry.fp),
-                        Line::File(path, ..) => unsynced_files.push(path.clone()),
+                        Line::Result(entry) => results.push(entry.fp),
+                        Line::File(path, ..) => files.push(path.clone()),
                         _ => {}
                     }
                     index.learn(line);
@@ -152,13 +76,17 @@ impl Index {
             }
         }
         if !index.clean && boot != boot_id() {
-            for fp in unsynced_results {
+            for fp in results {
                 index.distrust(&fp);
             }
-            for path in unsynced_files {
+            for path in files.drain(..) {
                 index.files.remove(&path);
             }
         }
+        index.unsynced = Unsynced {
+            files,
+            earlier: !index.clean && index.lines > 0,
+        };
         Ok(index)
     }
 
@@ -214,6 +142,7 @@ impl Index {
     }
 
     pub fn add_file(&mut self, path: &str, stamp: Stamp, digest: Digest) {
+        self.unsynced.files.push(path.into());
         self.note(Line::File(path.into(), stamp, digest));
     }
 
@@ -265,6 +194,7 @@ impl Index {
         self.flush()?;
         open_append(&self.path)?.sync_data()?;
         self.clean = true;
+        self.unsynced = Unsynced::default();
         Ok(())
     }
 
@@ -298,6 +228,7 @@ impl Index {
         file.write_all(text.as_bytes())?;
         file.as_file().sync_all()?;
         file.persist(&self.path).map_err(|e| e.error)?;
+        sync_folder(folder)?;
         self.lines = live;
         self.boot_written = false;
         Ok(())

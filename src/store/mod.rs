@@ -7,17 +7,20 @@
 //!   readers                held by those who read results for long; `gc` waits for them
 //!   fresh                  what was looked at when all was last found fresh (memo.rs)
 //!   results/FINGERPRINT/   manifest.txt record.json log, the outputs, state/ — never edited
-//!   work/FINGERPRINT/      job.json log checkpoint/ reached.json result/ — result/ is renamed to
-//!                          results/
+//!   work/FINGERPRINT/      job.json log checkpoint/ reached.json spent.json result/ — result/ is
+//!                          renamed to results/
 //!   downloads/             shared by all stages
 //!   trash/                 on its way out
 //! ```
 
 mod commit;
+mod durable;
+mod facts;
 mod gc;
 mod index;
 mod lock;
 mod reached;
+mod spent;
 pub mod stat;
 
 use std::collections::HashMap;
@@ -30,11 +33,14 @@ use anyhow::{Context, Result};
 use rayon::prelude::*;
 use rustix::fs::{AtFlags, FileType};
 
-pub use commit::{Work, sync_all};
+pub use commit::Work;
+pub use durable::Syncer;
+pub use facts::{Entry, Made};
 pub use gc::{Usage, size_of};
-pub use index::{Entry, Index, Made};
+pub use index::Index;
 pub use lock::{Holder, Lock};
 pub use reached::Reached;
+pub use spent::Spent;
 use stat::{Stamp, Tree};
 
 use crate::digest::{Digest, Fingerprint};
@@ -80,7 +86,7 @@ impl Store {
     pub fn lock(root: &Path, waiting: impl FnOnce(Option<Holder>)) -> Result<(Self, Lock)> {
         for folder in ["results", "work", "downloads"] {
             let path = root.join(folder);
-            fs::create_dir_all(&path).with_context(|| format!("cannot make {}", path.display()))?;
+            make_folder(&path).with_context(|| format!("cannot make {}", path.display()))?;
         }
         let lock = Lock::take(&root.join("lock"), waiting)?;
         let _ = fs::remove_dir_all(root.join("trash"));
@@ -111,6 +117,7 @@ impl Store {
             {
                 self.index.add_result(record.result);
                 self.index.distrust(&fp);
+                self.index.unsynced.earlier = true;
             }
         }
     }
@@ -236,6 +243,22 @@ impl Store {
             Err(e) => Err(e),
         }
     }
+}
+
+/// A folder whose name is on the disk, with those above it.
+fn make_folder(path: &Path) -> io::Result<()> {
+    match fs::create_dir(path) {
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => return Ok(()),
+        Err(e)
+            if e.kind() == io::ErrorKind::NotFound
+                && let Some(above) = path.parent() =>
+        {
+            make_folder(above)?;
+            fs::create_dir(path)?;
+        }
+        made => made?,
+    }
+    path.parent().map_or(Ok(()), durable::sync_folder)
 }
 
 /// Digest of a file, known or read; with its stamp if it was read and may be trusted next time.

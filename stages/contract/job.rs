@@ -54,6 +54,10 @@ pub enum Event {
     Device {
         name: String,
     },
+    /// What the job computes with: `candle`, `cudnn` and the like, and their versions.
+    Versions {
+        versions: BTreeMap<String, String>,
+    },
     /// Work was taken up where an earlier, interrupted or shorter run had left it.
     Resumed {
         at: u64,

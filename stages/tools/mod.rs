@@ -6,3 +6,4 @@ pub mod found;
 mod measure;
 pub mod operations;
 mod sets;
+pub mod versions;

@@ -2,10 +2,13 @@
 
 mod command;
 mod faults;
+mod gpu;
 mod interfaces;
 mod kills;
 mod model;
+mod records;
 mod request;
 mod space;
 mod staleness;
 mod training;
+mod trust;

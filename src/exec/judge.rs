@@ -1,0 +1,125 @@
+//! What becomes of a stage when more is known: fresh, ready, to be run once more.
+
+use super::State;
+use super::schedule::Run;
+use crate::graph::Id;
+use crate::manifest::Manifest;
+use crate::plan::Verdict;
+use crate::progress::End;
+
+impl Run<'_, '_> {
+    pub(super) fn begin(&mut self, wanted: &[Id]) {
+        let mut open = Vec::new();
+        for &id in wanted {
+            let needs = self.planner.graph.stages[id].needs();
+            let missing = needs
+                .iter()
+                .filter(|n| self.states[**n] != State::Fresh)
+                .count();
+            self.states[id] = State::Waiting(missing);
+            if missing == 0 {
+                self.judge(id);
+            }
+            if self.states[id] != State::Fresh {
+                open.push(id);
+            }
+        }
+        self.progress.begin(open.len(), wanted.len() - open.len());
+    }
+
+    /// Everything the stage needs is fresh: is it?
+    pub(super) fn judge(&mut self, id: Id) {
+        let forced = self.options.force.contains(&id) && !self.summary.ran.contains(&id);
+        self.planner.judge(id);
+        let manifest = self.planner.manifest(id).map(Manifest::fingerprint);
+        if !forced && self.planner.fresh(id).is_some() {
+            self.states[id] = State::Fresh;
+            self.name(id);
+            return;
+        }
+        if let Some(fp) = manifest
+            && let Some((_, waiting)) = self.working.get_mut(&fp)
+        {
+            waiting.push(id);
+            return;
+        }
+        if let Some(fp) = manifest {
+            self.working.insert(fp, (id, Vec::new()));
+        }
+        self.states[id] = State::Ready;
+        self.ready.push(id);
+    }
+
+    /// A file that the stage reads has changed since it was judged.
+    pub(super) fn judge_again(&mut self, id: Id) {
+        let fp = self.planner.manifest(id).map(Manifest::fingerprint);
+        let waiting = fp.and_then(|fp| self.working.remove(&fp));
+        for id in std::iter::once(id).chain(waiting.map_or(Vec::new(), |w| w.1)) {
+            self.judge(id);
+            if self.states[id] == State::Fresh {
+                self.progress.fresh(&self.planner.graph.stages[id].name);
+                self.revive(id);
+            }
+        }
+    }
+
+    /// What a stage was found to read has changed while it ran, so that its result does not
+    /// count: it runs once more, and if that happens again it never would.
+    pub(super) fn run_again(&mut self, id: Id) {
+        self.summary.ran.pop();
+        if !self.again.contains(&id) {
+            self.again.push(id);
+            return;
+        }
+        let why = match self.planner.verdict(id) {
+            Some(Verdict::Stale(reasons)) => reasons.join("; "),
+            _ => String::new(),
+        };
+        self.ready.retain(|other| *other != id);
+        let fp = self.planner.manifest(id).map(Manifest::fingerprint);
+        fp.and_then(|fp| self.working.remove(&fp));
+        self.states[id] = State::Failed;
+        self.summary.failed.push(id);
+        let name = &self.planner.graph.stages[id].name;
+        let end = End::Failed {
+            cause: format!("what it reads changed while it ran, twice: {why}"),
+            tail: Vec::new(),
+            log: format!("repro log {name}"),
+        };
+        self.progress.end(name, &end);
+    }
+
+    /// Remembers under which result this stage was seen fresh.
+    fn name(&mut self, id: Id) {
+        if let Some(fp) = self.planner.fresh(id) {
+            let name = &self.planner.graph.stages[id].name;
+            self.planner
+                .store
+                .index
+                .add_name(&self.facts.profile, name, fp);
+        }
+    }
+
+    /// A stage became fresh: whoever waited for it may go on.
+    pub(super) fn revive(&mut self, id: Id) {
+        let mut open = vec![id];
+        while let Some(id) = open.pop() {
+            if self.states[id] != State::Fresh {
+                continue;
+            }
+            for user in self.planner.graph.stages[id].users.clone() {
+                let State::Waiting(missing) = self.states[user] else {
+                    continue;
+                };
+                self.states[user] = State::Waiting(missing.saturating_sub(1));
+                if missing <= 1 {
+                    self.judge(user);
+                    if self.states[user] == State::Fresh {
+                        self.progress.fresh(&self.planner.graph.stages[user].name);
+                        open.push(user);
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,147 @@
+//! Brings files to the disk, and for results of short stages does so while others are being made.
+//!
+//! File by file, so that it costs what our own files cost: a `syncfs` waits for whatever others have
+//! written to the same file system. Only where many files have gathered is one `syncfs` cheaper.
+
+use std::collections::HashSet;
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{self, Receiver, Sender};
+
+use super::Store;
+
+/// Files and folders up to which each is synced by itself: some 20 ms of a solid-state disk.
+const FEW: usize = 128;
+
+/// Every file below the paths, then its folders from the innermost out. What has been removed
+/// meanwhile needs no sync.
+pub fn sync(paths: &[&Path]) -> io::Result<()> {
+    let mut all = Vec::new();
+    for path in paths {
+        for entry in walkdir::WalkDir::new(path).contents_first(true) {
+            match entry {
+                // A link of a result is part of its folder; one that was named stands for its file.
+                Ok(entry) if entry.depth() > 0 && entry.file_type().is_symlink() => {}
+                Ok(entry) => all.push(entry.into_path()),
+                Err(e) => gone(Err(e.into()))?,
+            }
+        }
+        if all.len() > FEW {
+            return sync_all(paths);
+        }
+    }
+    all.iter().try_for_each(|path| gone(sync_one(path)))
+}
+
+/// All file systems that the paths lie on.
+fn sync_all(paths: &[&Path]) -> io::Result<()> {
+    let mut seen = HashSet::new();
+    for path in paths {
+        let Ok(meta) = fs::metadata(path) else {
+            continue;
+        };
+        if seen.insert(meta.dev()) {
+            rustix::fs::syncfs(File::open(path)?)?;
+        }
+    }
+    Ok(())
+}
+
+/// The names in a folder.
+pub fn sync_folder(folder: &Path) -> io::Result<()> {
+    File::open(folder)?.sync_all()
+}
+
+fn sync_one(path: &Path) -> io::Result<()> {
+    match File::open(path)?.sync_all() {
+        // What lies where nothing can be written is as durable as it gets.
+        Err(e) if e.kind() == io::ErrorKind::ReadOnlyFilesystem => Ok(()),
+        Err(e) if e.kind() == io::ErrorKind::InvalidInput => Ok(()),
+        done => done,
+    }
+}
+
+fn gone(done: io::Result<()>) -> io::Result<()> {
+    match done {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+        done => done,
+    }
+}
+
+enum Task {
+    /// A result or a file.
+    Sync(PathBuf),
+    /// Tell when all before is on the disk.
+    Tell(Sender<io::Result<()>>),
+}
+
+/// A thread that syncs what it is given.
+#[derive(Debug)]
+pub struct Syncer(Sender<Task>);
+
+impl Syncer {
+    pub fn start() -> io::Result<Self> {
+        let (sender, receiver) = mpsc::channel();
+        let thread = std::thread::Builder::new().name("sync".into());
+        thread.spawn(move || work(&receiver))?;
+        Ok(Self(sender))
+    }
+
+    pub fn add(&self, path: PathBuf) {
+        // The thread ends only when this is dropped.
+        let _ = self.0.send(Task::Sync(path));
+    }
+
+    /// Returns when all that was added is on the disk.
+    pub fn wait(&self) -> io::Result<()> {
+        let (sender, receiver) = mpsc::channel();
+        let _ = self.0.send(Task::Tell(sender));
+        let lost = |_| Err(io::Error::other("the thread that syncs has ended"));
+        receiver.recv().unwrap_or_else(lost)
+    }
+}
+
+fn work(tasks: &Receiver<Task>) {
+    let mut failed = None;
+    while let Ok(first) = tasks.recv() {
+        // What has come together meanwhile is synced together.
+        let mut batch = Vec::new();
+        let mut tell = Vec::new();
+        for task in std::iter::once(first).chain(tasks.try_iter()) {
+            match task {
+                Task::Sync(path) => batch.push(path),
+                Task::Tell(sender) => tell.push(sender),
+            }
+        }
+        let paths: Vec<&Path> = batch.iter().map(PathBuf::as_path).collect();
+        if let Err(e) = sync(&paths) {
+            failed = Some(e);
+        }
+        for sender in tell {
+            // Whoever asked may have ended.
+            let _ = sender.send(failed.take().map_or(Ok(()), Err));
+        }
+    }
+}
+
+impl Store {
+    /// Lets the index vouch for all that it tells of, after that has come to the disk. What
+    /// was committed must have been synced, or be among `paths`.
+    pub fn settle(&mut self, paths: &[PathBuf]) -> io::Result<()> {
+        self.index.flush()?;
+        let unsynced = &self.index.unsynced;
+        let files = unsynced.files.iter().map(Path::new);
+        let mut all: Vec<&Path> = paths.iter().map(PathBuf::as_path).chain(files).collect();
+        if unsynced.earlier {
+            all.push(&self.root);
+            sync_all(&all)?;
+        } else {
+            sync(&all)?;
+        }
+        sync_folder(&self.root.join("results"))?;
+        sync_folder(&self.root)?;
+        self.index.synced()
+    }
+}
