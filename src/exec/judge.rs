@@ -6,6 +6,7 @@ use crate::graph::Id;
 use crate::manifest::Manifest;
 use crate::plan::Verdict;
 use crate::progress::End;
+use crate::store::stat;
 
 impl Run<'_, '_> {
     pub(super) fn begin(&mut self, wanted: &[Id]) {
@@ -69,6 +70,8 @@ impl Run<'_, '_> {
         self.summary.ran.pop();
         if !self.again.contains(&id) {
             self.again.push(id);
+            // Then what has just changed lies before the new start, by the clock of files.
+            std::thread::sleep(stat::TICK);
             return;
         }
         let why = match self.planner.verdict(id) {

@@ -21,7 +21,7 @@ use crate::plan::extends_key;
 use crate::project::Facts;
 use crate::provenance::{self, Git};
 use crate::record::Record;
-use crate::store::{Entry, Spent, Work};
+use crate::store::{Entry, Spent, Work, stat};
 
 /// All that one execution needs; owned, because it moves to the waiting thread.
 pub struct Launch {
@@ -71,7 +71,7 @@ pub fn start(
     let mut launch = launch;
     let (program, events) = program::prepare(stage, inputs, &facts.dir, grant, &mut launch)?;
     launch.clock = Instant::now();
-    launch.started = SystemTime::now();
+    launch.started = stat::now();
     let pid = spawn::spawn(&program, grant.guard)
         .with_context(|| format!("cannot start {}", program.name.to_string_lossy()))?;
     // The child has its own ends now; ours would keep the pipe of events open.

@@ -97,16 +97,17 @@ impl Room {
         self.taken.insert(id, seat);
     }
 
-    /// Who runs on which of these GPUs.
-    pub fn on<'a>(&self, gpus: &'a [Memory]) -> Vec<(Id, &'a Memory)> {
-        let of = |seat: &Seat| {
-            let gpu = seat.gpu.as_deref()?;
-            gpus.iter().find(|memory| memory.is_of(gpu))
-        };
-        let taken = self.taken.iter();
-        taken
-            .filter_map(|(id, seat)| Some((*id, of(seat)?)))
-            .collect()
+    /// Bytes used and there, over the GPUs of each stage that runs on some of these.
+    pub fn on(&self, gpus: &[Memory]) -> Vec<(Id, u64, u64)> {
+        let mut all = Vec::new();
+        for (id, seat) in &self.taken {
+            let own = gpus.iter().filter(|m| seat.gpus.iter().any(|g| m.is_of(g)));
+            let (used, total) = own.fold((0, 0), |sum, m| (sum.0 + m.used, sum.1 + m.total));
+            if total > 0 {
+                all.push((*id, used, total));
+            }
+        }
+        all
     }
 
     pub fn leave(&mut self, id: Id) {

@@ -81,9 +81,9 @@ impl Run<'_, '_> {
                 }
                 Some(Message::Ended(id, outcome)) => self.ended(id, outcome),
                 Some(Message::Memory(gpus)) => {
-                    for (id, memory) in self.room.on(&gpus) {
+                    for (id, used, total) in self.room.on(&gpus) {
                         let name = &self.planner.graph.stages[id].name;
-                        self.progress.memory(name, memory.used, memory.total);
+                        self.progress.memory(name, used, total);
                     }
                 }
                 Some(Message::Signal) => self.stop(),

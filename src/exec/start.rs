@@ -33,7 +33,7 @@ impl Run<'_, '_> {
             extends: self.extends(id),
             guard: self.guard(id),
         };
-        if grant.gpu.is_some() && !std::mem::replace(&mut self.gauging, true) {
+        if !grant.gpus.is_empty() && !std::mem::replace(&mut self.gauging, true) {
             gauge::watch(self.sender.clone());
         }
         self.room.take(id, seat);

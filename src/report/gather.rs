@@ -1,6 +1,8 @@
 //! Everything the report shows, read from the store; nothing here knows of HTML.
 
 use super::facts::{environment, facts, warn};
+use std::collections::BTreeMap;
+
 use crate::figures::{self, Picture};
 use crate::graph::Id;
 use crate::history;

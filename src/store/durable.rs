@@ -9,11 +9,15 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{self, Receiver, Sender};
+use std::time::{Duration, Instant};
 
 use super::Store;
 
 /// Files and folders up to which each is synced by itself: some 20 ms of a solid-state disk.
 const FEW: usize = 128;
+
+/// How long results gather before they are synced together.
+const GATHER: Duration = Duration::from_millis(500);
 
 /// Every file below the paths, then its folders from the innermost out. What has been removed
 /// meanwhile needs no sync.
@@ -106,14 +110,20 @@ impl Syncer {
 fn work(tasks: &Receiver<Task>) {
     let mut failed = None;
     while let Ok(first) = tasks.recv() {
-        // What has come together meanwhile is synced together.
-        let mut batch = Vec::new();
-        let mut tell = Vec::new();
-        for task in std::iter::once(first).chain(tasks.try_iter()) {
+        // Syncing each as it comes would slow down those that are being made.
+        let until = Instant::now() + GATHER;
+        let (mut batch, mut tell) = (Vec::new(), Vec::new());
+        let mut next = Some(first);
+        while let Some(task) = next {
             match task {
                 Task::Sync(path) => batch.push(path),
                 Task::Tell(sender) => tell.push(sender),
             }
+            let left = until.saturating_duration_since(Instant::now());
+            next = match tell.is_empty() {
+                true => tasks.recv_timeout(left).ok(),
+                false => tasks.try_recv().ok(),
+            };
         }
         let paths: Vec<&Path> = batch.iter().map(PathBuf::as_path).collect();
         if let Err(e) = sync(&paths) {

@@ -56,14 +56,14 @@ impl Stamp {
         self.2
     }
 
-    /// True if the file changed after one moment and not after the other. A time after both
-    /// comes from a clock that was set back since, and tells nothing.
+    /// True if the file changed since one moment ([`now`]) and not after the other. A time after
+    /// both comes from a clock that was set back since, and tells nothing.
     pub fn changed_between(&self, from: SystemTime, to: SystemTime) -> bool {
         let nanos = |time: SystemTime| {
             let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
             i64::try_from(since.as_nanos()).unwrap_or(i64::MAX)
         };
-        nanos(from) < self.4 && self.4 <= nanos(to)
+        nanos(from) <= self.4 && self.4 <= nanos(to)
     }
 
     /// False if the file changed so shortly before `hashed` that it could change unseen. A clock
@@ -73,6 +73,24 @@ impl Stamp {
         let hashed = hashed.duration_since(UNIX_EPOCH).unwrap_or_default();
         i128::from(self.4) + RACY.as_nanos() as i128 <= hashed.as_nanos() as i128
     }
+}
+
+/// Longer than any kernel's clock of files stands still.
+pub const TICK: Duration = Duration::from_millis(11);
+
+/// The time as files are stamped with it. The usual clock runs up to a tick ahead of that: what
+/// changes in the tick after it was read would seem to have changed before.
+pub fn now() -> SystemTime {
+    let mut time = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    // SAFETY: a valid place for the answer.
+    let failed = unsafe { libc::clock_gettime(libc::CLOCK_REALTIME_COARSE, &mut time) } != 0;
+    if failed {
+        return SystemTime::now();
+    }
+    UNIX_EPOCH + Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
 }
 
 /// Bytes that are read and hashed at once: they stay in a core's cache. A power of two, so that
