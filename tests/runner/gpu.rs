@@ -19,6 +19,15 @@ exec "$@"
 
 /// `repro` where two GPUs seem to be; None, and says so, where this user may not pretend that.
 fn with_gpus(space: &Space, arguments: &[&str], visible: Option<&str>) -> Option<Said> {
+    with_gpus_as(env!("CARGO_BIN_EXE_repro"), space, arguments, visible)
+}
+
+fn with_gpus_as(
+    program: &str,
+    space: &Space,
+    arguments: &[&str],
+    visible: Option<&str>,
+) -> Option<Said> {
     let inside = |program: &[&str]| {
         let mut command = Command::new("unshare");
         let dev = space.path("dev").display().to_string();
@@ -34,7 +43,7 @@ fn with_gpus(space: &Space, arguments: &[&str], visible: Option<&str>) -> Option
         eprintln!("SKIPPED: this user may not mount in a namespace of its own");
         return None;
     }
-    let mut command = inside(&[&[env!("CARGO_BIN_EXE_repro")], arguments].concat());
+    let mut command = inside(&[&[program], arguments].concat());
     command.env_remove("REPRO_DEVICE");
     match visible {
         Some(ids) => command.env("CUDA_VISIBLE_DEVICES", ids),
@@ -76,6 +85,33 @@ fn commands_that_ask_run_side_by_side_on_a_gpu_each() {
     let record = std::fs::read_to_string(record).expect("a record");
     assert!(record.contains(r#""device": "cuda:"#), "{record}");
     assert!(record.contains(r#""device": "CUDA device""#), "{record}");
+}
+
+#[test]
+fn a_run_tells_how_full_the_gpu_of_a_stage_is() {
+    let space = Space::new(
+        "[stage.a]\nkind = 'command'\nshell = 'sleep 0.5; touch {out.x}'\nout.x = 'x'\nresources = { gpu = 1 }\n",
+    );
+    // Stands for the driver's program.
+    space.write(
+        "bin/nvidia-smi",
+        "#!/bin/sh\ncase $1 in *memory*) echo '0, GPU-5fd4, 1024, 81559'; echo '1, GPU-77aa, 0, 81559';; *) echo H100;; esac\n",
+    );
+    let script = "chmod +x bin/nvidia-smi; PATH=$PWD/bin:$PATH exec \"$0\" run --json";
+    let arguments = ["-c", script, env!("CARGO_BIN_EXE_repro")];
+    let Some(said) = with_gpus_as("sh", &space, &arguments, Some("GPU-5fd4")) else {
+        return;
+    };
+    assert_eq!(said.code, Some(0), "{}", said.err);
+    let event = said.out.lines().find(|l| l.contains("gpu-memory"));
+    let event = event.unwrap_or_else(|| panic!("{}", said.out));
+    for part in [
+        "\"stage\":\"a\"",
+        "\"used\":1073741824",
+        "\"total\":85520809984",
+    ] {
+        assert!(event.contains(part), "{event}");
+    }
 }
 
 #[test]
