@@ -42,8 +42,12 @@ if hasattr(os, "register_at_fork"):
 # The user's own sitecustomize, which this one hides, still has its turn.
 _here = os.path.dirname(os.path.abspath(__file__))
 sys.path[:] = [p for p in sys.path if os.path.abspath(p or ".") != _here]
-sys.modules.pop("sitecustomize", None)
+_me = sys.modules.pop("sitecustomize", None)
 try:
     import sitecustomize  # noqa: F401
-except ImportError:
-    pass
+except ImportError as error:
+    if error.name != "sitecustomize":
+        raise
+    # Python takes this one out of the list of modules once it has run, and complains if it is gone.
+    if _me is not None:
+        sys.modules["sitecustomize"] = _me

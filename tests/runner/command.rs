@@ -156,6 +156,34 @@ fn modules_that_python_imported_count_with_nothing_declared() {
 }
 
 #[test]
+fn watching_python_says_nothing_and_lets_the_users_own_hook_speak() {
+    if Command::new("python3").arg("-V").output().is_err() {
+        eprintln!("SKIPPED: there is no python3 here");
+        return;
+    }
+    let space = Space::new(
+        "[stage.a]\nkind = 'command'\nrun = ['python3', 'a.py', '{out.x}']\nout.x = 'x'\n",
+    );
+    let log_of = |program: &str| {
+        space.write("a.py", program);
+        let mut run = space.command(&["run"]);
+        let ended = run.env("PYTHONPATH", space.path("hooks")).status();
+        assert!(ended.expect("repro starts").success());
+        space.repro(&["log", "a"]).out
+    };
+    assert_eq!(
+        log_of("import sys\nopen(sys.argv[1], 'w').write('1')\n"),
+        ""
+    );
+    space.write("hooks/sitecustomize.py", "print('my own')\n");
+    let log = log_of("import sys\nopen(sys.argv[1], 'w').write('2')\n");
+    assert_eq!(log, "my own\n");
+    space.write("hooks/sitecustomize.py", "import nowhere\n");
+    let log = log_of("import sys\nopen(sys.argv[1], 'w').write('3')\n");
+    assert!(log.contains("No module named 'nowhere'"), "{log}");
+}
+
+#[test]
 fn a_failure_shows_the_log_and_leaves_the_rest_to_keep_going() {
     let space = Space::new(
         r#"
