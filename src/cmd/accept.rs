@@ -36,33 +36,23 @@ pub fn run(pipeline: &PipelineArgs, args: &Args, kinds: &'static [StageDef]) -> 
     for id in chosen {
         let stage = &planner.graph.stages[id];
         let of = match &stage.kind {
-            Kind::Library(def) => def.kind,
-            Kind::Command(_) => &stage.family,
+            Kind::Library(def) => def.kind.to_owned(),
+            Kind::Command(_) => stage.family.clone(),
         };
-        let (Some(Verdict::Stale(_)), Some(now), Some((old, _))) =
-            (planner.verdict(id), planner.manifest(id), planner.last(id))
-        else {
+        if !matches!(planner.verdict(id), Some(Verdict::Stale(_))) {
             continue;
-        };
-        for (key, digest) in now.iter() {
-            let Some(module) = key.strip_prefix("code.") else {
-                continue;
-            };
-            if let Some(was) = old.get(key).filter(|was| *was != digest) {
-                let step = Equivalence {
-                    of: of.into(),
-                    module: module.into(),
-                    old: was.into(),
-                    new: digest.into(),
+        }
+        for (module, old, now) in planner.changed_code(id) {
+            let known = |e: &Equivalence| e.of == of && e.module == module && e.new == now;
+            if !new.iter().any(known) {
+                new.push(Equivalence {
+                    of: of.clone(),
+                    module,
+                    old,
+                    new: now,
                     why: args.why.trim().into(),
                     when: human::now(),
-                };
-                let same = |e: &Equivalence| {
-                    e.of == step.of && e.module == step.module && e.new == step.new
-                };
-                if !new.iter().any(same) {
-                    new.push(step);
-                }
+                });
             }
         }
     }

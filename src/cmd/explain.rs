@@ -31,7 +31,7 @@ pub fn run(pipeline: &PipelineArgs, args: &Args, kinds: &'static [StageDef]) -> 
         let objects: Vec<_> = ids.iter().map(|id| object(&planner, *id)).collect();
         print(&format!("{:#}\n", json!(objects)))?;
     } else {
-        let texts: Result<Vec<String>> = ids.iter().map(|id| text(&planner, *id)).collect();
+        let texts: Result<Vec<String>> = ids.iter().map(|id| text(&mut planner, *id)).collect();
         print(&texts?.join("\n"))?;
     }
     Ok(Ended::Done)
@@ -60,7 +60,8 @@ fn object(planner: &Planner, id: Id) -> serde_json::Value {
     })
 }
 
-fn text(planner: &Planner, id: Id) -> Result<String> {
+fn text(planner: &mut Planner, id: Id) -> Result<String> {
+    let acceptable = !planner.changed_code(id).is_empty();
     let stage = &planner.graph.stages[id];
     let names = |ids: &[Id]| {
         ids.iter()
@@ -84,8 +85,7 @@ fn text(planner: &Planner, id: Id) -> Result<String> {
             for reason in reasons {
                 writeln!(text, "  {reason}")?;
             }
-            let code = reasons.iter().any(|r| r.starts_with("code "));
-            if code {
+            if acceptable {
                 writeln!(
                     text,
                     "  if you know that the result is the same: repro accept {} --why \"...\"",

@@ -207,10 +207,8 @@ impl<'a> Planner<'a> {
                 .map(|e| (e.fp, e.reads.clone()))
                 .collect();
         for (fp, reads) in candidates {
-            let same = reads
-                .iter()
-                .all(|(path, was)| self.file(path) == was.to_string());
-            if same {
+            let same = |(path, was): &(String, Digest)| self.read_again(id, path, *was).is_none();
+            if reads.iter().all(same) {
                 return match self.damage(&fp) {
                     reasons if reasons.is_empty() => Verdict::Fresh(fp),
                     reasons => Verdict::Stale(reasons),
@@ -220,14 +218,52 @@ impl<'a> Planner<'a> {
         Verdict::Stale(self.reasons(id, manifest))
     }
 
+    /// The digest of a file that a run was found to read, if it is another now, accepted changes apart.
+    fn read_again(&mut self, id: Id, path: &str, was: Digest) -> Option<String> {
+        let now = self.file(path);
+        let family = &self.graph.stages[id].family;
+        let first = |digest: &str| self.facts.accepted.canonical(family, path, digest);
+        (first(&now) != first(&was.to_string())).then_some(now)
+    }
+
+    /// What `repro accept` would declare equal: modules and files whose digests were others when
+    /// the stage was last fresh, with the earlier digest and the present one.
+    pub fn changed_code(&mut self, id: Id) -> Vec<(String, String, String)> {
+        let (Some(now), Some((old, reads))) = (self.manifests[id].clone(), self.last(id)) else {
+            return Vec::new();
+        };
+        let mut changed = Vec::new();
+        for (key, is) in now.iter() {
+            let was = old.get(key).filter(|was| *was != is);
+            if let (Some(module), Some(was)) = (key.strip_prefix("code."), was) {
+                changed.push((module.to_owned(), was.to_owned(), is.to_owned()));
+            }
+        }
+        for (path, was) in reads {
+            if now.get(&format!("file.{path}")).is_some() {
+                continue;
+            }
+            if let Some(is) = self.read_again(id, &path, was) {
+                changed.push((path, was.to_string(), is));
+            }
+        }
+        // What is missing or cannot be read is equal to nothing.
+        changed.retain(|(_, _, is)| is.parse::<Digest>().is_ok());
+        changed
+    }
+
     fn reasons(&mut self, id: Id, manifest: &Manifest) -> Vec<String> {
         let Some((old, reads)) = self.last(id) else {
             return vec!["never run".into()];
         };
         let mut now = manifest.clone();
-        for (path, _) in &reads {
-            let digest = self.file(path);
-            now.add(format!("read.{path}"), digest);
+        for (path, was) in &reads {
+            // A declared file tells of its change itself.
+            let changed = match declared(manifest, path) {
+                true => None,
+                false => self.read_again(id, path, *was),
+            };
+            now.add(format!("read.{path}"), changed.unwrap_or(was.to_string()));
         }
         match now.changes_since(&old) {
             changes if changes.is_empty() => vec!["its result is gone".into()],
@@ -249,4 +285,9 @@ impl<'a> Planner<'a> {
         let fresh = self.fresh(id);
         fresh.is_some() && fresh == self.store.index.names.get(&self.facts.profile, name)
     }
+}
+
+/// True if the pipeline names this file, as input or as code.
+fn declared(manifest: &Manifest, path: &str) -> bool {
+    (["file", "code"].iter()).any(|what| manifest.get(&format!("{what}.{path}")).is_some())
 }

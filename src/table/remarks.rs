@@ -13,10 +13,10 @@ pub fn remarks(table: &Table, sources: &[&str]) -> Vec<String> {
     let profile = &table.profile;
     let cells = || table.rows.iter().flat_map(|r| &r.cells);
     if cells().any(|c| c.reproduced.is_some()) {
-        remarks.push(sentence(&format!(
-            "Profile {}: {}",
-            profile.name, profile.about
-        )));
+        remarks.push(match profile.about.as_str() {
+            "" => format!("Profile {}.", profile.name),
+            about => sentence(&format!("Profile {}: {about}", profile.name)),
+        });
         remarks.extend(
             profile
                 .data

@@ -6,6 +6,7 @@ mod gpu;
 mod interfaces;
 mod kills;
 mod model;
+mod python;
 mod records;
 mod request;
 mod space;
