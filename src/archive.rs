@@ -1,13 +1,14 @@
 //! One file with a pipeline and results: for a reviewer without a network.
 //!
-//! `pipeline.toml`, `accepted.toml` and `results/FINGERPRINT/…` in a compressed tar. Nothing in
-//! an archive is believed: every artifact must have the digest its record tells, every record
-//! must stand for its manifest, and nothing may leave the folder it is unpacked to.
+//! `results/FINGERPRINT/…`, and below `project/` the pipeline, `accepted.toml` and the files that
+//! `command` stages read, in a compressed tar. Nothing in an archive is believed: every artifact
+//! must have the digest its record tells, every record must stand for its manifest, and nothing
+//! may leave the folder it is unpacked to.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io::Read;
-use std::path::{Component, Path};
+use std::path::{Component, Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 use flate2::{Compression, read::GzDecoder, write::GzEncoder};
@@ -18,12 +19,15 @@ use crate::manifest::Manifest;
 use crate::record::Record;
 use crate::store::{Entry, Store, stat};
 
-/// Writes results, and files of the project beside them, to a new archive.
+/// Where files of the project are in an archive.
+pub const PROJECT: &str = "project";
+
+/// Writes results, and files of the project by their names there, to a new archive.
 pub fn write(
     to: &Path,
     store: &Store,
     results: &BTreeSet<Fingerprint>,
-    files: &[(&str, &Path)],
+    files: &BTreeMap<String, PathBuf>,
 ) -> Result<()> {
     let folder = to
         .parent()
@@ -33,7 +37,7 @@ pub fn write(
         .with_context(|| format!("cannot write in {}", folder.display()))?;
     let mut tar = Builder::new(GzEncoder::new(part, Compression::fast()));
     for (name, path) in files {
-        add(&mut tar, name, path)?;
+        add(&mut tar, &format!("{PROJECT}/{name}"), path)?;
     }
     for fp in results {
         let dir = store.result(fp);
@@ -68,7 +72,7 @@ fn add(tar: &mut Builder<impl std::io::Write>, name: &str, path: &Path) -> Resul
     Ok(())
 }
 
-/// Unpacks the results of an archive to a folder and checks each. Returns their records' entries.
+/// Unpacks an archive to a folder and checks each result. Returns their records' entries.
 pub fn read(from: impl Read, to: &Path) -> Result<Vec<Entry>> {
     let mut tar = Archive::new(GzDecoder::new(from));
     let mut found = BTreeSet::new();
@@ -88,14 +92,13 @@ pub fn read(from: impl Read, to: &Path) -> Result<Vec<Entry>> {
         let mut parts = path
             .components()
             .map(|c| c.as_os_str().to_string_lossy().into_owned());
-        let (Some(top), Some(fp)) = (parts.next(), parts.next()) else {
-            continue;
-        };
-        if top != "results" {
-            continue;
+        match (parts.next().as_deref(), parts.next()) {
+            (Some("results"), Some(fp)) => {
+                found.insert(fp.parse().map_err(anyhow::Error::msg)?);
+            }
+            (Some(PROJECT), Some(_)) => {}
+            _ => continue,
         }
-        let fp: Fingerprint = fp.parse().map_err(anyhow::Error::msg)?;
-        found.insert(fp);
         let place = to.join(&path);
         if let Some(folder) = place.parent() {
             fs::create_dir_all(folder)?;
@@ -108,7 +111,7 @@ pub fn read(from: impl Read, to: &Path) -> Result<Vec<Entry>> {
     std::io::copy(&mut tar.into_inner(), &mut std::io::sink()).context("the archive is damaged")?;
     found
         .into_iter()
-        .map(|fp| check(&to.join("results").join(fp.to_string()), &fp))
+        .map(|fp: Fingerprint| check(&to.join("results").join(fp.to_string()), &fp))
         .collect()
 }
 

@@ -74,7 +74,7 @@ impl Request {
     pub fn read(args: &PipelineArgs) -> Result<Self> {
         let path = match &args.file {
             Some(path) => path.clone(),
-            None => find()?,
+            None => find()?.ok_or_else(nowhere)?,
         };
         let text = std::fs::read_to_string(&path)
             .with_context(|| format!("cannot read {}", path.display()))?;
@@ -90,6 +90,14 @@ impl Request {
             text,
             root,
         })
+    }
+
+    /// The same, or nothing where there is no pipeline yet.
+    pub fn find(args: &PipelineArgs) -> Result<Option<Self>> {
+        match args.file.is_none() && find()?.is_none() {
+            true => Ok(None),
+            false => Self::read(args).map(Some),
+        }
     }
 }
 
@@ -173,23 +181,23 @@ pub fn store(args: &PipelineArgs) -> Result<PathBuf> {
     let dir = match (&args.store, &args.file) {
         (Some(store), _) => return Ok(std::path::absolute(store)?),
         (None, Some(file)) => std::path::absolute(file)?.parent().map(Path::to_path_buf),
-        (None, None) => match find() {
-            Ok(file) => file.parent().map(Path::to_path_buf),
-            Err(_) => Some(std::env::current_dir()?),
+        (None, None) => match find()? {
+            Some(file) => file.parent().map(Path::to_path_buf),
+            None => Some(std::env::current_dir()?),
         },
     };
     Ok(dir.unwrap_or_else(|| "/".into()).join("artifacts"))
 }
 
 /// pipeline.toml here or in the nearest folder above.
-fn find() -> Result<PathBuf> {
+fn find() -> Result<Option<PathBuf>> {
     let here = std::env::current_dir().context("the current folder is gone")?;
-    let found = here
-        .ancestors()
-        .map(|dir| dir.join("pipeline.toml"))
-        .find(|p| p.is_file());
-    found.ok_or_else(|| {
-        let message = format!("there is no pipeline.toml in {} or above", here.display());
-        Diagnostic::new(message).hint("name one with --file").into()
-    })
+    let mut above = here.ancestors().map(|dir| dir.join("pipeline.toml"));
+    Ok(above.find(|p| p.is_file()))
+}
+
+pub fn nowhere() -> Diagnostic {
+    let here = std::env::current_dir().unwrap_or_default();
+    let message = format!("there is no pipeline.toml in {} or above", here.display());
+    Diagnostic::new(message).hint("name one with --file")
 }

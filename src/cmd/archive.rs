@@ -1,8 +1,9 @@
 //! `repro export` and `repro import`.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
-use std::path::{Path, PathBuf};
+use std::io;
+use std::path::{Component, Path, PathBuf};
 
 use anyhow::{Context, Result};
 use stages::contract::StageDef;
@@ -10,9 +11,13 @@ use stages::contract::StageDef;
 use super::Ended;
 use crate::archive;
 use crate::diag::Diagnostic;
+use crate::graph::{Id, Kind};
 use crate::human;
-use crate::project::{PipelineArgs, Project};
-use crate::store::Store;
+use crate::plan::Planner;
+use crate::project::{self, PipelineArgs, Project, Request};
+use crate::store::{Store, stat};
+
+const ACCEPTED: &str = "accepted.toml";
 
 #[derive(Debug, clap::Args)]
 pub struct ExportArgs {
@@ -45,65 +50,135 @@ pub fn export(
     let order = project.graph.with_needs(&targets);
     let mut planner = project.planner();
     planner.judge_all(&order);
-    let wanted = order
-        .iter()
-        .filter(|id| !args.metrics || planner.graph.stages[**id].metrics_port().is_some());
-    let results: BTreeSet<_> = wanted.filter_map(|id| planner.fresh(*id)).collect();
+    let mut wanted = order;
+    wanted.retain(|id| {
+        let metrics = planner.graph.stages[*id].metrics_port().is_some();
+        (metrics || !args.metrics) && planner.fresh(*id).is_some()
+    });
+    let results: BTreeSet<_> = wanted.iter().filter_map(|id| planner.fresh(*id)).collect();
+    let read = files_read(&planner, &wanted);
     if results.is_empty() {
         return Err(Diagnostic::new("nothing of this is fresh")
             .hint("`repro run` first")
             .into());
     }
     let _kept = project.store.reading();
-    let pipeline = project.path.clone();
-    let accepted = project.facts.dir.join("accepted.toml");
-    let files: Vec<(&str, &Path)> = [
-        ("pipeline.toml", pipeline.as_path()),
-        ("accepted.toml", &accepted),
-    ]
-    .into_iter()
-    .filter(|(_, path)| path.is_file())
-    .collect();
+    let mut files: BTreeMap<String, PathBuf> = BTreeMap::new();
+    for name in read {
+        files.insert(name.clone(), project.facts.dir.join(name));
+    }
+    files.insert("pipeline.toml".into(), project.path.clone());
+    files.insert(ACCEPTED.into(), project.facts.dir.join(ACCEPTED));
+    files.retain(|name, path| inside(name) && path.is_file());
     archive::write(&args.archive, &project.store, &results, &files)?;
     let size = fs::metadata(&args.archive)?.len();
     let count = human::count(results.len(), "result");
     eprintln!(
-        "{count} in {}, {}",
+        "{count} and {} of the project in {}, {}",
+        human::count(files.len(), "file"),
         args.archive.display(),
         human::bytes(size)
     );
     Ok(Ended::Done)
 }
 
-pub fn import(
-    pipeline: &PipelineArgs,
-    args: &ImportArgs,
-    kinds: &'static [StageDef],
-) -> Result<Ended> {
-    let mut project = Project::open(pipeline, kinds)?;
+/// The files that these stages, all fresh, were told or found to read.
+fn files_read(planner: &Planner, stages: &[Id]) -> BTreeSet<String> {
+    let mut names = BTreeSet::new();
+    for &id in stages {
+        if let Kind::Command(_) = planner.graph.stages[id].kind {
+            names.extend(planner.files_of(id));
+            let found = planner.result(id).into_iter().flat_map(|e| &e.reads);
+            names.extend(found.map(|(path, _)| path.clone()));
+        }
+    }
+    names
+}
+
+/// True for a path that cannot leave the folder it is put into.
+fn inside(name: &str) -> bool {
+    let mut parts = Path::new(name).components();
+    parts.all(|part| matches!(part, Component::Normal(_)))
+}
+
+pub fn import(pipeline: &PipelineArgs, args: &ImportArgs) -> Result<Ended> {
+    let here = Request::find(pipeline)?;
+    let dir = match &here {
+        Some(request) => request.dir.clone(),
+        None => std::env::current_dir()?,
+    };
     let file = File::open(&args.archive)
         .with_context(|| format!("cannot read {}", args.archive.display()))?;
-    let (store, _lock) = Store::lock(&project.store.root.clone(), |_| {
+    let (mut store, _lock) = Store::lock(&project::store(pipeline)?, |_| {
         eprintln!("waiting for another run")
     })?;
-    project.store = store;
-    let scratch = tempfile::tempdir_in(&project.store.root)?;
+    let scratch = tempfile::tempdir_in(&store.root)?;
     let entries = archive::read(file, scratch.path())?;
+    let packed = scratch.path().join(archive::PROJECT);
+    let files = match &here {
+        None => arriving(&packed, &dir, &store.root)?,
+        Some(request) => {
+            let theirs = fs::read_to_string(packed.join("pipeline.toml"));
+            if theirs.is_ok_and(|theirs| theirs != request.text) {
+                eprintln!(
+                    "the archive's pipeline is not the one here, which stays: results count where all \
+                     they depend on is the same"
+                );
+            }
+            Vec::new()
+        }
+    };
     let mut new = Vec::new();
     for entry in entries {
-        if project.store.index.results.contains_key(&entry.fp) {
+        if store.index.results.contains_key(&entry.fp) {
             continue;
         }
         let from = scratch.path().join("results").join(entry.fp.to_string());
-        let place = project.store.result(&entry.fp);
+        let place = store.result(&entry.fp);
         fs::rename(&from, &place).with_context(|| format!("cannot place {}", place.display()))?;
-        project.store.index.add_result(entry);
+        store.index.add_result(entry);
         new.push(place);
     }
-    project.store.settle(&new)?;
+    store.settle(&new)?;
+    for name in &files {
+        let to = dir.join(name);
+        let placed = fs::create_dir_all(to.parent().unwrap_or(&dir))
+            .and_then(|()| fs::copy(packed.join(name), &to));
+        placed.with_context(|| format!("cannot write {}", to.display()))?;
+        eprintln!("wrote {name}");
+    }
     eprintln!(
         "{} new, all as their records say",
         human::count(new.len(), "result")
     );
     Ok(Ended::Done)
+}
+
+/// What an archive brings to a folder without a pipeline. Nothing that is there is replaced, and
+/// nothing goes where it would act by itself.
+fn arriving(packed: &Path, dir: &Path, store: &Path) -> Result<Vec<String>> {
+    if !packed.join("pipeline.toml").is_file() {
+        return Err(project::nowhere().into());
+    }
+    let mut names = stat::walk(packed)?;
+    // Last, so that an import that was interrupted can be repeated.
+    names.sort_by_key(|name| name == "pipeline.toml");
+    let mut new = Vec::new();
+    for name in names {
+        let to = dir.join(&name);
+        if to.starts_with(store) || Path::new(&name).iter().any(|part| part == ".git") {
+            let message = format!("the archive holds {name}, which does not belong there");
+            return Err(Diagnostic::new(message).into());
+        }
+        match fs::read(&to) {
+            Ok(bytes) if bytes == fs::read(packed.join(&name))? => {}
+            Err(e) if e.kind() == io::ErrorKind::NotFound => new.push(name),
+            _ => {
+                let message = format!("{} is here already and is not the archive's", to.display());
+                let hint = "import into an empty folder, or into a clone of the project";
+                return Err(Diagnostic::new(message).hint(hint).into());
+            }
+        }
+    }
+    Ok(new)
 }

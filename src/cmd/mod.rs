@@ -156,7 +156,7 @@ fn dispatch(cli: &Cli, kinds: &'static [StageDef]) -> Result<Ended> {
         Command::Du(args) => space::du(&cli.pipeline, args, kinds),
         Command::Gc(args) => space::gc(&cli.pipeline, args, kinds),
         Command::Export(args) => archive::export(&cli.pipeline, args, kinds),
-        Command::Import(args) => archive::import(&cli.pipeline, args, kinds),
+        Command::Import(args) => archive::import(&cli.pipeline, args),
         Command::Kinds(args) => kinds::run(args, kinds),
         Command::Schema => schema::run(kinds),
         Command::Doctor(args) => doctor::run(&cli.pipeline, args),

@@ -45,29 +45,6 @@ fn a_record_tells_where_a_result_comes_from() {
 }
 
 #[test]
-fn an_archive_carries_results_to_another_machine() {
-    let here = Space::new(TWO);
-    here.run();
-    let there = Space::new(TWO);
-    let archive = there.path("results.tar.gz").display().to_string();
-    assert_eq!(here.repro(&["export", &archive]).code, Some(0));
-    assert_eq!(there.repro(&["import", &archive]).code, Some(0));
-    assert_eq!(there.run(), [""; 0]);
-    assert_eq!(there.repro(&["verify"]).code, Some(0));
-    let mut bytes = fs::read(&archive).expect("there");
-    let middle = bytes.len() / 2;
-    bytes[middle] ^= 1;
-    fs::write(&archive, bytes).expect("ours");
-    let third = Space::new(TWO);
-    assert_eq!(
-        third.repro(&["import", &archive]).code,
-        Some(1),
-        "damage is noticed"
-    );
-    assert_eq!(third.run(), ["a", "b"]);
-}
-
-#[test]
 fn gc_frees_what_nothing_needs() {
     let space = Space::new(TWO);
     space.run();

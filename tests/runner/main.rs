@@ -1,5 +1,6 @@
 //! The runner through its command line, with stages that are small programs.
 
+mod archives;
 mod command;
 mod faults;
 mod gpu;
