@@ -20,6 +20,9 @@ pub struct Params {
     train: usize,
     /// How many of the test images to keep, from the front; 0: all.
     test: usize,
+    /// Rows and columns of zeros on each side of every image, which all that reads them keeps:
+    /// 2 makes 32x32 of Fashion-MNIST's 28x28 (A35).
+    pad: usize,
 }
 
 impl Stage for Dataset {
@@ -54,7 +57,12 @@ impl Stage for Dataset {
             ("test", keep(test, params.test, name, "test")?),
         ];
         for (port, mut images) in splits {
-            images.source = Some(format!("{name} {port}"));
+            let mut frame = String::new();
+            if params.pad > 0 {
+                images = images.padded(params.pad);
+                frame = format!(" padded to {}x{}", images.height, images.width);
+            }
+            images.source = Some(format!("{name}{frame} {port}"));
             images.save(job.output(port)?)?;
         }
         Ok(())
@@ -87,10 +95,13 @@ mod tests {
     fn validation_images_come_from_the_end_of_the_training_split() -> Result<()> {
         let source = json!({"kind": "embedded", "look": {"kind": "grey"}});
         let bench = Bench::new::<Dataset>(&[]);
-        let run = |valid, train, test| {
-            let params = json!({"source": source, "valid": valid, "train": train, "test": test});
+        let padded = |valid, train, test, pad| {
+            let params = json!({
+                "source": source, "valid": valid, "train": train, "test": test, "pad": pad,
+            });
             bench.run::<Dataset>(&params)
         };
+        let run = |valid, train, test| padded(valid, train, test, 0);
         let load = |port| Images::load(&bench.output::<Dataset>(port));
         run(0, 0, 0)?;
         let all = load("train")?.pixels().to_vec();
@@ -108,6 +119,16 @@ mod tests {
             test.source.as_deref(),
             Some("fashion-mnist subset (grey) test")
         );
+
+        // Another frame is another reference, which no column mixes with the first.
+        padded(500, 40, 30, 2)?;
+        let wide = load("test")?;
+        assert_eq!(wide.shape(), [32, 32, 1]);
+        assert_eq!(
+            wide.source.as_deref(),
+            Some("fashion-mnist subset (grey) padded to 32x32 test")
+        );
+        assert_eq!(wide.pixels(), test.padded(2).pixels());
 
         let error = run(6000, 0, 0).unwrap_err().to_string();
         assert!(

@@ -1,4 +1,4 @@
-//! Kind `interpolation`: images of the full model along lines between two codes (Figure 5).
+//! Kind `interpolation`: images of the full model between two codes (Figure 5).
 
 use anyhow::{Result, ensure};
 use candle_core::DType;
@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::contract::{Input, Job, Output, Stage};
 use crate::data::grid::Layout;
 use crate::models::full::Full;
+use crate::models::path::Path;
 use crate::nn::device;
 use crate::nn::noise::Noise;
 use crate::same_code::draw;
@@ -21,6 +22,7 @@ pub struct Params {
     /// Multiplies the base density's deviation (A20). A row has one base noise, so that all
     /// change along it comes from the code.
     temperature: f64,
+    path: Path,
     layout: Layout,
 }
 
@@ -42,13 +44,8 @@ impl Stage for Interpolation {
         let Layout { rows, columns, .. } = params.layout;
         ensure!(columns > 1, "params.layout.columns must be at least 2");
         let noise = Noise::new(params.seed, "interpolation");
-        let from = model.prior.sample(rows, &mut noise.at(0))?;
-        let to = model.prior.sample(rows, &mut noise.at(1))?;
         let mut all = vec![];
-        for column in 0..columns {
-            // Linear in z (A32).
-            let t = column as f64 / (columns - 1) as f64;
-            let z = ((&from * (1.0 - t))? + (&to * t)?)?;
+        for z in params.path.codes(&model.prior, rows, columns, &noise)? {
             let y = model.decode(&z, params.temperature, &mut noise.at(2))?;
             all.push(model.quantise(&y)?);
         }

@@ -1,5 +1,5 @@
 //! Kind `same-code`: what the flow layer adds to the VAE (Figure 4). Each row is one code: the
-//! decoder's mean at the left, then samples of the full model with fresh base noise.
+//! VAE's image at the left, then samples of the full model with fresh base noise.
 
 use anyhow::{Result, ensure};
 use candle_core::{DType, Tensor};
@@ -20,7 +20,18 @@ pub struct Params {
     seed: u64,
     /// Multiplies the base density's deviation (A20).
     temperature: f64,
+    vae_image: VaeImage,
     layout: Layout,
+}
+
+/// What is shown as the VAE's image of a code (A33).
+#[derive(Clone, Copy, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum VaeImage {
+    /// The decoder's mean.
+    Mean,
+    /// A draw of p(y|z): the mean and once the deviation in noise, whatever the temperature.
+    Sample,
 }
 
 impl Stage for SameCode {
@@ -43,7 +54,13 @@ impl Stage for SameCode {
         ensure!(columns > 1, "params.layout.columns must be at least 2");
         let noise = Noise::new(params.seed, "same-code");
         let z = model.prior.sample(rows, &mut noise.at(0))?;
-        let mut all = vec![model.quantise(&model.vae.decode(&z)?.0)?];
+        let deviations = match params.vae_image {
+            VaeImage::Mean => 0.0,
+            VaeImage::Sample => 1.0,
+        };
+        // The columns beside it take the noise of 1 and on.
+        let alone = model.base(&z, deviations, &mut noise.at(columns as u64))?;
+        let mut all = vec![model.quantise(&alone)?];
         for column in 1..columns {
             let y = model.decode(&z, params.temperature, &mut noise.at(column as u64))?;
             all.push(model.quantise(&y)?);

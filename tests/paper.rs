@@ -68,6 +68,31 @@ fn a_learning_rate_reruns_what_depends_on_it_and_taking_it_back_reruns_nothing()
         .says("3 not run: `repro run --profile quick`");
 }
 
+/// Where the paper is silent, each alternative is a value that can be set, and no other is.
+#[test]
+fn choices_are_parameters_with_known_values() {
+    let space = paper();
+    for (parameter, known) in [
+        ("interpolation.path", ["linear", "spherical"]),
+        ("same-code.vae_image", ["mean", "sample"]),
+    ] {
+        let wrong = space.repro(&format!("status --set {parameter}=other"));
+        let (stage, name) = parameter.split_once('.').expect("a stage");
+        let [first, second] = known;
+        wrong
+            .ends(2)
+            .complains("pipeline.toml:")
+            .complains(&format!("stage `{stage}@cifar10`: params.{name}: unknown"))
+            .complains(&format!("hint: one of {first}, {second}"));
+        for value in known {
+            let set = format!("status --set {parameter}={value}");
+            space.repro(&set).ends(0);
+        }
+    }
+    let wrong = space.repro("status --set dataset.pad=-1").ends(2);
+    wrong.complains("params.pad: invalid value: integer `-1`");
+}
+
 #[test]
 fn one_stage_runs_with_what_it_needs() {
     let space = paper();

@@ -156,6 +156,28 @@ impl Images {
         }
     }
 
+    /// Copies with `pad` rows and columns of zeros on each side.
+    pub fn padded(&self, pad: usize) -> Self {
+        let (height, width) = (self.height + 2 * pad, self.width + 2 * pad);
+        let row = self.width * self.channels;
+        let mut pixels = vec![0; self.n * height * width * self.channels];
+        for (i, from) in self.pixels().chunks_exact(row).enumerate() {
+            let (image, y) = (i / self.height, i % self.height);
+            let first = ((image * height + y + pad) * width + pad) * self.channels;
+            pixels[first..first + row].copy_from_slice(from);
+        }
+        Self {
+            n: self.n,
+            height,
+            width,
+            channels: self.channels,
+            pixels: Pixels::Owned(pixels),
+            labels: self.labels.clone(),
+            source: self.source.clone(),
+            resident: Resident::default(),
+        }
+    }
+
     /// The chosen images `[b, height, width, channels]` as whole numbers 0 to 255 in `dtype`.
     /// On a GPU they are gathered from the whole set, which is there as bytes.
     pub fn batch(
@@ -228,6 +250,20 @@ mod tests {
         let chosen = three().select([2, 0]);
         assert_eq!(chosen.pixels(), [5, 6, 1, 2]);
         assert_eq!(chosen.labels, Some(vec![9, 7]));
+        Ok(())
+    }
+
+    #[test]
+    fn padding_is_zeros_on_every_side() -> Result<()> {
+        let two = Images::new([1, 2, 2], (1..=8).collect(), Some(vec![3, 4]))?;
+        let padded = two.padded(1);
+        assert_eq!((padded.n, padded.shape()), (2, [3, 4, 2]));
+        let mut expected = [0; 24];
+        expected[10..14].copy_from_slice(&[1, 2, 3, 4]);
+        assert_eq!(padded.image(0), expected);
+        expected[10..14].copy_from_slice(&[5, 6, 7, 8]);
+        assert_eq!(padded.image(1), expected);
+        assert_eq!(padded.labels, two.labels);
         Ok(())
     }
 

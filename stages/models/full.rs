@@ -156,16 +156,22 @@ impl Full {
 
     /// Images given codes, as y.
     pub fn decode(&self, z: &Tensor, temperature: f64, noise: &mut Draws) -> Result<Tensor> {
-        let (mu, log_sigma) = self.vae.decode(z)?;
-        let mut base = mu;
-        if temperature > 0.0 {
-            let e = noise.normal(base.shape(), base.dtype(), base.device())?;
-            base = (base + (log_sigma.exp()? * (e * temperature)?)?)?;
-        }
+        let base = self.base(z, temperature, noise)?;
         Ok(match &self.flow {
             Some(flow) => flow.inverse(&base)?,
             None => base,
         })
+    }
+
+    /// What the VAE alone makes of codes: the decoder's mean and `temperature` times its deviation
+    /// in fresh noise.
+    pub fn base(&self, z: &Tensor, temperature: f64, noise: &mut Draws) -> Result<Tensor> {
+        let (mean, log_sigma) = self.vae.decode(z)?;
+        if temperature == 0.0 {
+            return Ok(mean);
+        }
+        let e = noise.normal(mean.shape(), mean.dtype(), mean.device())?;
+        Ok((mean + (log_sigma.exp()? * (e * temperature)?)?)?)
     }
 
     /// Images as bytes. y = (x + u) / 256 came from x = floor(256 y), y = x / 255 from the nearest.

@@ -11,6 +11,7 @@ pub mod inception;
 pub mod inception_weights;
 pub mod infogan;
 pub mod latent_set;
+pub mod path;
 pub mod phase1;
 mod pickle;
 pub mod pool;

@@ -101,15 +101,25 @@ impl Prior {
 
     /// `n` codes `[n, d]`.
     pub fn sample(&self, n: usize, noise: &mut Draws) -> Result<Tensor> {
+        self.code(&self.base(n, noise)?, noise)
+    }
+
+    /// `n` draws u `[n, d]` of the N(0, I) that codes are made from.
+    pub fn base(&self, n: usize, noise: &mut Draws) -> Result<Tensor> {
+        let (Self::Normal { dtype, device, .. }
+        | Self::Flow(_, dtype, device)
+        | Self::SecondVae(_, dtype, device)) = self;
+        Ok(noise.normal((n, self.dim()), *dtype, device)?)
+    }
+
+    /// Codes `[n, d]` of base draws u. Only a second-stage VAE adds noise of its own.
+    pub fn code(&self, u: &Tensor, noise: &mut Draws) -> Result<Tensor> {
         match self {
-            Self::Normal { dim, dtype, device } => Ok(noise.normal((n, *dim), *dtype, device)?),
-            Self::Flow(flow, dtype, device) => {
-                flow.inverse(&noise.normal((n, flow.dim()), *dtype, device)?)
-            }
-            Self::SecondVae(vae, dtype, device) => {
-                let u = noise.normal((n, vae.dim()), *dtype, device)?;
-                let e = noise.normal((n, vae.dim()), *dtype, device)?;
-                vae.sample(&u, &e)
+            Self::Normal { .. } => Ok(u.clone()),
+            Self::Flow(flow, ..) => flow.inverse(u),
+            Self::SecondVae(vae, ..) => {
+                let e = noise.normal(u.shape(), u.dtype(), u.device())?;
+                vae.sample(u, &e)
             }
         }
     }
