@@ -200,7 +200,7 @@ mod tests {
         let whole = Bench::new::<Features>(&given);
         whole.run::<Features>(&params)?;
         let mut broken = Bench::new::<Features>(&given);
-        broken.spec().checkpoint_seconds = 0.0;
+        broken.spec().checkpoint_every.seconds = Some(0.0);
         let (mut job, _) = broken.job(Some(2));
         let error = Features::run(&serde_json::from_value(params.clone())?, &mut job).unwrap_err();
         assert!(error.is::<Interrupted>(), "{error:?}");

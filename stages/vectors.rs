@@ -88,7 +88,7 @@ mod tests {
         assert_eq!(vectors.protocol, gaussian.protocol);
 
         let mut broken = Bench::new::<Vectors>(&given);
-        broken.spec().checkpoint_seconds = 0.0;
+        broken.spec().checkpoint_every.seconds = Some(0.0);
         let (mut job, _) = broken.job(Some(2));
         let error = Vectors::run(&serde_json::from_value(params.clone())?, &mut job).unwrap_err();
         assert!(error.is::<Interrupted>(), "{error:?}");

@@ -89,7 +89,7 @@ fn a_worker_without_its_gpu_says_why() {
         "stage": "extractor", "kind": "extractor", "inputs": {}, "outputs": {},
         "params": {"network": {"kind": "inception-2015-12-05"}},
         "checkpoint": "c", "state": "s", "extends": null, "device": "cuda:0", "threads": 1,
-        "data": null, "downloads": "d", "checkpoint_seconds": 1.0,
+        "data": null, "downloads": "d", "checkpoint_every": {},
     });
     space.write("job.json", &job.to_string());
     let said = space

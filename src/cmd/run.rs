@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use anyhow::Result;
-use stages::contract::StageDef;
+use stages::contract::{CheckpointEvery, StageDef};
 
 use super::{Ended, leave, print};
 use crate::device::Seen;
@@ -48,6 +48,9 @@ pub struct Args {
         default_value_t = 300.0
     )]
     checkpoint_every: f64,
+    /// Epochs between checkpoints, besides those by time
+    #[arg(long, value_name = "N", env = "REPRO_CHECKPOINT_EPOCHS")]
+    checkpoint_epochs: Option<u64>,
     /// Events as lines of JSON on standard output
     #[arg(long)]
     json: bool,
@@ -111,7 +114,10 @@ pub fn run(pipeline: &PipelineArgs, args: &Args, kinds: &'static [StageDef]) -> 
         keep_going: args.keep_going,
         force,
         data: args.data.as_ref().map(std::path::absolute).transpose()?,
-        checkpoint_seconds: args.checkpoint_every,
+        checkpoint_every: CheckpointEvery {
+            seconds: Some(args.checkpoint_every),
+            epochs: args.checkpoint_epochs,
+        },
     };
     let mut progress = progress::choose(args.json);
     let mut planner = Planner::new(&project.graph, &mut project.store, &project.facts, true);

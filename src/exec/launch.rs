@@ -8,6 +8,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Instant, SystemTime};
 
 use anyhow::{Context, Result};
+use stages::contract::CheckpointEvery;
 
 use super::program::Inputs;
 use super::watched::Watch;
@@ -52,7 +53,7 @@ pub struct Grant {
     /// Ids of GPUs; empty for the CPU.
     pub gpus: Vec<String>,
     pub data: Option<PathBuf>,
-    pub checkpoint_seconds: f64,
+    pub checkpoint_every: CheckpointEvery,
     /// The `state` of a finished shorter run.
     pub extends: Option<PathBuf>,
     /// Where the process tells the guard of its group.

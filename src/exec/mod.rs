@@ -26,7 +26,7 @@ use std::sync::mpsc::{self, Sender};
 
 use anyhow::Result;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
-use stages::contract::Event;
+use stages::contract::{CheckpointEvery, Event};
 
 use crate::graph::Id;
 use crate::plan::Planner;
@@ -47,7 +47,7 @@ pub struct Options {
     /// Stages that run even if they are fresh.
     pub force: Vec<Id>,
     pub data: Option<PathBuf>,
-    pub checkpoint_seconds: f64,
+    pub checkpoint_every: CheckpointEvery,
 }
 
 /// What came of it.

@@ -116,7 +116,7 @@ fn worker(
         threads: grant.threads,
         data: grant.data.clone(),
         downloads: launch.root.join("downloads"),
-        checkpoint_seconds: grant.checkpoint_seconds,
+        checkpoint_every: grant.checkpoint_every,
     };
     let path = launch.work.dir.join("job.json");
     write_json(&path, &serde_json::to_value(&job)?)?;

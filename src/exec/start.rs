@@ -29,7 +29,7 @@ impl Run<'_, '_> {
             threads: seat.threads,
             gpus: seat.gpus.clone(),
             data: self.options.data.clone(),
-            checkpoint_seconds: self.options.checkpoint_seconds,
+            checkpoint_every: self.options.checkpoint_every,
             extends: self.extends(id),
             guard: self.guard(id),
         };

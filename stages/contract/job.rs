@@ -37,8 +37,15 @@ pub struct JobSpec {
     pub data: Option<PathBuf>,
     /// Where downloads are kept; shared by all stages.
     pub downloads: PathBuf,
-    /// Seconds between checkpoints. Zero writes one at every opportunity (tests).
-    pub checkpoint_seconds: f64,
+    pub checkpoint_every: CheckpointEvery,
+}
+
+/// How often a job writes checkpoints; whenever it is asked to stop, it writes one anyway.
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
+pub struct CheckpointEvery {
+    /// Zero is every opportunity: each step of a training.
+    pub seconds: Option<f64>,
+    pub epochs: Option<u64>,
 }
 
 /// What a running job says, one JSON object a line on its standard output.
@@ -163,8 +170,15 @@ impl Job {
 
     /// True when it is time to write a checkpoint, or the job is to stop.
     pub fn checkpoint_due(&self) -> bool {
-        self.should_stop()
-            || self.last_checkpoint.elapsed().as_secs_f64() >= self.spec.checkpoint_seconds
+        let elapsed = self.last_checkpoint.elapsed().as_secs_f64();
+        let every = self.spec.checkpoint_every.seconds;
+        self.should_stop() || every.is_some_and(|seconds| elapsed >= seconds)
+    }
+
+    /// True when it is time to write a checkpoint after so many epochs.
+    pub fn checkpoint_due_after(&self, epochs: u64) -> bool {
+        let every = self.spec.checkpoint_every.epochs;
+        every.is_some_and(|n| n > 0 && epochs.is_multiple_of(n))
     }
 
     /// To be called after a checkpoint was written, with the position it holds.

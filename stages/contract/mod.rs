@@ -8,7 +8,7 @@ mod job;
 #[cfg(test)]
 pub mod testing;
 
-pub use job::{Event, Interrupted, Job, JobSpec, Progress};
+pub use job::{CheckpointEvery, Event, Interrupted, Job, JobSpec, Progress};
 
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;

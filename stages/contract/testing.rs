@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 
 use serde_json::Value;
 
-use super::{Job, JobSpec, Stage, define};
+use super::{CheckpointEvery, Job, JobSpec, Stage, define};
 
 /// A folder in which a kind runs, again and again.
 pub struct Bench {
@@ -65,7 +65,7 @@ impl Bench {
             threads: 2,
             data: None,
             downloads: at("downloads"),
-            checkpoint_seconds: 1e9,
+            checkpoint_every: CheckpointEvery::default(),
         };
         Self { dir, spec }
     }

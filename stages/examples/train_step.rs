@@ -16,7 +16,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail, ensure};
 use safetensors::tensor::{Dtype, TensorView};
 use serde_json::{Value, json};
-use stages::contract::{Job, JobSpec};
+use stages::contract::{CheckpointEvery, Job, JobSpec};
 
 /// When each progress event came, and how much was done.
 type Marks = Arc<Mutex<Vec<(Instant, f64)>>>;
@@ -82,7 +82,7 @@ impl Bench {
             threads: 2,
             data: None,
             downloads: at("downloads"),
-            checkpoint_seconds: 1e9,
+            checkpoint_every: CheckpointEvery::default(),
         };
         let marks = Marks::default();
         let mut job = Job::new(spec, Box::new(Listener(marks.clone())), Arc::default());

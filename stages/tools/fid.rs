@@ -13,7 +13,7 @@ use serde_json::Value;
 
 use super::measure::{Side, Way, measure};
 use super::sets::{Set, UNKNOWN, open};
-use crate::contract::{Job, JobSpec};
+use crate::contract::{CheckpointEvery, Job, JobSpec};
 use crate::data::fetch::sha256;
 use crate::data::gaussian::Gaussian;
 use crate::data::metrics::Metric;
@@ -156,7 +156,7 @@ fn job_spec(request: &Request) -> JobSpec {
         threads: rayon::current_num_threads(),
         data: request.data.clone(),
         downloads: request.downloads.clone(),
-        checkpoint_seconds: f64::INFINITY,
+        checkpoint_every: CheckpointEvery::default(),
     }
 }
 

@@ -219,3 +219,40 @@ fn a_dry_run_tells_from_where_a_run_would_go_on() {
         forecast.out
     );
 }
+
+#[test]
+fn checkpoints_come_by_epoch_where_that_is_asked_for() {
+    let space = Space::new(TINY);
+    let said = space.repro(&["run", "--json", "prior", "--checkpoint-epochs", "1"]);
+    assert_eq!(said.code, Some(0), "{}", said.err);
+    let written = |stage: &str| -> Vec<u64> {
+        let events = events(&said).into_iter();
+        let written = events.filter(|e| e["stage"] == stage && e["event"] == "checkpoint");
+        written.filter_map(|e| e["at"].as_u64()).collect()
+    };
+    // 96 images in batches of 16; after the last epoch there is the result.
+    assert_eq!(written("vae"), [6]);
+    assert_eq!(written("prior").len(), 2);
+}
+
+#[test]
+fn training_that_is_computed_again_gives_the_same_bytes() {
+    let timing = r#"
+[stage.timing]
+kind = "timing"
+in.images = "data.train"
+params = { warmup_steps = 0, steps = 1, vae.params-of = "vae", flow_layer.params-of = "flow", glow.params-of = "glow" }
+"#;
+    let space = Space::new(&format!("{TINY}{timing}"));
+    space.ran(&["run", "--json", "prior", "timing"]);
+    let said = space.repro(&["verify", "--rerun", "vae", "prior", "timing"]);
+    assert_eq!(said.code, Some(0), "{}{}", said.out, said.err);
+    let ends = |words: &str| said.out.lines().filter(|l| l.ends_with(words)).count();
+    assert_eq!(ends("same bytes"), 5, "{}", said.out);
+    assert_eq!(
+        ends("differs, as what measures the machine may"),
+        1,
+        "{}",
+        said.out
+    );
+}

@@ -180,6 +180,9 @@ impl<'a> Run<'a> {
             }
             self.read_losses()?;
             self.end_epoch(model, valid)?;
+            if job.checkpoint_due_after(epoch + 1) && self.at.step < self.total() {
+                self.checkpoint(job)?;
+            }
             (clock, since) = (Instant::now(), self.at.step);
         }
         Ok(())
