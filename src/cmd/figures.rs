@@ -55,7 +55,15 @@ pub fn run(pipeline: &PipelineArgs, args: &Args, kinds: &'static [StageDef]) -> 
     }
     if out.written == 0 {
         let message = "there is nothing to draw";
-        let hint = format!("repro run --profile {}", project.facts.profile);
+        let curves = project
+            .graph
+            .stages
+            .iter()
+            .any(|s| s.history_port().is_some());
+        let hint = match curves || !declared.is_empty() {
+            true => format!("repro run --profile {}", project.facts.profile),
+            false => "declare [figure.1], or an output that holds `history`".into(),
+        };
         return Err(Diagnostic::new(message).hint(hint).into());
     }
     Ok(Ended::Done)

@@ -35,7 +35,7 @@ pub fn run(pipeline: &PipelineArgs, args: &Args, kinds: &'static [StageDef]) -> 
     let mut written = 0;
     for id in wanted {
         let stage = &planner.graph.stages[id];
-        let Some(output) = stage.outputs.iter().position(|o| o.holds == history::HOLDS) else {
+        let Some(output) = stage.history_port() else {
             continue;
         };
         let at = planner.result(id).map_or(0, |entry| entry.at);
@@ -55,7 +55,15 @@ pub fn run(pipeline: &PipelineArgs, args: &Args, kinds: &'static [StageDef]) -> 
         }
     }
     if written == 0 {
-        let hint = format!("repro run --profile {profile}");
+        let hint = match project
+            .graph
+            .stages
+            .iter()
+            .any(|s| s.history_port().is_some())
+        {
+            true => format!("repro run --profile {profile}"),
+            false => "no stage has an output that holds `history`".into(),
+        };
         return Err(Diagnostic::new("there is no history to write")
             .hint(hint)
             .into());

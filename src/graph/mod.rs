@@ -12,6 +12,7 @@ use stages::contract::StageDef;
 
 use crate::command::Command;
 use crate::diag::{Diagnostic, suggest};
+use crate::history;
 use crate::spec::{Resources, Spec};
 
 /// Position of a stage in [`Graph::stages`].
@@ -101,6 +102,11 @@ impl Stage {
     /// Number of the output port that holds metrics.
     pub fn metrics_port(&self) -> Option<usize> {
         self.outputs.iter().position(|o| o.holds == "metrics")
+    }
+
+    /// Number of the output port that holds a training's history.
+    pub fn history_port(&self) -> Option<usize> {
+        self.outputs.iter().position(|o| o.holds == history::HOLDS)
     }
 }
 

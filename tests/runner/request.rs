@@ -132,6 +132,14 @@ fn mistakes_on_the_command_line() {
             "--set *.seed=1: no stage has a parameter `seed`\nhint: `*` means every stage that has the parameter\n",
         ),
         (
+            &["figures"],
+            "there is nothing to draw\nhint: declare [figure.1], or an output that holds `history`\n",
+        ),
+        (
+            &["tensorboard"],
+            "there is no history to write\nhint: no stage has an output that holds `history`\n",
+        ),
+        (
             &["run", "--device", "tpu"],
             "`tpu` is no device\nhint: one of auto, cpu, cuda, cuda:N\n",
         ),
