@@ -97,7 +97,10 @@ mod tests {
     fn params() -> Value {
         json!({
             "seed": 0, "epochs": 2, "batch": 8, "init_images": 16, "average": 0.0,
-            "flow": { "levels": 2, "depth": 2, "width": 8, "coupling": "affine", "learn_top": true },
+            "flow": {
+                "levels": 2, "depth": 2, "width": 8, "coupling": "affine", "network": "official",
+                "inv_conv": "plain", "learn_top": true,
+            },
             "optim": {
                 "kind": "adamax", "lr": 1e-3, "beta1": 0.9, "beta2": 0.0, "epsilon": 1e-8,
                 "form": "tensorflow", "halve_every": 0, "warmup_epochs": 1, "clip_norm": 0.0,

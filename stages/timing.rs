@@ -195,13 +195,17 @@ mod tests {
             },
             "flow_layer": {
                 "seed": 0, "epochs": 1, "batch": 4, "init_images": 8,
-                "flow": { "depth": 2, "width": 8, "start": "identity" }, "optim": optim,
+                "flow": {
+                    "depth": 2, "width": 8, "start": "identity", "split": "condition-on-one",
+                    "network": "official", "inv_conv": "plain",
+                },
+                "optim": optim,
             },
             "glow": {
                 "seed": 0, "epochs": 1, "batch": 4, "init_images": 8, "average": 0.0,
                 "flow": {
                     "levels": 2, "depth": 1, "width": 8, "coupling": "additive",
-                    "learn_top": true,
+                    "network": "official", "inv_conv": "plain", "learn_top": true,
                 },
                 "optim": optim,
             },

@@ -22,6 +22,18 @@ fn stages(said: &Said, event: &str) -> Vec<String> {
     names
 }
 
+#[test]
+fn a_choice_that_is_none_is_told_those_that_are() {
+    let space = paper();
+    let status = |set: &str| space.repro(&format!("status --set {set}")).ends(2);
+    status("glow.flow.split=three").complains(
+        "stage `glow@cifar10`: params.flow.split: unknown variant `three`\n\
+         hint: one of condition-on-one, condition-on-two, alternate",
+    );
+    status("glow.flow.network=batch-norm").complains("hint: one of official, plain");
+    status("glow-baseline.flow.inv_conv=qr").complains("hint: one of plain, lu");
+}
+
 /// Table 1's first rows with a training epoch each.
 const CUT: &str = "--profile quick --set *.epochs=1 --set extractor.network.epochs=1";
 

@@ -84,13 +84,7 @@ mod tests {
             device: &device,
         };
         let w = Weights::new(0, DType::F64, &device);
-        let flow = Flow {
-            levels: 2,
-            depth: 2,
-            width: 6,
-            coupling: CouplingKind::Additive,
-            learn_top: true,
-        };
+        let flow = Flow::official(2, 2, 6, CouplingKind::Additive);
         let config = Config {
             flow,
             image: [8, 8, 3],

@@ -229,14 +229,8 @@ fn cifar_under_a_multi_scale_glow_at_its_start() -> Result<()> {
     };
     for coupling in [CouplingKind::Additive, CouplingKind::Affine] {
         let w = Weights::new(0, DType::F32, &Device::Cpu);
-        let flow = glow::Flow {
-            levels: 3,
-            depth: 32,
-            // Couplings start at zero, so their width does not matter.
-            width: 4,
-            coupling,
-            learn_top: true,
-        };
+        // Couplings start at zero, so their width does not matter.
+        let flow = glow::Flow::official(3, 32, 4, coupling);
         let image = [32, 32, 3];
         let config = glow::Config { flow, image };
         let model = Glow::new(&config, &w)?;
@@ -253,11 +247,7 @@ fn cifar_under_a_multi_scale_glow_at_its_start() -> Result<()> {
 /// pixel's channels in the images that it started on, and that of the test images.
 fn single_level([train, test]: &[Images; 2], depth: usize, seed: u64) -> Result<(f64, Fit, Fit)> {
     let w = Weights::new(seed, DType::F32, &Device::Cpu);
-    let flow = flow_layer::Flow {
-        depth,
-        width: 4,
-        start: FlowStart::Data,
-    };
+    let flow = flow_layer::Flow::of(depth, 4, FlowStart::Data);
     let config = flow_layer::Config { flow, channels: 3 };
     let model = FlowLayer::new(&config, &w)?;
     let frozen = FlowLayer::new(&config, &w.frozen())?;

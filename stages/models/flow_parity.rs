@@ -10,7 +10,8 @@ use super::gaussian;
 use super::glow::{self, Glow};
 use super::golden::{Golden, Tolerance, Training, adam, cases};
 use crate::nn::bijector::Bijector;
-use crate::nn::coupling::CouplingKind;
+use crate::nn::coupling::{ChannelSplit, CouplingKind, CouplingNetwork};
+use crate::nn::inv_conv::InvConvForm;
 use crate::nn::weights::Weights;
 use crate::train::Optim;
 use crate::train::optim::{Form, Rule};
@@ -26,6 +27,7 @@ fn compare(
     (rule, steps_per_epoch): (Optim, u64),
     tolerance: Tolerance,
 ) -> Result<()> {
+    golden.assign("b.", w)?;
     golden.assign("w.", w)?;
     let x = golden.get("x")?;
     let (y, log_det) = flow.forward(&x.get(0)?)?;
@@ -51,16 +53,11 @@ fn compare(
     golden.close(("20 steps", "evaluation"), pair, 1.0, tolerance.after)
 }
 
-#[test]
-fn flow_layer_on_a_diagonal_base() -> Result<()> {
+fn flow_layer(name: &str, flow: &flow_layer::Flow) -> Result<()> {
     for (dtype, tolerance) in cases(AFTER) {
-        let golden = Golden::load("flow_layer", dtype)?;
+        let golden = Golden::load(name, dtype)?;
         let w = Weights::new(0, dtype, &Device::Cpu);
-        let flow = flow_layer::Flow {
-            depth: 3,
-            width: 5,
-            start: FlowStart::Identity,
-        };
+        let flow = flow.clone();
         let flow = FlowLayer::new(&flow_layer::Config { flow, channels: 3 }, &w)?;
         let loss = |x: &Tensor| {
             let (y, log_det) = flow.forward(x)?;
@@ -72,6 +69,24 @@ fn flow_layer_on_a_diagonal_base() -> Result<()> {
         compare(&golden, &w, &flow, &loss, rule, tolerance)?;
     }
     Ok(())
+}
+
+#[test]
+fn flow_layer_on_a_diagonal_base() -> Result<()> {
+    let flow = flow_layer::Flow::of(3, 5, FlowStart::Identity);
+    flow_layer("flow_layer", &flow)
+}
+
+/// The other choices of A3, A5 and A6 together.
+#[test]
+fn plain_flow_layer_by_lu_factors() -> Result<()> {
+    let flow = flow_layer::Flow {
+        split: ChannelSplit::Alternate,
+        network: CouplingNetwork::Plain,
+        inv_conv: InvConvForm::Lu,
+        ..flow_layer::Flow::of(3, 5, FlowStart::Identity)
+    };
+    flow_layer("flow_layer_plain", &flow)
 }
 
 fn glow(name: &str, image: [usize; 3], flow: &glow::Flow, rule: &(Optim, u64)) -> Result<()> {
@@ -86,26 +101,19 @@ fn glow(name: &str, image: [usize; 3], flow: &glow::Flow, rule: &(Optim, u64)) -
     Ok(())
 }
 
-fn flow(levels: usize, width: usize, coupling: CouplingKind, learn_top: bool) -> glow::Flow {
-    glow::Flow {
-        levels,
-        depth: 2,
-        width,
-        coupling,
-        learn_top,
-    }
-}
-
 #[test]
 fn additive_glow_of_two_levels() -> Result<()> {
-    let flow = flow(2, 5, CouplingKind::Additive, true);
+    let flow = glow::Flow::official(2, 2, 5, CouplingKind::Additive);
     let rule = (adam(Form::Torch), 1000);
     glow("glow_additive", [8, 8, 1], &flow, &rule)
 }
 
 #[test]
 fn affine_glow_of_one_level() -> Result<()> {
-    let flow = flow(1, 5, CouplingKind::Affine, false);
+    let flow = glow::Flow {
+        learn_top: false,
+        ..glow::Flow::official(1, 2, 5, CouplingKind::Affine)
+    };
     let rule = (adam(Form::Torch), 1000);
     glow("glow_affine", [4, 4, 3], &flow, &rule)
 }
@@ -113,7 +121,7 @@ fn affine_glow_of_one_level() -> Result<()> {
 /// Trained as the official code does: Adamax, beta2 from the steps of an epoch, warm-up.
 #[test]
 fn affine_glow_of_two_levels_under_adamax() -> Result<()> {
-    let flow = flow(2, 4, CouplingKind::Affine, true);
+    let flow = glow::Flow::official(2, 2, 4, CouplingKind::Affine);
     let rule = Optim {
         kind: Rule::Adamax,
         beta2: 0.0,

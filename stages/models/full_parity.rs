@@ -50,11 +50,7 @@ fn phase_2_and_its_bounds() -> Result<()> {
         golden.assign("a.", &fixed)?;
         let frozen = fixed.frozen();
         let w = Weights::new(0, dtype, &Device::Cpu);
-        let flow = flow_layer::Flow {
-            depth: 2,
-            width: 5,
-            start: FlowStart::Identity,
-        };
+        let flow = flow_layer::Flow::of(2, 5, FlowStart::Identity);
         let flow = FlowLayer::new(&flow_layer::Config { flow, channels: 3 }, &w)?;
         golden.assign("w.", &w)?;
         let model = Full {

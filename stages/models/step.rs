@@ -6,10 +6,20 @@ use candle_core::Tensor;
 use crate::nn::act_norm::{ActNorm, Start};
 use crate::nn::bijector::{Bijector, positions};
 use crate::nn::conv::{Padding, conv2d_bias};
-use crate::nn::coupling::{Coupling, CouplingKind};
+use crate::nn::coupling::{self, Coupling, Roles};
 use crate::nn::init::Init;
-use crate::nn::inv_conv::InvConv;
+use crate::nn::inv_conv::{InvConv, InvConvForm};
 use crate::nn::weights::Weights;
+
+/// What a step is made of, and how it starts: the official start is `Start::Data` with
+/// `Init::Orthogonal`; with `Start::Identity` and `Init::Identity` every pixel stays as it is.
+#[derive(Clone, Copy)]
+pub struct Config {
+    pub norm: Start,
+    pub mix: Init,
+    pub inv_conv: InvConvForm,
+    pub coupling: coupling::Config,
+}
 
 pub struct Step {
     norm: ActNorm,
@@ -18,29 +28,22 @@ pub struct Step {
 }
 
 impl Step {
-    /// The official start is `Start::Data` with `Init::Orthogonal`; with `Start::Identity` and
-    /// `Init::Identity` every pixel stays as it is.
-    pub fn new(
-        kind: CouplingKind,
-        channels: usize,
-        width: usize,
-        norm: Start,
-        mix: Init,
-        w: &Weights,
-    ) -> Result<Self> {
+    pub fn new(config: Config, roles: Roles, w: &Weights) -> Result<Self> {
+        let channels = roles.conditioning + roles.transformed;
+        let mix = InvConv::new(config.inv_conv, channels, config.mix, &w.pp("mix"))?;
         Ok(Self {
-            norm: ActNorm::new(channels, norm, &w.pp("norm"))?,
-            mix: InvConv::new(channels, mix, &w.pp("mix"))?,
-            coupling: Coupling::new(kind, channels, width, &w.pp("coupling"))?,
+            norm: ActNorm::new(channels, config.norm, &w.pp("norm"))?,
+            mix,
+            coupling: Coupling::new(config.coupling, roles, &w.pp("coupling"))?,
         })
     }
 
     /// Actnorm and 1x1 convolution as one: `((x + bias) scale) W = x (scale W) + (bias scale) W`.
     fn mixed(&self, x: &Tensor) -> candle_core::Result<Tensor> {
         let (bias, scale) = self.norm.shift_and_scale()?;
-        let matrix = self.mix.weight();
+        let matrix = self.mix.matrix()?;
         let c = matrix.dim(0)?;
-        let shift = (bias * &scale)?.reshape((1, c))?.matmul(matrix)?;
+        let shift = (bias * &scale)?.reshape((1, c))?.matmul(&matrix)?;
         let kernel = matrix.broadcast_mul(&scale.reshape((c, 1))?)?;
         let kernel = kernel.reshape((1, 1, c, c))?;
         conv2d_bias(x, &kernel, &shift.flatten_all()?, 1, Padding::all(0))

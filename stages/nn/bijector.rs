@@ -64,9 +64,9 @@ pub mod check {
     use crate::nn::noise::Noise;
     use crate::nn::weights::Weights;
 
-    /// Adds `std` times noise to every tensor, so that nothing is zero or the identity.
+    /// Adds `std` times noise to every trained tensor, so that nothing is zero or the identity.
     pub fn disturb(w: &Weights, std: f64) -> Result<()> {
-        for (name, var) in w.all() {
+        for (name, var) in w.trained() {
             let noise = Noise::new(5, &name)
                 .at(0)
                 .normal(var.shape(), w.dtype(), w.device())?;
@@ -137,9 +137,9 @@ mod tests {
     use super::check::disturb;
     use super::*;
     use crate::nn::act_norm::{ActNorm, Start};
-    use crate::nn::coupling::{Coupling, CouplingKind};
+    use crate::nn::coupling::{self, ChannelSplit, Coupling, CouplingKind, CouplingNetwork, Roles};
     use crate::nn::init::Init;
-    use crate::nn::inv_conv::InvConv;
+    use crate::nn::inv_conv::{InvConv, InvConvForm};
     use crate::nn::noise::Noise;
     use crate::nn::split::{Split, Top};
     use crate::nn::squeeze::Squeeze;
@@ -150,7 +150,6 @@ mod tests {
 
     fn layers(dtype: DType) -> Result<Vec<Case>> {
         let w = Weights::new(3, dtype, &Device::Cpu);
-        let coupling = |kind, c, name| Coupling::new(kind, c, 8, &w.pp(name));
         let mut layers: Vec<Case> = vec![
             (
                 "act_norm",
@@ -159,7 +158,22 @@ mod tests {
             ),
             (
                 "inv_conv",
-                Box::new(InvConv::new(3, Init::Orthogonal, &w.pp("r"))?),
+                Box::new(InvConv::new(
+                    InvConvForm::Plain,
+                    3,
+                    Init::Orthogonal,
+                    &w.pp("r"),
+                )?),
+                3,
+            ),
+            (
+                "inv_conv by LU",
+                Box::new(InvConv::new(
+                    InvConvForm::Lu,
+                    3,
+                    Init::Orthogonal,
+                    &w.pp("l"),
+                )?),
                 3,
             ),
             ("squeeze", Box::new(Squeeze), 3),
@@ -167,13 +181,31 @@ mod tests {
             ("top", Box::new(Top::new(4, &w.pp("t"))?), 4),
         ];
         for kind in [CouplingKind::Additive, CouplingKind::Affine] {
-            for c in [2, 3, 4] {
-                let layer = coupling(kind, c, format!("{kind:?}{c}"))?;
-                layers.push(("coupling", Box::new(layer), c));
+            for network in [CouplingNetwork::Official, CouplingNetwork::Plain] {
+                for (i, (c, roles)) in roles()?.into_iter().enumerate() {
+                    let config = coupling::Config {
+                        kind,
+                        network,
+                        width: 8,
+                    };
+                    let w = w.pp(format!("{kind:?}{network:?}{i}"));
+                    layers.push(("coupling", Box::new(Coupling::new(config, roles, &w)?), c));
+                }
             }
         }
         disturb(&w, 0.1)?;
         Ok(layers)
+    }
+
+    /// Numbers of channels, and who conditions whom.
+    fn roles() -> Result<[(usize, Roles); 5]> {
+        Ok([
+            (2, Roles::official(2)?),
+            (3, Roles::official(3)?),
+            (4, Roles::official(4)?),
+            (3, ChannelSplit::ConditionOnTwo.roles(3, 0)?),
+            (3, ChannelSplit::Alternate.roles(3, 1)?),
+        ])
     }
 
     fn images(c: usize, dtype: DType) -> Result<Tensor> {
@@ -198,7 +230,8 @@ mod tests {
     #[test]
     fn log_determinants_of_a_sequence_add_up() -> Result<()> {
         let w = Weights::new(3, DType::F64, &Device::Cpu);
-        let layers = (0..3).map(|i| Coupling::new(CouplingKind::Affine, 4, 8, &w.pp(i)));
+        let config = coupling::Config::official(CouplingKind::Affine, 8);
+        let layers = (0..3).map(|i| Coupling::new(config, Roles::official(4)?, &w.pp(i)));
         let chain = layers.collect::<Result<Vec<_>>>()?;
         disturb(&w, 0.1)?;
         check::round_trip("chain", &chain, &images(4, DType::F64)?, 1e-10)?;
@@ -211,8 +244,9 @@ mod tests {
         let w = Weights::new(3, DType::F64, &Device::Cpu);
         let layers = (0..2).map(|i| {
             let w = w.pp(i);
-            let mix = InvConv::new(2, Init::Orthogonal, &w.pp("mix"))?;
-            Ok((mix, Coupling::new(CouplingKind::Affine, 2, 8, &w)?))
+            let mix = InvConv::new(InvConvForm::Plain, 2, Init::Orthogonal, &w.pp("mix"))?;
+            let config = coupling::Config::official(CouplingKind::Affine, 8);
+            Ok((mix, Coupling::new(config, Roles::official(2)?, &w)?))
         });
         let layers = layers.collect::<Result<Vec<_>>>()?;
         disturb(&w, 0.2)?;

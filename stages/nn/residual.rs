@@ -123,6 +123,9 @@ mod tests {
             let (x, r) = (Var::from_tensor(&(draw(0)? + 3.0)?)?, draw(1)?);
             let start = |name: &str| Ok::<_, anyhow::Error>(store.all()[name].copy()?.detach());
             let buffers = ["norm0.moving_mean", "norm1.moving_variance", "norm1.steps"];
+            for name in buffers {
+                store.all()[name].set(&(start(name)? + 0.3)?)?;
+            }
             let before: Vec<Tensor> = buffers.into_iter().map(start).collect::<Result<_>>()?;
             let fused = block.forward(&x, Mode::Train)?;
             let after: Vec<Tensor> = buffers.into_iter().map(start).collect::<Result<_>>()?;

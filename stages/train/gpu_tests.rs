@@ -103,7 +103,11 @@ fn all(dtype: DType, device: &Device) -> Result<Vec<Trained>> {
 
     let p: flow_layer::Params = serde_json::from_value(json!({
         "seed": 0, "epochs": 1, "batch": BATCH, "init_images": 16,
-        "flow": { "depth": 4, "width": 32, "start": "paired" }, "optim": optim("adam"),
+        "flow": {
+            "depth": 4, "width": 32, "start": "paired", "split": "condition-on-one",
+            "network": "official", "inv_conv": "plain",
+        },
+        "optim": optim("adam"),
     }))?;
     let flow = Weights::new(0, dtype, device);
     let frozen = Vae::new(&params.config(shape), &w.pp("vae").frozen())?;
@@ -116,7 +120,8 @@ fn all(dtype: DType, device: &Device) -> Result<Vec<Trained>> {
     let p: glow::Params = serde_json::from_value(json!({
         "seed": 0, "epochs": 1, "batch": BATCH, "init_images": 16, "average": 0.0,
         "flow": {
-            "levels": 2, "depth": 2, "width": 32, "coupling": "affine", "learn_top": true,
+            "levels": 2, "depth": 2, "width": 32, "coupling": "affine", "network": "official",
+            "inv_conv": "plain", "learn_top": true,
         },
         "optim": optim("adamax"),
     }))?;

@@ -2,8 +2,8 @@
 
     pip install torch numpy safetensors && python tests/golden/flows.py tests/golden
 
-Writes flow_layer, glow_additive, glow_affine and glow_official (.safetensors): two batches `x`,
-weights before (`w.`) and after 20 steps (`f.`) of Adam, or of the official Glow's Adamax with its
+Writes flow_layer, flow_layer_plain, glow_additive, glow_affine and glow_official (.safetensors): two
+batches `x`, what is fixed (`b.`), weights before (`w.`) and after 20 steps (`f.`) of Adam, or of the official Glow's Adamax with its
 warm-up, gradients of the first loss (`g.`), the loss of every step and after them (`eval`), and
 for the first batch before training the output `y` and the log-determinant. All in f64.
 """
@@ -21,11 +21,16 @@ LN_TAU = 1.8378770664093453
 
 
 class Flow:
-    """Parameters by name, created on first use. Images are [n, c, h, w] inside."""
+    """Parameters by name, created on first use. Images are [n, c, h, w] inside.
 
-    def __init__(self, seed):
+    `plain` has biases and zero padding inside couplings, 1x1 convolutions by their LU factors, and
+    conditions on the last channels in every second step.
+    """
+
+    def __init__(self, seed, plain=False):
         self.rng = torch.Generator().manual_seed(seed)
-        self.p = {}
+        self.p, self.fixed = {}, {}
+        self.plain = plain
 
     def get(self, name, *shape, std=0.1, around=0.0):
         if name not in self.p:
@@ -51,23 +56,53 @@ class Flow:
         y = (x + self.get(name + ".bias", c)[:, None, None]) * torch.exp(logs)[:, None, None]
         return y, x.shape[2] * x.shape[3] * logs.sum()
 
+    def lu(self, x, name):
+        c = x.shape[1]
+        if name + ".sign" not in self.fixed:
+            order = torch.randperm(c, generator=self.rng)
+            self.fixed[name + ".permutation"] = torch.eye(c)[order]
+            sign = torch.randint(0, 2, (c,), generator=self.rng) * 2.0 - 1
+            self.fixed[name + ".sign"] = sign
+        p, sign = self.fixed[name + ".permutation"], self.fixed[name + ".sign"]
+        packed = self.get(name + ".lu", c, c, std=0.3)
+        log_s = packed.diagonal()
+        lower = packed.tril(-1) + torch.eye(c)
+        upper = packed.triu(1) + torch.diag(sign * log_s.exp())
+        y = torch.einsum("nihw,ij->njhw", x, p @ lower @ upper)
+        return y, x.shape[2] * x.shape[3] * log_s.sum()
+
     def mix(self, x, name):
         c = x.shape[1]
+        if self.plain:
+            return self.lu(x, name)
         w = self.get(name + ".weight", c, c, std=0.3, around=torch.eye(c))
         y = torch.einsum("nihw,ij->njhw", x, w)
         return y, x.shape[2] * x.shape[3] * torch.linalg.slogdet(w)[1]
 
+    def conv(self, x, name, out, side, std):
+        weight = self.get(name + ".weight", side, side, x.shape[1], out, std=std).permute(3, 2, 0, 1)
+        return F.conv2d(x, weight.contiguous(), self.get(name + ".bias", out), padding="same")
+
+    def plain_net(self, x, name, width, out):
+        h = F.relu(self.conv(x, name + ".conv1", width, 3, 0.3))
+        h = F.relu(self.conv(h, name + ".conv2", width, 1, 0.5))
+        return self.conv(h, name + ".conv3", out, 3, 0.05)
+
     def net(self, x, name, width, out):
+        if self.plain:
+            return self.plain_net(x, name, width, out)
         h = F.relu(self.act_norm(self.conv3(x, name + ".conv1", width), name + ".norm1")[0])
         w = self.get(name + ".conv2.weight", 1, 1, width, width, std=0.5)
         h = torch.einsum("nihw,ij->njhw", h, w[0, 0])
         h = F.relu(self.act_norm(h, name + ".norm2")[0])
         return self.zero_conv(h, name + ".conv3", out)
 
-    def step(self, x, name, width, affine):
+    def step(self, x, name, width, affine, last_conditions=False):
         x, by_norm = self.act_norm(x, name + ".norm")
         x, by_mix = self.mix(x, name + ".mix")
         a, b = x[:, : x.shape[1] // 2], x[:, x.shape[1] // 2 :]
+        if last_conditions:
+            a, b = b, a
         h = self.net(a, name + ".coupling", width, b.shape[1] * (2 if affine else 1))
         log_det = by_norm + by_mix
         if affine:
@@ -76,7 +111,7 @@ class Flow:
             log_det = log_det + scale.log().sum((1, 2, 3))
         else:
             b = b + h
-        return torch.cat([a, b], 1), log_det
+        return torch.cat([b, a] if last_conditions else [a, b], 1), log_det
 
 
 def log_normal(x, mean, log_std):
@@ -92,7 +127,8 @@ def flow_layer(flow, depth, width, mu, log_sigma):
     def run(x):
         y, log_det = x.permute(0, 3, 1, 2), 0
         for k in range(depth):
-            y, change = flow.step(y, f"step{k}", width, False)
+            last_conditions = flow.plain and k % 2 == 1
+            y, change = flow.step(y, f"step{k}", width, False, last_conditions)
             log_det = log_det + change
         loss = -(log_normal(nhwc(y), mu, log_sigma) + log_det).mean()
         return loss, nhwc(y), log_det.expand(len(x))
@@ -158,6 +194,7 @@ def record(path, flow, run, x, extra, adamax=False):
     out = {"x": x, "e": torch.zeros(2, 1), **extra}
     loss, y, log_det = run(x[0])
     out["y"], out["log_det"] = y.detach().contiguous(), log_det.detach().contiguous()
+    out |= {"b." + name: value for name, value in flow.fixed.items()}
     params = [flow.p[name] for name in sorted(flow.p)]
     out |= {"w." + name: p.detach().clone() for name, p in flow.p.items()}
     if adamax:
@@ -189,6 +226,9 @@ def main(folder):
     run = flow_layer(flow, 3, 5, mu, log_sigma)
     extra = {"mu": mu, "log_sigma": log_sigma}
     record(f"{folder}/flow_layer.safetensors", flow, run, x, extra)
+    flow = Flow(6, plain=True)
+    run = flow_layer(flow, 3, 5, mu, log_sigma)
+    record(f"{folder}/flow_layer_plain.safetensors", flow, run, x, extra)
     flow = Flow(3)
     x = torch.rand(2, 3, 8, 8, 1, generator=rng) - 0.5
     run = glow(flow, 2, 2, 5, False, True)

@@ -6,12 +6,13 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::gaussian;
-use super::step::Step;
+use super::step::{self, Step};
 use crate::metrics::bits::bits_per_dim;
 use crate::nn::act_norm::Start;
 use crate::nn::bijector::{Bijector, no_change};
-use crate::nn::coupling::CouplingKind;
+use crate::nn::coupling::{self, CouplingKind, CouplingNetwork, Roles};
 use crate::nn::init::Init;
+use crate::nn::inv_conv::InvConvForm;
 use crate::nn::noise::Draws;
 use crate::nn::split::{Split, Top};
 use crate::nn::squeeze::Squeeze;
@@ -27,8 +28,26 @@ pub struct Flow {
     /// Channels inside the coupling networks.
     pub width: usize,
     pub coupling: CouplingKind,
+    pub network: CouplingNetwork,
+    pub inv_conv: InvConvForm,
     /// Whether the prior of the last level is learned (`learntop`) or standard normal.
     pub learn_top: bool,
+}
+
+#[cfg(test)]
+impl Flow {
+    /// As in the official code, with a learned top.
+    pub fn official(levels: usize, depth: usize, width: usize, coupling: CouplingKind) -> Self {
+        Self {
+            levels,
+            depth,
+            width,
+            coupling,
+            network: CouplingNetwork::Official,
+            inv_conv: InvConvForm::Plain,
+            learn_top: true,
+        }
+    }
 }
 
 /// What a file of weights says of its model.
@@ -74,21 +93,23 @@ impl Glow {
              the images are {height}x{width}",
             flow.levels
         );
+        let of_step = step::Config {
+            norm: Start::Data,
+            mix: Init::Orthogonal,
+            inv_conv: flow.inv_conv,
+            coupling: coupling::Config {
+                kind: flow.coupling,
+                network: flow.network,
+                width: flow.width,
+            },
+        };
         let mut levels = Vec::new();
         for i in 0..flow.levels {
             (height, width, channels) = (height / 2, width / 2, channels * 4);
             let level = w.pp(format!("level{i}"));
-            let step = |k| {
-                let w = level.pp(format!("step{k}"));
-                Step::new(
-                    flow.coupling,
-                    channels,
-                    flow.width,
-                    Start::Data,
-                    Init::Orthogonal,
-                    &w,
-                )
-            };
+            // An even number of channels: both roles are a half (A3 is about three).
+            let roles = Roles::official(channels)?;
+            let step = |k| Step::new(of_step, roles, &level.pp(format!("step{k}")));
             let steps = (0..flow.depth).map(step).collect::<Result<_>>()?;
             let last = i + 1 == flow.levels;
             let split = match last {

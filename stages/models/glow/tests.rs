@@ -2,37 +2,41 @@ use super::*;
 use crate::nn::bijector::check;
 use crate::nn::noise::Noise;
 
-fn config(levels: usize, depth: usize, width: usize, coupling: CouplingKind) -> Flow {
-    Flow {
-        levels,
-        depth,
-        width,
-        coupling,
-        learn_top: true,
-    }
-}
-
 fn images(dims: (usize, usize, usize, usize), dtype: DType) -> Result<Tensor> {
     Ok(Noise::new(1, "x").at(0).normal(dims, dtype, &Device::Cpu)?)
+}
+
+/// A flow with the other coupling networks (A5) and 1x1 convolutions (A6) as well.
+fn forms(flow: &Flow) -> Vec<Flow> {
+    let plain = Flow {
+        network: CouplingNetwork::Plain,
+        ..flow.clone()
+    };
+    let lu = Flow {
+        inv_conv: InvConvForm::Lu,
+        ..flow.clone()
+    };
+    vec![flow.clone(), plain, lu]
 }
 
 #[test]
 fn a_small_glow_is_a_bijector() -> Result<()> {
     for coupling in [CouplingKind::Additive, CouplingKind::Affine] {
-        let w = Weights::new(0, DType::F64, &Device::Cpu);
-        let flow = config(2, 2, 6, coupling);
-        let glow = Glow::new(
-            &Config {
-                flow,
-                image: [4, 4, 3],
-            },
-            &w,
-        )?;
-        let x = images((3, 4, 4, 3), DType::F64)?;
-        glow.start(&x)?;
-        check::disturb(&w, 0.05)?;
-        check::round_trip("glow", &glow, &x, 1e-10)?;
-        check::log_det("glow", &glow, &x)?;
+        for flow in forms(&Flow::official(2, 2, 6, coupling)) {
+            let w = Weights::new(0, DType::F64, &Device::Cpu);
+            let glow = Glow::new(
+                &Config {
+                    flow,
+                    image: [4, 4, 3],
+                },
+                &w,
+            )?;
+            let x = images((3, 4, 4, 3), DType::F64)?;
+            glow.start(&x)?;
+            check::disturb(&w, 0.05)?;
+            check::round_trip("glow", &glow, &x, 1e-10)?;
+            check::log_det("glow", &glow, &x)?;
+        }
     }
     Ok(())
 }
@@ -40,7 +44,7 @@ fn a_small_glow_is_a_bijector() -> Result<()> {
 #[test]
 fn a_deep_glow_is_inverted_in_f32() -> Result<()> {
     let w = Weights::new(0, DType::F32, &Device::Cpu);
-    let flow = config(1, 32, 16, CouplingKind::Additive);
+    let flow = Flow::official(1, 32, 16, CouplingKind::Additive);
     let glow = Glow::new(
         &Config {
             flow,
@@ -63,7 +67,7 @@ fn parameters_are_as_many_as_in_the_official_code() -> Result<()> {
     ] {
         let w = Weights::new(0, DType::F32, &Device::Cpu);
         let config = Config {
-            flow: config(3, 32, 512, coupling),
+            flow: Flow::official(3, 32, 512, coupling),
             image: [32, 32, 3],
         };
         Glow::new(&config, &w)?;
@@ -76,7 +80,7 @@ fn parameters_are_as_many_as_in_the_official_code() -> Result<()> {
 #[test]
 fn samples_are_the_inverse_of_scaled_noise() -> Result<()> {
     let w = Weights::new(0, DType::F64, &Device::Cpu);
-    let flow = config(2, 1, 4, CouplingKind::Additive);
+    let flow = Flow::official(2, 1, 4, CouplingKind::Additive);
     let glow = Glow::new(
         &Config {
             flow,

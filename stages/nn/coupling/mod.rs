@@ -1,22 +1,23 @@
 //! Coupling of Glow: one part of the channels is shifted (and scaled) by a network of the other.
 
-use anyhow::{Result, ensure};
+use anyhow::Result;
 use candle_core::{D, Tensor};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::act_norm::{ActNorm, Start};
 use super::bijector::{Bijector, no_change};
-use super::channel::Activation;
-use super::conv::{Padding, conv2d};
-use super::edge_conv::{EdgeConv, ZeroConv};
-use super::init::Init;
 use super::weights::Weights;
+use official::Official;
 use op::is_one;
+use plain::Plain;
 
 pub use op::additive;
+pub use roles::{ChannelSplit, Roles};
 
+mod official;
 mod op;
+mod plain;
+mod roles;
 #[cfg(test)]
 mod tests;
 
@@ -30,39 +31,102 @@ pub enum CouplingKind {
     Affine,
 }
 
-/// The first `c / 2` channels condition, the rest are transformed. Of three channels one
-/// conditions and two are transformed, as integer division in the official code has it (A3).
+/// The network inside a coupling (A5): convolutions 3x3, 1x1 and 3x3 with ReLUs between them. The last
+/// convolution starts as zero in both.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum CouplingNetwork {
+    /// The official Glow's: hidden actnorms in the place of biases, an input channel that marks
+    /// the padding, the output times `exp(3 log_scale)`.
+    Official,
+    /// Biases, zero padding, and nothing else.
+    Plain,
+}
+
+/// What a coupling is made of.
+#[derive(Clone, Copy, Debug)]
+pub struct Config {
+    pub kind: CouplingKind,
+    pub network: CouplingNetwork,
+    /// Channels inside the network.
+    pub width: usize,
+}
+
+impl Config {
+    /// With the official Glow's network.
+    #[cfg(test)]
+    pub fn official(kind: CouplingKind, width: usize) -> Self {
+        Self {
+            kind,
+            network: CouplingNetwork::Official,
+            width,
+        }
+    }
+}
+
+/// Some channels condition, the others are transformed.
 pub struct Coupling {
     kind: CouplingKind,
-    split: usize,
-    net: Net,
+    roles: Roles,
+    net: Box<dyn Net>,
+}
+
+/// The network inside a coupling.
+trait Net {
+    /// Conditioning channels `[n, h, w, c]` to what transforms the others.
+    fn forward(&self, x: &Tensor) -> candle_core::Result<Tensor>;
+
+    /// Sets what starts from data, as [`Bijector::start`].
+    fn start(&self, x: &Tensor) -> candle_core::Result<Tensor> {
+        self.forward(x)
+    }
+
+    /// Channels inside.
+    fn width(&self) -> usize;
+
+    /// All parameters as one vector, as [`additive`] wants them; the output times `sign`.
+    fn parameters(&self, sign: f64) -> candle_core::Result<Tensor>;
 }
 
 impl Coupling {
-    pub fn new(kind: CouplingKind, channels: usize, width: usize, w: &Weights) -> Result<Self> {
-        ensure!(
-            channels >= 2,
-            "a coupling needs at least two channels, the images have {channels}"
-        );
-        let split = channels / 2;
-        let moved = channels - split;
-        let outputs = match kind {
-            CouplingKind::Additive => moved,
-            CouplingKind::Affine => 2 * moved,
-        };
-        Ok(Self {
+    pub fn new(config: Config, roles: Roles, w: &Weights) -> Result<Self> {
+        let Config {
             kind,
-            split,
-            net: Net::new(split, width, outputs, w)?,
-        })
+            network,
+            width,
+        } = config;
+        let outputs = match kind {
+            CouplingKind::Additive => roles.transformed,
+            CouplingKind::Affine => 2 * roles.transformed,
+        };
+        let net: Box<dyn Net> = match network {
+            CouplingNetwork::Official => {
+                Box::new(Official::new(roles.conditioning, width, outputs, w)?)
+            }
+            CouplingNetwork::Plain => Box::new(Plain::new(roles.conditioning, width, outputs, w)?),
+        };
+        Ok(Self { kind, roles, net })
     }
 
+    /// The conditioning channels before the others.
+    fn conditioning_first(&self, x: &Tensor) -> candle_core::Result<Tensor> {
+        if !self.roles.last_condition {
+            return Ok(x.clone());
+        }
+        swapped(x, self.roles.transformed)
+    }
+
+    /// Undoes [`Self::conditioning_first`].
+    fn in_order(&self, y: &Tensor) -> candle_core::Result<Tensor> {
+        if !self.roles.last_condition {
+            return Ok(y.clone());
+        }
+        swapped(y, self.roles.conditioning)
+    }
+
+    /// Conditioning and transformed channels of what [`Self::conditioning_first`] gave.
     fn halves(&self, x: &Tensor) -> candle_core::Result<(Tensor, Tensor)> {
-        let c = x.dim(D::Minus1)?;
-        Ok((
-            x.narrow(D::Minus1, 0, self.split)?,
-            x.narrow(D::Minus1, self.split, c - self.split)?,
-        ))
+        parts(x, self.roles.conditioning)
     }
 
     /// `y` and the log-determinant, from the two parts and the network's output.
@@ -88,25 +152,38 @@ impl Coupling {
 impl Coupling {
     /// Whether one operation does it all.
     fn fused(&self, x: &Tensor) -> candle_core::Result<bool> {
-        Ok(self.kind == CouplingKind::Additive && is_one(x, self.split, self.net.width())?)
+        Ok(self.kind == CouplingKind::Additive
+            && is_one(x, self.roles.conditioning, self.net.width())?)
+    }
+
+    /// That operation: shifts by `sign` times the network's output.
+    fn shift(&self, x: &Tensor, sign: f64) -> candle_core::Result<Tensor> {
+        let parameters = self.net.parameters(sign)?;
+        additive(x, self.roles.conditioning, self.net.width(), &parameters)
+    }
+
+    fn by_layers(&self, x: &Tensor) -> candle_core::Result<(Tensor, Tensor)> {
+        let (z1, z2) = self.halves(x)?;
+        self.transform(&z1, &z2, &self.net.forward(&z1)?)
     }
 }
 
 impl Bijector for Coupling {
     fn forward(&self, x: &Tensor) -> candle_core::Result<(Tensor, Tensor)> {
-        if self.fused(x)? {
-            let y = additive(x, self.split, self.net.width(), &self.net.parameters(1.0)?)?;
-            return Ok((y, no_change(x)?));
-        }
-        let (z1, z2) = self.halves(x)?;
-        self.transform(&z1, &z2, &self.net.forward(&z1)?)
+        let x = self.conditioning_first(x)?;
+        let (y, log_det) = match self.fused(&x)? {
+            true => (self.shift(&x, 1.0)?, no_change(&x)?),
+            false => self.by_layers(&x)?,
+        };
+        Ok((self.in_order(&y)?, log_det))
     }
 
     fn inverse(&self, y: &Tensor) -> candle_core::Result<Tensor> {
-        if self.fused(y)? {
-            return additive(y, self.split, self.net.width(), &self.net.parameters(-1.0)?);
+        let y = self.conditioning_first(y)?;
+        if self.fused(&y)? {
+            return self.in_order(&self.shift(&y, -1.0)?);
         }
-        let (z1, z2) = self.halves(y)?;
+        let (z1, z2) = self.halves(&y)?;
         let h = self.net.forward(&z1)?;
         let z2 = match self.kind {
             CouplingKind::Additive => (z2 - h)?,
@@ -115,13 +192,29 @@ impl Bijector for Coupling {
                 ((z2 * log_sigmoid(&(logits + 2.0)?)?.neg()?.exp()?)? - shift)?
             }
         };
-        Tensor::cat(&[z1, z2], D::Minus1)
+        self.in_order(&Tensor::cat(&[z1, z2], D::Minus1)?)
     }
 
     fn start(&self, x: &Tensor) -> candle_core::Result<Tensor> {
-        let (z1, z2) = self.halves(x)?;
-        Ok(self.transform(&z1, &z2, &self.net.start(&z1)?)?.0)
+        let (z1, z2) = self.halves(&self.conditioning_first(x)?)?;
+        let y = self.transform(&z1, &z2, &self.net.start(&z1)?)?.0;
+        self.in_order(&y)
     }
+}
+
+/// The first `at` channels and the others.
+fn parts(x: &Tensor, at: usize) -> candle_core::Result<(Tensor, Tensor)> {
+    let c = x.dim(D::Minus1)?;
+    Ok((
+        x.narrow(D::Minus1, 0, at)?,
+        x.narrow(D::Minus1, at, c - at)?,
+    ))
+}
+
+/// The first `at` channels after the others.
+fn swapped(x: &Tensor, at: usize) -> candle_core::Result<Tensor> {
+    let (first, last) = parts(x, at)?;
+    Tensor::cat(&[last, first], D::Minus1)
 }
 
 /// Even and odd channels.
@@ -140,92 +233,4 @@ pub fn interleaved(h: &Tensor) -> candle_core::Result<(Tensor, Tensor)> {
 fn log_sigmoid(x: &Tensor) -> candle_core::Result<Tensor> {
     let tail = (x.abs()?.neg()?.exp()? + 1.0)?.log()?;
     x.neg()?.relu()?.neg()? - tail
-}
-
-/// conv 3x3, actnorm, ReLU, conv 1x1, actnorm, ReLU, zero conv 3x3 (official `f`).
-struct Net {
-    conv1: EdgeConv,
-    norm1: ActNorm,
-    conv2: Tensor, // [1, 1, width, width]
-    norm2: ActNorm,
-    conv3: ZeroConv,
-}
-
-impl Net {
-    fn new(input: usize, width: usize, output: usize, w: &Weights) -> Result<Self> {
-        let init = Init::Normal { std: 0.05 };
-        Ok(Self {
-            conv1: EdgeConv::new(input, width, init, &w.pp("conv1"))?,
-            norm1: ActNorm::new(width, Start::Data, &w.pp("norm1"))?,
-            conv2: w.pp("conv2").get((1, 1, width, width), "weight", init)?,
-            norm2: ActNorm::new(width, Start::Data, &w.pp("norm2"))?,
-            conv3: ZeroConv::new(width, output, &w.pp("conv3"))?,
-        })
-    }
-
-    fn forward(&self, x: &Tensor) -> candle_core::Result<Tensor> {
-        let h = self
-            .norm1
-            .apply(&self.conv1.forward(x)?, Activation::Relu)?;
-        let h = self.norm2.apply(&self.pointwise(&h)?, Activation::Relu)?;
-        self.conv3.forward(&h)
-    }
-
-    fn start(&self, x: &Tensor) -> candle_core::Result<Tensor> {
-        let h = self.norm1.start(&self.conv1.forward(x)?.detach())?;
-        let h = self.pointwise(&h.detach().relu()?)?;
-        let h = self.norm2.start(&h.detach())?;
-        self.conv3.forward(&h.detach().relu()?)
-    }
-
-    fn width(&self) -> usize {
-        self.conv2.dims()[3]
-    }
-
-    /// All parameters as one vector, as [`additive`] wants them; the output times `sign`.
-    fn parameters(&self, sign: f64) -> candle_core::Result<Tensor> {
-        #[cfg(feature = "cuda")]
-        if self.conv2.device().is_cuda() {
-            return self.parameters_on_gpu(sign);
-        }
-        let mut parts = Vec::with_capacity(9);
-        for (weight, norm) in [
-            (self.conv1.weight(), &self.norm1),
-            (&self.conv2, &self.norm2),
-        ] {
-            let (bias, scale) = norm.shift_and_scale()?;
-            let shift = (bias * &scale)?;
-            parts.extend([weight.flatten_all()?, scale, shift]);
-        }
-        let (weight, scale, shift) = self.conv3.parameters()?;
-        parts.extend([weight.flatten_all()?, (scale * sign)?, (shift * sign)?]);
-        Tensor::cat(&parts, 0)
-    }
-
-    /// The same in few launches.
-    #[cfg(feature = "cuda")]
-    fn parameters_on_gpu(&self, sign: f64) -> candle_core::Result<Tensor> {
-        use super::cuda::{affines::Layers, coupling_op};
-        let [b1, l1] = self.norm1.trained();
-        let [b2, l2] = self.norm2.trained();
-        let [w3, b3, l3] = self.conv3.trained();
-        let all = [self.conv1.weight(), b1, l1, &self.conv2, b2, l2, w3, b3, l3];
-        let layers = [0, 3, 6].map(|i| [all[i].elem_count(), all[i + 1].elem_count()]);
-        let flat = all.map(Tensor::flatten_all);
-        let trained = Tensor::cat(
-            &flat.into_iter().collect::<candle_core::Result<Vec<_>>>()?,
-            0,
-        )?;
-        let factor = super::act_norm::LOG_SCALE_FACTOR;
-        let layers = Layers {
-            layers,
-            factor,
-            sign,
-        };
-        coupling_op::parameters(&trained, layers)
-    }
-
-    fn pointwise(&self, x: &Tensor) -> candle_core::Result<Tensor> {
-        conv2d(x, &self.conv2, 1, Padding::all(0))
-    }
 }

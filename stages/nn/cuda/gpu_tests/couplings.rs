@@ -6,7 +6,7 @@ use super::super::coupling::Sizes;
 use super::super::coupling_op;
 use super::{Case, agree, case, evaluate, gap, gpu};
 use crate::nn::bijector::{Bijector, check::disturb};
-use crate::nn::coupling::{Coupling, CouplingKind, additive};
+use crate::nn::coupling::{Config, Coupling, CouplingKind, CouplingNetwork, Roles, additive};
 use crate::nn::noise::Noise;
 use crate::nn::weights::Weights;
 
@@ -118,10 +118,17 @@ fn coupling_layers_agree() -> anyhow::Result<()> {
         return Ok(());
     };
     // The second is too wide for one operation.
-    for (channels, width) in [(3, 40), (4, 300)] {
+    let both = [CouplingNetwork::Official, CouplingNetwork::Plain];
+    let sizes = [(3, 40), (4, 300)];
+    for (network, (channels, width)) in both.into_iter().flat_map(|n| sizes.map(|s| (n, s))) {
+        let config = Config {
+            kind: CouplingKind::Additive,
+            network,
+            width,
+        };
         let run = |device: &Device| -> anyhow::Result<Vec<Tensor>> {
             let w = Weights::new(0, DType::F64, device);
-            let layer = Coupling::new(CouplingKind::Additive, channels, width, &w)?;
+            let layer = Coupling::new(config, Roles::official(channels)?, &w)?;
             disturb(&w, 0.3)?;
             let dims = (3, 6, 7, channels);
             let x =
@@ -138,7 +145,7 @@ fn coupling_layers_agree() -> anyhow::Result<()> {
         };
         for (a, b) in run(&device)?.iter().zip(&run(&Device::Cpu)?) {
             let gap = gap(a, b)?;
-            assert!(gap < 1e-11, "{channels} {width}: {gap:e}");
+            assert!(gap < 1e-11, "{config:?} {channels}: {gap:e}");
         }
     }
     Ok(())

@@ -11,12 +11,13 @@ use serde::{Deserialize, Serialize};
 use super::baseline::start_images;
 use super::full::Full;
 use super::prior::Prior;
-use super::step::Step;
+use super::step::{self, Step};
 use super::vae::Vae;
 use crate::nn::act_norm::Start;
 use crate::nn::bijector::Bijector;
-use crate::nn::coupling::CouplingKind;
+use crate::nn::coupling::{self, ChannelSplit, CouplingKind, CouplingNetwork};
 use crate::nn::init::Init;
+use crate::nn::inv_conv::InvConvForm;
 use crate::nn::noise::{Draws, Noise};
 use crate::nn::weights::Weights;
 use crate::train::{Dataset, Loss, Trainable};
@@ -29,6 +30,24 @@ pub struct Flow {
     /// Channels inside the coupling networks (A1).
     pub width: usize,
     pub start: FlowStart,
+    pub split: ChannelSplit,
+    pub network: CouplingNetwork,
+    pub inv_conv: InvConvForm,
+}
+
+#[cfg(test)]
+impl Flow {
+    /// With the choices of pipeline.toml.
+    pub fn of(depth: usize, width: usize, start: FlowStart) -> Self {
+        Self {
+            depth,
+            width,
+            start,
+            split: ChannelSplit::ConditionOnOne,
+            network: CouplingNetwork::Official,
+            inv_conv: InvConvForm::Plain,
+        }
+    }
 }
 
 /// How the flow layer starts (A4). The actnorms inside coupling networks start from data in all.
@@ -61,11 +80,7 @@ pub struct FlowLayer {
 
 impl FlowLayer {
     pub fn new(config: &Config, w: &Weights) -> Result<Self> {
-        let Flow {
-            depth,
-            width,
-            start,
-        } = config.flow;
+        let Flow { depth, start, .. } = config.flow;
         ensure!(
             start != FlowStart::Paired || depth % 2 == 0,
             "flow.start = \"paired\" wants an even flow.depth, not {depth}"
@@ -75,16 +90,19 @@ impl FlowLayer {
             FlowStart::Paired => (Start::Identity, Init::Orthogonal),
             FlowStart::Data => (Start::Data, Init::Orthogonal),
         };
+        let of_step = step::Config {
+            norm,
+            mix,
+            inv_conv: config.flow.inv_conv,
+            coupling: coupling::Config {
+                kind: CouplingKind::Additive,
+                network: config.flow.network,
+                width: config.flow.width,
+            },
+        };
         let step = |k| {
-            let w = w.pp(format!("step{k}"));
-            Step::new(
-                CouplingKind::Additive,
-                config.channels,
-                width,
-                norm,
-                mix,
-                &w,
-            )
+            let roles = config.flow.split.roles(config.channels, k)?;
+            Step::new(of_step, roles, &w.pp(format!("step{k}")))
         };
         let steps = (0..depth).map(step).collect::<Result<_>>()?;
         Ok(Self { steps, start })
@@ -109,7 +127,7 @@ impl Bijector for FlowLayer {
     fn start(&self, x: &Tensor) -> candle_core::Result<Tensor> {
         if self.start == FlowStart::Paired {
             for pair in self.steps.chunks_exact(2) {
-                pair[1].mix().set(&pair[0].mix().weight().t()?)?;
+                pair[1].mix().set(&pair[0].mix().matrix()?.t()?)?;
             }
         }
         self.steps.start(x)
@@ -181,75 +199,4 @@ impl Trainable<Tensor> for Phase2 {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::nn::bijector::check;
-
-    fn layer(depth: usize, width: usize, start: FlowStart, w: &Weights) -> Result<FlowLayer> {
-        let flow = Flow {
-            depth,
-            width,
-            start,
-        };
-        FlowLayer::new(&Config { flow, channels: 3 }, w)
-    }
-
-    fn images(n: usize, side: usize, dtype: DType) -> Result<Tensor> {
-        let noise = &mut Noise::new(2, "x").at(0);
-        Ok(noise.uniform((n, side, side, 3), dtype, &Device::Cpu)?)
-    }
-
-    #[test]
-    fn parameters_are_as_many_as_they_should() -> Result<()> {
-        for (width, count) in [(256, 2_426_016), (512, 9_045_152)] {
-            let w = Weights::new(0, DType::F32, &Device::Cpu);
-            layer(32, width, FlowStart::Identity, &w)?;
-            assert_eq!(w.count(), count);
-        }
-        Ok(())
-    }
-
-    #[test]
-    fn is_a_bijection_of_constant_volume_change() -> Result<()> {
-        let w = Weights::new(0, DType::F64, &Device::Cpu);
-        let flow = layer(3, 6, FlowStart::Data, &w)?;
-        let x = images(3, 4, DType::F64)?;
-        flow.start(&x)?;
-        check::disturb(&w, 0.05)?;
-        check::round_trip("flow layer", &flow, &x, 1e-10)?;
-        check::log_det("flow layer", &flow, &x)?;
-        // h w sum_k (sum_c 3 log_scale + ln|det W|), for every image.
-        let mut expected = 0.0;
-        for (name, var) in w.all() {
-            if name.ends_with(".norm.log_scale") {
-                expected += 3.0 * var.sum_all()?.to_scalar::<f64>()?;
-            } else if name.ends_with(".mix.weight") {
-                expected += crate::nn::inv_conv::log_abs_det(&var)?.to_scalar::<f64>()?;
-            }
-        }
-        for claimed in flow.forward(&x)?.1.to_vec1::<f64>()? {
-            assert!((claimed - 16.0 * expected).abs() < 1e-10);
-        }
-        Ok(())
-    }
-
-    #[test]
-    fn thirty_two_steps_are_inverted() -> Result<()> {
-        for (dtype, limit) in [(DType::F64, 1e-10), (DType::F32, 1e-4)] {
-            let w = Weights::new(0, dtype, &Device::Cpu);
-            let flow = layer(32, 16, FlowStart::Paired, &w)?;
-            let x = images(2, 8, dtype)?;
-            flow.start(&x)?;
-            check::disturb(&w, 0.01)?;
-            check::round_trip("32 steps", &flow, &x, limit)?;
-        }
-        Ok(())
-    }
-
-    #[test]
-    fn pairs_want_an_even_depth() {
-        let w = Weights::new(0, DType::F32, &Device::Cpu);
-        let error = layer(3, 4, FlowStart::Paired, &w).err();
-        assert!(error.is_some_and(|e| e.to_string().contains("wants an even flow.depth")));
-    }
-}
+mod tests;
