@@ -9,12 +9,15 @@ pytorch-fid). Data, noise, forward, backward, optimiser; each measurement in a p
 of the rounds. The number of parameters must be the known one. `ceiling` is the share of the fastest
 matrix product or 1x1 convolution that PyTorch shows in the same precision on this machine.
 
-On the CPU both sides run on two threads in f32; PyTorch runs eager, channels_last.
+One line for each way in which either side runs; `ratio` is how much faster the fastest of ours is than
+that of PyTorch. PyTorch is always channels_last.
+
+On the CPU both sides run on two threads, ours in f32, PyTorch in f32 and in bf16 autocast, eager and compiled
+(which needs a C++ compiler).
 
 On a GPU (a build with --features cuda) ours runs in f32 and, with REPRO_TF32=1, in TF32; the flow layer
-also with its coupling networks layer by layer (REPRO_COUPLING=layers). PyTorch runs channels_last in f32,
-TF32 and bf16 autocast, each eager, compiled, and compiled with CUDA graphs; its best is the fastest that
-ran, and every line says which it is. Peak memory is the device's.
+also with its coupling networks layer by layer (REPRO_COUPLING=layers). PyTorch runs in f32, TF32 and bf16
+autocast, each eager, compiled, and compiled with CUDA graphs. Peak memory is the device's.
 """
 
 import argparse
@@ -103,28 +106,16 @@ class Bench:
             sys.exit(f"{name}: no variant of PyTorch ran")
         return plan, found
 
-    def row_of_cpu(self, name):
+    def print_rows(self, name):
         plan, found = self.measure(name)
         work = need(torch("work", name, self.weights))["gflop"]
-        ours, other = found["ours", "f32"], next(r for (side, _), r in found.items() if side == "PyTorch")
-        fast = [r["images_per_second"] for r in (ours, other)]
-        share = fast[0] * work / self.top["f32"]["gflops"]
-        print(
-            f"{name:10} {plan.batch:5}  {fast[0]:7.1f} {fast[1]:7.1f}           {fast[0] / fast[1]:5.2f}"
-            f"  {share:6.0%}  {EPOCH / fast[0]:7.0f}  {ours['peak_mb']:7} ({other['peak_mb']})",
-            flush=True,
-        )
-
-    def rows_of_gpu(self, name):
-        plan, found = self.measure(name)
-        work = need(torch("work", name, self.weights))["gflop"]
-        best = max(r["images_per_second"] for (side, _), r in found.items() if side == "PyTorch")
+        ours = max(r["images_per_second"] for (side, _), r in found.items() if side == "ours")
         for (side, label), result in found.items():
             rate = result["images_per_second"]
             share = rate * work / self.top[label.split("-")[0]]["gflops"]
-            ratio = f"{rate / best:5.2f}" if side == "ours" else " best" if rate == best else "     "
+            ratio = f"{ours / rate:5.2f}" if side == "PyTorch" else ""
             print(
-                f"{name:10} {plan.batch:5}  {side:7} {label:13} {rate:9.1f}  {ratio}  {share:6.1%}"
+                f"{name:10} {plan.batch:5}  {side:7} {label:13} {rate:9.1f}  {ratio:5}  {share:7.1%}"
                 f"  {EPOCH / rate:8.1f}  {result['peak_mb']:7}",
                 flush=True,
             )
@@ -142,22 +133,22 @@ def main():
     for name in models:
         if name not in settings.PARAMETERS:
             parser.error(f"{name}: one of {', '.join(settings.PARAMETERS)}")
-    gpu = [f"{p}-{how}" for p in ("f32", "tf32", "bf16") for how in ("eager", "compiled", "graphs")]
-    variants = args.variants.split(",") if args.variants else gpu if args.device != "cpu" else ["f32-eager"]
+    precisions, ways = (("f32", "bf16"), ("eager", "compiled"))
+    if args.device != "cpu":
+        precisions, ways = (("f32", "tf32", "bf16"), ("eager", "compiled", "graphs"))
+    variants = [f"{p}-{how}" for p in precisions for how in ways]
+    if args.variants:
+        variants = args.variants.split(",")
     with tempfile.TemporaryDirectory() as folder:
         weights = os.path.join(folder, "inception.safetensors")
         if "features" in models:
             need(torch("make-weights", weights))
         bench = Bench(args.binary, args.device, args.rounds, weights, variants)
-        if args.device == "cpu":
-            print(f"fastest product: {bench.top['f32']['gflops']:.0f} GFLOP/s on {THREADS} threads")
-            print(f"{'model':10} {'batch':>5}  {'ours':>7} {'PyTorch':>7} images/s  ratio  ceiling  s/epoch  peak MB (PyTorch)")
-        else:
-            tops = ", ".join(f"{p} {t['gflops'] / 1e3:.0f} TFLOP/s" for p, t in bench.top.items())
-            print(f"{bench.top['f32']['device']}; fastest products: {tops}")
-            print(f"{'model':10} {'batch':>5}  {'side':7} {'how':13} {'images/s':>9}  ratio  ceiling  {'s/epoch':>8}  peak MB")
+        tops = ", ".join(f"{p} {t['gflops'] / 1e3:.2f} TFLOP/s" for p, t in bench.top.items())
+        print(f"{bench.top['f32']['device']}; fastest products: {tops}")
+        print(f"{'model':10} {'batch':>5}  {'side':7} {'how':13} {'images/s':>9}  ratio  ceiling  {'s/epoch':>8}  peak MB")
         for name in models:
-            (bench.row_of_cpu if args.device == "cpu" else bench.rows_of_gpu)(name)
+            bench.print_rows(name)
 
 
 if __name__ == "__main__":
