@@ -4,8 +4,10 @@
 //!     cargo run --release -p stages --example operations
 
 fn main() -> anyhow::Result<()> {
-    for time in stages::tools::operations::ALL.iter().flat_map(|o| o.time()) {
-        println!("{}", serde_json::to_string(&time)?);
+    for operation in stages::tools::operations::ALL {
+        for time in operation.time()? {
+            println!("{}", serde_json::to_string(&time)?);
+        }
     }
     Ok(())
 }

@@ -3,8 +3,11 @@
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
+use anyhow::Result;
+use candle_core::{DType, Device};
 use serde::Serialize;
 
+use crate::data::images::Images;
 use crate::nn::batch_norm::EPSILON;
 use crate::nn::cpu::conv::{self, Geometry};
 use crate::nn::cpu::{coupling, residual};
@@ -41,7 +44,16 @@ pub enum Operation {
         side: usize,
         inputs: usize,
     },
+    /// A batch, gathered from the bytes of [`SET`] images, as f32.
+    Batch {
+        n: usize,
+        side: usize,
+        inputs: usize,
+    },
 }
+
+/// Images that a batch is gathered from.
+const SET: usize = 10_000;
 
 /// The fastest of several runs.
 #[derive(Debug, Serialize)]
@@ -90,6 +102,11 @@ pub const ALL: &[Operation] = &[
         side: 32,
         inputs: 3,
     },
+    Operation::Batch {
+        n: 64,
+        side: 32,
+        inputs: 3,
+    },
 ];
 
 const fn conv(n: usize, side: usize, inputs: usize, kernel: usize, outputs: usize) -> Operation {
@@ -104,14 +121,14 @@ const fn conv(n: usize, side: usize, inputs: usize, kernel: usize, outputs: usiz
 
 impl Operation {
     /// Every part of it, timed on as many threads as rayon has.
-    pub fn time(&self) -> Vec<Time> {
+    pub fn time(&self) -> Result<Vec<Time>> {
         let time = |part, gflop: f64, run: &mut dyn FnMut()| Time {
             operation: *self,
             part,
             seconds: fastest(run),
             gflop,
         };
-        match *self {
+        let times = match *self {
             Self::Conv {
                 n,
                 side,
@@ -218,7 +235,16 @@ impl Operation {
                     drop(black_box(noise.at(0).normals(n * side * side * inputs)));
                 })]
             }
-        }
+            Self::Batch { n, side, inputs } => {
+                let bytes = vec![7; SET * side * side * inputs];
+                let images = Images::new([side, side, inputs], bytes, None)?;
+                let chosen: Vec<usize> = (0..n).map(|i| i * 7919 % SET).collect();
+                vec![time("forward", 0.0, &mut || {
+                    drop(black_box(images.batch(&chosen, DType::F32, &Device::Cpu)));
+                })]
+            }
+        };
+        Ok(times)
     }
 }
 
