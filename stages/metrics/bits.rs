@@ -55,6 +55,9 @@ mod tests {
         assert_eq!(bits(0.0, 1.0 / 32.0)?, 5.0);
         // Density 2^-D on [-1, 1)^D.
         assert!((bits(-3072.0 * LN_2, 1.0 / 128.0)? - 8.0).abs() < 1e-12);
+        // Any density, with y in other units.
+        let doubled = bits(5000.0 - 3072.0 * LN_2, 1.0 / 128.0)?;
+        assert!((doubled - bits(5000.0, 1.0 / 256.0)?).abs() < 1e-12);
         Ok(())
     }
 

@@ -27,6 +27,8 @@ mod cifar_oracles;
 #[cfg(test)]
 mod flow_parity;
 #[cfg(test)]
+mod full_oracles;
+#[cfg(test)]
 mod full_parity;
 #[cfg(test)]
 mod golden;

@@ -52,6 +52,8 @@ mod tests {
         let values = y.flatten_all()?.to_vec1::<f32>()?;
         assert_eq!(values, [1.0, 2.0, 3.0, 4.0, 10.0, 20.0, 30.0, 40.0]);
         assert_eq!(log_det.to_vec1::<f32>()?, [0.0]);
+        let back = Squeeze.inverse(&y)?.flatten_all()?.to_vec1::<f32>()?;
+        assert_eq!(back, x.flatten_all()?.to_vec1::<f32>()?);
         Ok(())
     }
 }

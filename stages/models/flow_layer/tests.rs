@@ -36,7 +36,12 @@ fn forms(flow: &Flow) -> Vec<Flow> {
 
 #[test]
 fn parameters_are_as_many_as_they_should() -> Result<()> {
-    for (width, count) in [(256, 2_426_016), (512, 9_045_152)] {
+    for (width, count) in [
+        (128, 689_312),
+        (192, 1_426_592),
+        (256, 2_426_016),
+        (512, 9_045_152),
+    ] {
         let w = Weights::new(0, DType::F32, &Device::Cpu);
         layer(&Flow::of(32, width, FlowStart::Identity), &w)?;
         assert_eq!(w.count(), count);
