@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::contract::{Input, Job, Output, Stage};
 use crate::data::history;
 use crate::data::images::Images;
-use crate::models::flow_layer::{Config, Flow, Phase2};
+use crate::models::flow_layer::{Codes, Config, Flow, Phase2};
 use crate::models::prior::Prior;
 use crate::models::vae::Vae;
 use crate::nn::device;
@@ -26,6 +26,7 @@ pub struct Params {
     pub flow: Flow,
     /// Training images on which actnorms start.
     pub init_images: usize,
+    pub z: Codes,
     pub optim: Optim,
 }
 
@@ -33,7 +34,8 @@ impl Params {
     /// The model on a frozen VAE and prior, for images of a number of channels.
     pub fn build(&self, vae: Vae, prior: Prior, channels: usize, w: &Weights) -> Result<Phase2> {
         let config = self.config(channels);
-        Phase2::new(vae, prior, &config, self.init_images, self.seed, w)
+        let (z, images, seed) = (self.z, self.init_images, self.seed);
+        Phase2::new(vae, prior, &config, z, images, seed, w)
     }
 
     fn config(&self, channels: usize) -> Config {

@@ -187,11 +187,11 @@ mod tests {
             "vae": {
                 "seed": 0, "epochs": 1, "batch": 4, "latent": 4, "covariance": "diagonal",
                 "network": {
-                    "kind": "resnet", "width": 4, "scales": 2, "blocks": 1, "dense": 8,
+                    "kind": "resnet", "width": 4, "scales": 2, "blocks": 1, "head": "average-pool", "dense": 8,
                     "max_width": 8, "norm_decay": 0.999,
                 },
                 "prior": { "kind": "flow", "layers": 2, "width": 8, "max_log_scale": 2.0 },
-                "dequantise": true, "optim": optim,
+                "range": "unit", "kl": "analytic", "dequantise": true, "optim": optim,
             },
             "flow_layer": {
                 "seed": 0, "epochs": 1, "batch": 4, "init_images": 8,
@@ -199,6 +199,7 @@ mod tests {
                     "depth": 2, "width": 8, "start": "identity", "split": "condition-on-one",
                     "network": "official", "inv_conv": "plain",
                 },
+                "z": "posterior-draw",
                 "optim": optim,
             },
             "glow": {

@@ -8,9 +8,9 @@ use serde::{Deserialize, Serialize};
 use crate::contract::{Input, Job, Output, Stage};
 use crate::data::history;
 use crate::data::images::Images;
-use crate::models::phase1::Phase1;
+use crate::models::phase1::{Kl, Phase1};
 use crate::models::prior::{Joint, Prior};
-use crate::models::vae::{Config, Covariance, Network, Vae as Model};
+use crate::models::vae::{Config, Covariance, Network, Range, Vae as Model};
 use crate::nn::device;
 use crate::nn::weights::Weights;
 use crate::train::{ImageSet, Optim, Plan, fit};
@@ -27,7 +27,9 @@ pub struct Params {
     pub latent: usize,
     pub network: Network,
     pub covariance: Covariance,
+    pub range: Range,
     pub prior: Joint,
+    pub kl: Kl,
     /// y = (x + u) / 256 with uniform noise u, or x / 255 without.
     pub dequantise: bool,
     pub optim: Optim,
@@ -41,6 +43,7 @@ impl Params {
             latent: self.latent,
             network: self.network.clone(),
             covariance: self.covariance,
+            range: self.range,
             dequantise: self.dequantise,
         }
     }
@@ -49,7 +52,8 @@ impl Params {
     pub fn build(&self, shape: [usize; 3], w: &Weights) -> Result<Phase1> {
         let vae = Model::new(&self.config(shape), &w.pp("vae"))?;
         let prior = Prior::new(&self.prior.config(self.latent), &w.pp("prior"))?;
-        Ok(Phase1 { vae, prior })
+        let kl = self.kl;
+        Ok(Phase1 { vae, prior, kl })
     }
 }
 

@@ -87,6 +87,10 @@ fn choices_are_parameters_with_known_values() {
     for (parameter, known) in [
         ("interpolation.path", ["linear", "spherical"]),
         ("same-code.vae_image", ["mean", "sample"]),
+        ("vae.range", ["unit", "centred"]),
+        ("vae.kl", ["analytic", "monte-carlo"]),
+        ("vae.network.head", ["average-pool", "flatten"]),
+        ("glow.z", ["posterior-draw", "posterior-mean"]),
     ] {
         let wrong = space.repro(&format!("status --set {parameter}=other"));
         let (stage, name) = parameter.split_once('.').expect("a stage");

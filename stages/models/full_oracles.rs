@@ -8,7 +8,7 @@ use super::full::Full;
 use super::gaussian::HALF_LN_TAU;
 use super::prior::{self, Prior};
 use super::real_nvp;
-use super::vae::{Config, Covariance, Network, Vae};
+use super::vae::{Config, Covariance, Network, Range, Vae};
 use crate::nn::bijector::{Bijector, check};
 use crate::nn::noise::Noise;
 use crate::nn::weights::Weights;
@@ -27,6 +27,7 @@ fn model(prior_seed: u64) -> Result<Full> {
             norm_decay: 0.999,
         },
         covariance: Covariance::Diagonal,
+        range: Range::Unit,
         dequantise: true,
     };
     let vae = Weights::new(1, DType::F64, &CPU);

@@ -9,7 +9,8 @@ use super::full::Full;
 use super::golden::{Golden, Training, adam, cases};
 use super::prior::{self, Prior};
 use super::real_nvp;
-use super::vae::{Config, Covariance, Network, Vae};
+use super::resnet::Head;
+use super::vae::{Config, Covariance, Network, Range, Vae};
 use crate::nn::weights::Weights;
 use crate::train::optim::Form;
 
@@ -18,6 +19,7 @@ fn config() -> Config {
         width: 2,
         scales: 2,
         blocks: 1,
+        head: Head::AveragePool,
         dense: 5,
         max_width: 3,
         norm_decay: 0.999,
@@ -27,6 +29,7 @@ fn config() -> Config {
         latent: 4,
         network,
         covariance: Covariance::Diagonal,
+        range: Range::Unit,
         dequantise: true,
     }
 }

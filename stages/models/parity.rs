@@ -5,9 +5,10 @@ use anyhow::{Context, Result};
 use candle_core::{DType, Device, Tensor};
 
 use super::golden::{Golden, Tolerance, Training, adam, cases};
-use super::phase1::Phase1;
+use super::phase1::{Kl, Phase1};
 use super::prior::{self, Prior};
-use super::vae::{Config, Covariance, Network, Vae};
+use super::resnet::Head;
+use super::vae::{Config, Covariance, Network, Range, Vae};
 use super::{real_nvp, second_vae};
 use crate::nn::batch_norm::Mode;
 use crate::nn::weights::Weights;
@@ -38,6 +39,7 @@ fn phase1(
         Ok(Phase1 {
             vae: Vae::new(config, &w.pp("vae"))?,
             prior: Prior::new(prior, &w.pp("prior"))?,
+            kl: Kl::Analytic,
         })
     };
     build()?;
@@ -116,6 +118,7 @@ fn resnet(side: usize, width: usize, scales: usize, blocks: usize) -> Config {
         width,
         scales,
         blocks,
+        head: Head::AveragePool,
         dense: 5,
         max_width: 3,
         norm_decay: 0.999,
@@ -125,6 +128,7 @@ fn resnet(side: usize, width: usize, scales: usize, blocks: usize) -> Config {
         latent: 4,
         network,
         covariance: Covariance::Diagonal,
+        range: Range::Unit,
         dequantise: true,
     }
 }
@@ -153,6 +157,7 @@ fn infogan_with_isotropic_covariance() -> Result<()> {
         latent: 4,
         network,
         covariance: Covariance::Isotropic,
+        range: Range::Unit,
         dequantise: false,
     };
     let normal = prior::Config::Normal { dim: 4 };

@@ -2,6 +2,8 @@
 
 use anyhow::{Result, ensure};
 use candle_core::Tensor;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
 use crate::nn::batch_norm::Mode;
 use crate::nn::conv_layer::{Conv, ConvTranspose, Window};
@@ -9,6 +11,16 @@ use crate::nn::dense::Dense;
 use crate::nn::init::Init::GlorotUniform;
 use crate::nn::residual::ResidualBlock as Block;
 use crate::nn::weights::Weights;
+
+/// What the encoder's fully connected block sees of the last maps (A11).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Head {
+    /// The mean of each map, as Dai & Wipf's code has it.
+    AveragePool,
+    /// All values, as their figure has it: many more weights.
+    Flatten,
+}
 
 /// Sizes of the networks; all of them TensorFlow-initialised (Glorot).
 #[derive(Clone, Copy, Debug)]
@@ -23,6 +35,7 @@ pub struct Config {
     pub scales: usize,
     /// Residual blocks per resolution.
     pub blocks: usize,
+    pub head: Head,
     /// Width of the encoder's fully connected block.
     pub dense: usize,
     /// Bound of the decoder's channels.
@@ -53,6 +66,7 @@ fn through(blocks: &[Block], x: Tensor, mode: Mode) -> Result<Tensor> {
 }
 
 pub struct Encoder {
+    head: Head,
     input: Conv,
     scales: Vec<Vec<Block>>,
     downs: Vec<Conv>,
@@ -82,9 +96,16 @@ impl Encoder {
             };
             Conv::new(window, GlorotUniform, &w.pp(format!("down{i}")))
         };
-        let top = width(c.scales - 1);
+        // Each halving rounds up.
+        let side = (1..c.scales).fold(c.side, |side, _| side.div_ceil(2));
+        let seen = width(c.scales - 1)
+            * match c.head {
+                Head::AveragePool => 1,
+                Head::Flatten => side * side,
+            };
         let dense = |input, output, name| Dense::new(input, output, GlorotUniform, &w.pp(name));
         Ok(Self {
+            head: c.head,
             input: Conv::new(
                 Window::three(c.channels, c.width),
                 GlorotUniform,
@@ -93,10 +114,10 @@ impl Encoder {
             scales: scales.collect::<Result<_>>()?,
             downs: (0..c.scales - 1).map(down).collect::<Result<_>>()?,
             dense: [
-                dense(top, c.dense, "dense0")?,
+                dense(seen, c.dense, "dense0")?,
                 dense(c.dense, c.dense, "dense1")?,
             ],
-            shortcut: dense(top, c.dense, "shortcut")?,
+            shortcut: dense(seen, c.dense, "shortcut")?,
             mean: dense(c.dense, c.latent, "mean")?,
             log_std: dense(c.dense, c.latent, "log_std")?,
         })
@@ -111,12 +132,15 @@ impl Encoder {
             }
             h = through(blocks, h, mode)?;
         }
-        let pooled = h.mean((1, 2))?;
-        let mut h = pooled.clone();
+        let seen = match self.head {
+            Head::AveragePool => h.mean((1, 2))?,
+            Head::Flatten => h.flatten_from(1)?,
+        };
+        let mut h = seen.clone();
         for dense in &self.dense {
             h = dense.forward(&h.relu()?)?;
         }
-        let h = (h + self.shortcut.forward(&pooled)?)?;
+        let h = (h + self.shortcut.forward(&seen)?)?;
         Ok((self.mean.forward(&h)?, self.log_std.forward(&h)?))
     }
 }

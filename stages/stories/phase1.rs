@@ -45,8 +45,8 @@ fn optim(lr: f64) -> Value {
 fn resnet() -> Value {
     json!({
         "seed": 0, "epochs": 3, "batch": 8, "latent": 4,
-        "network": {"kind": "resnet", "width": 4, "scales": 2, "blocks": 1, "dense": 8, "max_width": 8, "norm_decay": 0.999},
-        "covariance": "diagonal", "dequantise": true, "optim": optim(2e-3),
+        "network": {"kind": "resnet", "width": 4, "scales": 2, "blocks": 1, "head": "average-pool", "dense": 8, "max_width": 8, "norm_decay": 0.999},
+        "covariance": "diagonal", "range": "unit", "kl": "analytic", "dequantise": true, "optim": optim(2e-3),
         "prior": {"kind": "flow", "layers": 2, "width": 8, "max_log_scale": 2.0}
     })
 }
@@ -55,7 +55,7 @@ fn infogan() -> Value {
     json!({
         "seed": 0, "epochs": 3, "batch": 8, "latent": 4,
         "network": {"kind": "infogan", "width": 4, "dense": 16, "norm_decay": 0.999},
-        "covariance": "isotropic", "dequantise": false, "optim": optim(2e-3),
+        "covariance": "isotropic", "range": "unit", "kl": "analytic", "dequantise": false, "optim": optim(2e-3),
         "prior": {"kind": "normal"}
     })
 }

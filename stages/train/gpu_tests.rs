@@ -40,11 +40,11 @@ fn vae_params() -> Result<vae::Params> {
     Ok(serde_json::from_value(json!({
         "seed": 0, "epochs": 1, "batch": BATCH, "latent": 8, "covariance": "diagonal",
         "network": {
-            "kind": "resnet", "width": 8, "scales": 2, "blocks": 1, "dense": 32, "max_width": 32,
+            "kind": "resnet", "width": 8, "scales": 2, "blocks": 1, "head": "average-pool", "dense": 32, "max_width": 32,
             "norm_decay": 0.99,
         },
         "prior": { "kind": "flow", "layers": 4, "width": 32, "max_log_scale": 2.0 },
-        "dequantise": true, "optim": optim("adam"),
+        "range": "unit", "kl": "analytic", "dequantise": true, "optim": optim("adam"),
     }))?)
 }
 
@@ -107,6 +107,7 @@ fn all(dtype: DType, device: &Device) -> Result<Vec<Trained>> {
             "depth": 4, "width": 32, "start": "paired", "split": "condition-on-one",
             "network": "official", "inv_conv": "plain",
         },
+        "z": "posterior-draw",
         "optim": optim("adam"),
     }))?;
     let flow = Weights::new(0, dtype, device);

@@ -63,6 +63,17 @@ pub enum FlowStart {
     Data,
 }
 
+/// On which z of an image the flow layer learns (A19).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Codes {
+    /// A fresh draw of q(z|y) in every step.
+    PosteriorDraw,
+    /// The mean of q(z|y). That gives no bound on the likelihood; the bound of the held-out
+    /// images, which the history reports, is with a draw all the same.
+    PosteriorMean,
+}
+
 /// What a file of weights says of its model.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -134,12 +145,13 @@ impl Bijector for FlowLayer {
     }
 }
 
-/// Phase 2: the flow layer learns `-ln p(y|z)` of fresh posterior samples z; VAE and prior are
+/// Phase 2: the flow layer learns `-ln p(y|z)` with z from the posterior; VAE and prior are
 /// frozen, the prior serves only to report the whole bound.
 pub struct Phase2 {
     model: Full,
     /// The flow layer's weights without gradients.
     frozen: FlowLayer,
+    z: Codes,
     /// Images on which actnorms start.
     init_images: usize,
     seed: u64,
@@ -151,6 +163,7 @@ impl Phase2 {
         vae: Vae,
         prior: Prior,
         config: &Config,
+        z: Codes,
         init_images: usize,
         seed: u64,
         w: &Weights,
@@ -159,6 +172,7 @@ impl Phase2 {
         Ok(Self {
             model: Full { vae, prior, flow },
             frozen: FlowLayer::new(config, &w.frozen())?,
+            z,
             init_images,
             seed,
         })
@@ -190,7 +204,17 @@ impl Trainable<Tensor> for Phase2 {
     }
 
     fn loss(&self, x: &Tensor, noise: &mut Draws) -> Result<Loss> {
-        self.loss_of(self.model.flow.as_ref(), x, noise)
+        let flow = self.model.flow.as_ref();
+        match self.z {
+            Codes::PosteriorDraw => self.loss_of(flow, x, noise),
+            Codes::PosteriorMean => {
+                let y = self.model.vae.prepare(x, noise)?;
+                let (mean, _) = self.model.vae.encode(&y)?;
+                let total = self.model.reconstruction(flow, &y, &mean)?.mean_all()?;
+                let parts = vec![("reconstruction", total.clone())];
+                Ok(Loss { total, parts })
+            }
+        }
     }
 
     fn validate(&self, x: &Tensor, noise: &mut Draws) -> Result<Loss> {

@@ -8,6 +8,7 @@ use candle_core::{DType, Device, Tensor};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::resnet::Head;
 use super::{infogan, resnet};
 use crate::nn::batch_norm::Mode;
 use crate::nn::init::Init;
@@ -23,6 +24,8 @@ pub enum Network {
         width: usize,
         scales: usize,
         blocks: usize,
+        /// What the dense block sees of the encoder's last maps (A11).
+        head: Head,
         dense: usize,
         max_width: usize,
         /// Decay of batch norm's moving averages.
@@ -47,6 +50,16 @@ pub enum Covariance {
     Diagonal,
 }
 
+/// Where the values y of an image lie, and what the decoder's mean can reach (A14).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Range {
+    /// [0, 1), with a sigmoid as the last layer of the mean.
+    Unit,
+    /// [-0.5, 0.5), with a linear mean.
+    Centred,
+}
+
 /// What stands in a `vae` artifact.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -56,7 +69,8 @@ pub struct Config {
     pub latent: usize,
     pub network: Network,
     pub covariance: Covariance,
-    /// y = (x + u) / 256 with uniform u (A13), or x / 255 without noise.
+    pub range: Range,
+    /// y = (x + u) / 256 with uniform u (A13), or x / 255 without noise; 1/2 less if centred.
     pub dequantise: bool,
 }
 
@@ -95,6 +109,7 @@ impl Vae {
                 width,
                 scales,
                 blocks,
+                head,
                 dense,
                 max_width,
                 norm_decay,
@@ -110,6 +125,7 @@ impl Vae {
                     width,
                     scales,
                     blocks,
+                    head,
                     dense,
                     max_width,
                     norm_decay,
@@ -165,12 +181,24 @@ impl Vae {
     /// Images 0 to 255 as the model sees them: y, with dequantisation noise where it was trained
     /// with it.
     pub fn prepare(&self, x: &Tensor, noise: &mut Draws) -> Result<Tensor> {
-        if self.config.dequantise {
+        let y = if self.config.dequantise {
             let u = noise.uniform(x.shape(), x.dtype(), x.device())?;
-            Ok(((x + u)? / 256.0)?)
+            ((x + u)? / 256.0)?
         } else {
-            Ok((x / 255.0)?)
-        }
+            (x / 255.0)?
+        };
+        Ok(match self.config.range {
+            Range::Unit => y,
+            Range::Centred => (y - 0.5)?,
+        })
+    }
+
+    /// y as it would be if the range were [0, 1).
+    pub fn to_unit(&self, y: &Tensor) -> Result<Tensor> {
+        Ok(match self.config.range {
+            Range::Unit => y.clone(),
+            Range::Centred => (y + 0.5)?,
+        })
     }
 
     /// Mean and ln deviation of q(z|y), each `[n, latent]`, with frozen statistics.
@@ -199,7 +227,11 @@ impl Vae {
             Decoder::Infogan(net) => net.forward(z, mode)?,
         };
         let channels = self.config.shape[2];
-        let mean = candle_nn::ops::sigmoid(&out.narrow(3, 0, channels)?.contiguous()?)?;
+        let mean = out.narrow(3, 0, channels)?.contiguous()?;
+        let mean = match self.config.range {
+            Range::Unit => candle_nn::ops::sigmoid(&mean)?,
+            Range::Centred => mean,
+        };
         let log_sigma = match &self.log_gamma {
             Some(log_gamma) => log_gamma.clone(),
             None => {

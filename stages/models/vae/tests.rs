@@ -8,6 +8,7 @@ fn resnet(side: usize, width: usize, blocks: usize, latent: usize) -> Config {
         width,
         scales,
         blocks,
+        head: Head::AveragePool,
         dense: 512,
         max_width: 1024,
         norm_decay: 0.999,
@@ -18,7 +19,14 @@ fn resnet(side: usize, width: usize, blocks: usize, latent: usize) -> Config {
         latent,
         network,
         covariance,
+        range: Range::Unit,
         dequantise: true,
+    }
+}
+
+fn flatten(config: &mut Config) {
+    if let Network::Resnet { head, .. } = &mut config.network {
+        *head = Head::Flatten;
     }
 }
 
@@ -53,6 +61,11 @@ fn paper_sizes_have_the_known_numbers_of_parameters() -> Result<()> {
         [3_399_008, 16_250_467, 19_649_476]
     );
 
+    // Both dense layers that read the last maps, of 8x8 and 128 channels, see all their values.
+    let mut flat = resnet(32, 32, 1, 64);
+    flatten(&mut flat);
+    assert_eq!(counts(&flat)?[0], 1_135_840 + 2 * 512 * 128 * 63);
+
     let network = Network::Infogan {
         width: 64,
         dense: 1024,
@@ -75,5 +88,27 @@ fn paper_sizes_have_the_known_numbers_of_parameters() -> Result<()> {
         counts(&cifar)?,
         [8_657_472, 8_616_131, 8_657_472 + 8_616_131 + 1]
     );
+    Ok(())
+}
+
+/// Of maps of one pixel the mean is all there is; of larger ones it is not.
+#[test]
+fn heads_agree_on_maps_of_one_pixel() -> Result<()> {
+    for (side, equal) in [(4, true), (8, false)] {
+        let pooled = resnet(side, 4, 1, 3);
+        let mut flat = pooled.clone();
+        flatten(&mut flat);
+        let y = crate::nn::noise::Noise::new(0, "y").at(0).uniform(
+            (2, side, side, 3),
+            DType::F64,
+            &CPU,
+        )?;
+        let mut means = Vec::new();
+        for config in [pooled, flat] {
+            let vae = Vae::new(&config, &Weights::new(1, DType::F64, &CPU))?;
+            means.push(vae.encode(&y)?.0.to_vec2::<f64>()?);
+        }
+        assert_eq!(means[0] == means[1], equal, "side {side}");
+    }
     Ok(())
 }
