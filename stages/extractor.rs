@@ -21,7 +21,7 @@ use crate::nn::device;
 use crate::nn::tensor_file;
 use crate::nn::weights::Weights;
 use crate::train::optim::{Form, Optim, Rule};
-use crate::train::{Dataset, Plan, fit};
+use crate::train::{Dataset, LastBatch, Plan, fit};
 
 pub struct Extractor;
 
@@ -98,6 +98,7 @@ impl Stage for Extractor {
                     purpose,
                     epochs,
                     batch,
+                    last_batch: LastBatch::Drop,
                     optim,
                     average: 0.0,
                     patience: 0,

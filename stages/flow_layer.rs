@@ -13,7 +13,7 @@ use crate::models::prior::Prior;
 use crate::models::vae::Vae;
 use crate::nn::device;
 use crate::nn::weights::Weights;
-use crate::train::{ImageSet, Optim, Plan, fit};
+use crate::train::{ImageSet, LastBatch, Optim, Plan, fit};
 
 pub struct FlowLayer;
 
@@ -23,6 +23,7 @@ pub struct Params {
     pub seed: u64,
     pub epochs: u64,
     pub batch: usize,
+    pub last_batch: LastBatch,
     pub flow: Flow,
     /// Training images on which actnorms start.
     pub init_images: usize,
@@ -92,6 +93,7 @@ impl Stage for FlowLayer {
             purpose: "flow-layer",
             epochs: params.epochs,
             batch: params.batch,
+            last_batch: params.last_batch,
             optim: &params.optim,
             average: 0.0,
             patience: 0,

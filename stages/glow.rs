@@ -12,7 +12,7 @@ use crate::models::baseline::Baseline;
 use crate::models::glow::{Config, Flow};
 use crate::nn::device;
 use crate::nn::weights::Weights;
-use crate::train::{ImageSet, Optim, Plan, fit};
+use crate::train::{ImageSet, LastBatch, Optim, Plan, fit};
 
 pub struct Glow;
 
@@ -22,6 +22,7 @@ pub struct Params {
     pub seed: u64,
     pub epochs: u64,
     pub batch: usize,
+    pub last_batch: LastBatch,
     pub flow: Flow,
     /// Training images on which actnorms start.
     pub init_images: usize,
@@ -72,6 +73,7 @@ impl Stage for Glow {
             purpose: "glow",
             epochs: params.epochs,
             batch: params.batch,
+            last_batch: params.last_batch,
             optim: &params.optim,
             average: params.average,
             patience: 0,
@@ -96,7 +98,7 @@ mod tests {
 
     fn params() -> Value {
         json!({
-            "seed": 0, "epochs": 2, "batch": 8, "init_images": 16, "average": 0.0,
+            "seed": 0, "epochs": 2, "batch": 8, "last_batch": "drop", "init_images": 16, "average": 0.0,
             "flow": {
                 "levels": 2, "depth": 2, "width": 8, "coupling": "affine", "network": "official",
                 "inv_conv": "plain", "learn_top": true,

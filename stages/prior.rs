@@ -14,7 +14,7 @@ use crate::models::real_nvp;
 use crate::nn::device;
 use crate::nn::noise::Draws;
 use crate::nn::weights::Weights;
-use crate::train::{Loss, Optim, Plan, Trainable, fit};
+use crate::train::{LastBatch, Loss, Optim, Plan, Trainable, fit};
 
 pub struct Prior;
 
@@ -26,6 +26,7 @@ pub struct Params {
     /// Epochs without a better held-out likelihood after which to stop; 0: never.
     pub patience: u64,
     pub batch: usize,
+    pub last_batch: LastBatch,
     pub flow: real_nvp::Config,
     pub optim: Optim,
 }
@@ -81,6 +82,7 @@ impl Stage for Prior {
             purpose: "prior",
             epochs: params.epochs,
             batch: params.batch,
+            last_batch: params.last_batch,
             optim: &params.optim,
             average: 0.0,
             patience: params.patience,

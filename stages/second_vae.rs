@@ -14,7 +14,7 @@ use crate::models::second_vae;
 use crate::nn::device;
 use crate::nn::noise::Draws;
 use crate::nn::weights::Weights;
-use crate::train::{Loss, Optim, Plan, Trainable, fit};
+use crate::train::{LastBatch, Loss, Optim, Plan, Trainable, fit};
 
 pub struct SecondVae;
 
@@ -24,6 +24,7 @@ pub struct Params {
     pub seed: u64,
     pub epochs: u64,
     pub batch: usize,
+    pub last_batch: LastBatch,
     pub width: usize,
     /// Hidden layers of each network.
     pub depth: usize,
@@ -89,6 +90,7 @@ impl Stage for SecondVae {
             purpose: "second-vae",
             epochs: params.epochs,
             batch: params.batch,
+            last_batch: params.last_batch,
             optim: &params.optim,
             average: 0.0,
             patience: 0,

@@ -18,7 +18,7 @@ use crate::nn::device;
 use crate::nn::noise::Noise;
 use crate::nn::weights::Weights;
 use crate::train::optim::Optimiser;
-use crate::train::{Dataset, ImageSet, Optim, Trainable};
+use crate::train::{Dataset, ImageSet, LastBatch, Optim, Steps, Trainable};
 use crate::{flow_layer, glow, vae};
 
 pub struct Timing;
@@ -68,7 +68,8 @@ impl Stage for Timing {
         // One model at a time in memory.
         let w = fresh(params.vae.seed);
         let model = params.vae.build(shape, &w).context("params.vae")?;
-        let vae = clock.time("vae", &model, &w, params.vae.batch, &params.vae.optim)?;
+        let p = &params.vae;
+        let vae = clock.time("vae", &model, &w, p.batch, p.last_batch, &p.optim)?;
 
         let p = &params.flow_layer;
         let flow = fresh(p.seed);
@@ -77,13 +78,14 @@ impl Stage for Timing {
         let prior = Prior::new(&prior, &w.pp("prior").frozen())?;
         let model = p.build(frozen, prior, images.channels, &flow);
         let model = model.context("params.flow_layer")?;
-        let flow_layer = clock.time("flow-layer", &model, &flow, p.batch, &p.optim)?;
+        let flow_layer =
+            clock.time("flow-layer", &model, &flow, p.batch, p.last_batch, &p.optim)?;
         drop((model, flow));
 
         let p = &params.glow;
         let w = fresh(p.seed);
         let model = p.build(shape, &w).context("params.glow")?;
-        let glow = clock.time("glow", &model, &w, p.batch, &p.optim)?;
+        let glow = clock.time("glow", &model, &w, p.batch, p.last_batch, &p.optim)?;
 
         // As in the paper: both phases have the same number of epochs.
         let average = Metric {
@@ -110,21 +112,24 @@ impl Clock<'_> {
         model: &dyn Trainable<Tensor>,
         weights: &Weights,
         batch: usize,
+        last_batch: LastBatch,
         optim: &Optim,
     ) -> Result<Metric> {
-        let steps_per_epoch = self.set.len() / batch.max(1);
+        // All that are timed are full.
+        let full = self.set.len() / batch.max(1);
         ensure!(
-            steps_per_epoch > 0,
+            full > 0,
             "{} images do not fill a batch of {batch}",
             self.set.len()
         );
+        let steps = Steps::new(self.set.len(), batch, last_batch)?;
         model.start(self.set)?;
-        let optimiser = Optimiser::new(optim, weights.trained(), steps_per_epoch as u64)?;
+        let optimiser = Optimiser::new(optim, weights.trained(), steps.count())?;
         let noise = Noise::new(0, &format!("timing.{name}"));
         let mut seconds = Vec::new();
         let total = self.params.warmup_steps + self.params.steps;
         for step in 0..total {
-            let first = (step as usize % steps_per_epoch) * batch;
+            let first = (step as usize % full) * batch;
             let images = self
                 .set
                 .batch(&(first..first + batch).collect::<Vec<_>>())?;
@@ -135,7 +140,7 @@ impl Clock<'_> {
             optimiser.step(&loss.total.backward()?, step)?;
             self.set.device.synchronize()?;
             if step >= self.params.warmup_steps {
-                seconds.push(start.elapsed().as_secs_f64() * steps_per_epoch as f64);
+                seconds.push(start.elapsed().as_secs_f64() * steps.full_batches());
             }
             self.job.progress(Progress {
                 done: step + 1,
@@ -185,7 +190,7 @@ mod tests {
         bench.run::<Timing>(&json!({
             "warmup_steps": 1, "steps": 3,
             "vae": {
-                "seed": 0, "epochs": 1, "batch": 4, "latent": 4, "covariance": "diagonal",
+                "seed": 0, "epochs": 1, "batch": 4, "last_batch": "drop", "latent": 4, "covariance": "diagonal",
                 "network": {
                     "kind": "resnet", "width": 4, "scales": 2, "blocks": 1, "head": "average-pool", "dense": 8,
                     "max_width": 8, "norm_decay": 0.999,
@@ -194,7 +199,7 @@ mod tests {
                 "range": "unit", "kl": "analytic", "dequantise": true, "optim": optim,
             },
             "flow_layer": {
-                "seed": 0, "epochs": 1, "batch": 4, "init_images": 8,
+                "seed": 0, "epochs": 1, "batch": 4, "last_batch": "drop", "init_images": 8,
                 "flow": {
                     "depth": 2, "width": 8, "start": "identity", "split": "condition-on-one",
                     "network": "official", "inv_conv": "plain",
@@ -203,7 +208,7 @@ mod tests {
                 "optim": optim,
             },
             "glow": {
-                "seed": 0, "epochs": 1, "batch": 4, "init_images": 8, "average": 0.0,
+                "seed": 0, "epochs": 1, "batch": 4, "last_batch": "drop", "init_images": 8, "average": 0.0,
                 "flow": {
                     "levels": 2, "depth": 1, "width": 8, "coupling": "additive",
                     "network": "official", "inv_conv": "plain", "learn_top": true,

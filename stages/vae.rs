@@ -13,7 +13,7 @@ use crate::models::prior::{Joint, Prior};
 use crate::models::vae::{Config, Covariance, Network, Range, Vae as Model};
 use crate::nn::device;
 use crate::nn::weights::Weights;
-use crate::train::{ImageSet, Optim, Plan, fit};
+use crate::train::{ImageSet, LastBatch, Optim, Plan, Steps, fit};
 
 pub struct Vae;
 
@@ -23,6 +23,7 @@ pub struct Params {
     pub seed: u64,
     pub epochs: u64,
     pub batch: usize,
+    pub last_batch: LastBatch,
     /// Dimensions of z.
     pub latent: usize,
     pub network: Network,
@@ -80,6 +81,14 @@ impl Stage for Vae {
             train.shape(),
             valid.shape()
         );
+        let steps = Steps::new(train.n, params.batch, params.last_batch)?;
+        ensure!(
+            params.batch == 1 || steps.range(steps.count() - 1).len() > 1,
+            "{} training images leave 1 for a last batch of {}, and batch norm needs more; hint: \
+             another batch, or last_batch = \"drop\"",
+            train.n,
+            params.batch
+        );
         let weights = Weights::new(params.seed, DType::F32, &device);
         let model = params.build(train.shape(), &weights).context("params")?;
         let plan = Plan {
@@ -87,6 +96,7 @@ impl Stage for Vae {
             purpose: "vae",
             epochs: params.epochs,
             batch: params.batch,
+            last_batch: params.last_batch,
             optim: &params.optim,
             average: 0.0,
             patience: 0,

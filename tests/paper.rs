@@ -90,15 +90,22 @@ fn choices_are_parameters_with_known_values() {
         ("vae.range", ["unit", "centred"]),
         ("vae.kl", ["analytic", "monte-carlo"]),
         ("vae.network.head", ["average-pool", "flatten"]),
+        ("vae.last_batch", ["drop", "keep"]),
+        ("prior.last_batch", ["drop", "keep"]),
+        ("glow.last_batch", ["drop", "keep"]),
+        ("glow-baseline.last_batch", ["drop", "keep"]),
         ("glow.z", ["posterior-draw", "posterior-mean"]),
     ] {
         let wrong = space.repro(&format!("status --set {parameter}=other"));
-        let (stage, name) = parameter.split_once('.').expect("a stage");
+        let mut path = parameter.split('.');
+        let (stage, name) = (path.next().expect("a stage"), path.next().expect("a name"));
         let [first, second] = known;
         wrong
             .ends(2)
             .complains("pipeline.toml:")
-            .complains(&format!("stage `{stage}@cifar10`: params.{name}: unknown"))
+            .complains(&format!(
+                "stage `{stage}@cifar10`: params.{name}: unknown variant"
+            ))
             .complains(&format!("hint: one of {first}, {second}"));
         for value in known {
             let set = format!("status --set {parameter}={value}");

@@ -44,7 +44,7 @@ fn optim(lr: f64) -> Value {
 
 fn resnet() -> Value {
     json!({
-        "seed": 0, "epochs": 3, "batch": 8, "latent": 4,
+        "seed": 0, "epochs": 3, "batch": 9, "last_batch": "keep", "latent": 4,
         "network": {"kind": "resnet", "width": 4, "scales": 2, "blocks": 1, "head": "average-pool", "dense": 8, "max_width": 8, "norm_decay": 0.999},
         "covariance": "diagonal", "range": "unit", "kl": "analytic", "dequantise": true, "optim": optim(2e-3),
         "prior": {"kind": "flow", "layers": 2, "width": 8, "max_log_scale": 2.0}
@@ -53,7 +53,7 @@ fn resnet() -> Value {
 
 fn infogan() -> Value {
     json!({
-        "seed": 0, "epochs": 3, "batch": 8, "latent": 4,
+        "seed": 0, "epochs": 3, "batch": 8, "last_batch": "drop", "latent": 4,
         "network": {"kind": "infogan", "width": 4, "dense": 16, "norm_decay": 0.999},
         "covariance": "isotropic", "range": "unit", "kl": "analytic", "dequantise": false, "optim": optim(2e-3),
         "prior": {"kind": "normal"}
@@ -136,6 +136,20 @@ fn interruption_and_extension_change_no_byte() -> Result<()> {
     Ok(())
 }
 
+#[test]
+fn a_last_batch_of_one_is_refused() -> Result<()> {
+    let mut params = resnet();
+    params["batch"] = json!(13);
+    let run = |params: &Value| Data::new(3)?.bench().run::<Vae>(params);
+    let error = run(&params).map_err(|e| e.to_string()).err();
+    let text = "40 training images leave 1 for a last batch of 13, and batch norm needs more; hint: \
+                another batch, or last_batch = \"drop\"";
+    assert_eq!(error.as_deref(), Some(text));
+    params["last_batch"] = json!("drop");
+    run(&params)?;
+    Ok(())
+}
+
 /// The stages below a VAE take its artifacts, learn, and give priors that can be sampled.
 #[test]
 fn latents_lead_to_both_priors() -> Result<()> {
@@ -154,13 +168,13 @@ fn latents_lead_to_both_priors() -> Result<()> {
 
     let flow = Bench::new::<PriorStage>(&inputs);
     flow.run::<PriorStage>(&json!({
-        "seed": 0, "epochs": 6, "patience": 3, "batch": 8, "optim": optim(5e-3),
+        "seed": 0, "epochs": 6, "patience": 3, "batch": 9, "last_batch": "keep", "optim": optim(5e-3),
         "flow": {"layers": 4, "width": 16, "max_log_scale": 2.0}
     }))?;
     falls(&flow.output::<PriorStage>("history"))?;
     let second = Bench::new::<SecondVae>(&inputs);
     second.run::<SecondVae>(&json!({
-        "seed": 0, "epochs": 6, "batch": 8, "width": 16, "depth": 2, "optim": optim(5e-3)
+        "seed": 0, "epochs": 6, "batch": 8, "last_batch": "drop", "width": 16, "depth": 2, "optim": optim(5e-3)
     }))?;
     falls(&second.output::<SecondVae>("history"))?;
 

@@ -22,7 +22,7 @@ pub struct Progress {
     pub steps_per_epoch: u64,
     /// Complete epochs.
     pub history: Vec<Epoch>,
-    /// Sums of the training parts over the steps of the epoch begun.
+    /// Sums of the training parts over the steps of the epoch begun, a smaller batch for less.
     pub sums: BTreeMap<String, f64>,
     /// Loss of the first step, by which an exploding one is judged.
     pub first_loss: Option<f64>,

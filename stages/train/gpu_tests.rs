@@ -38,7 +38,7 @@ fn optim(kind: &str) -> Value {
 
 fn vae_params() -> Result<vae::Params> {
     Ok(serde_json::from_value(json!({
-        "seed": 0, "epochs": 1, "batch": BATCH, "latent": 8, "covariance": "diagonal",
+        "seed": 0, "epochs": 1, "batch": BATCH, "last_batch": "drop", "latent": 8, "covariance": "diagonal",
         "network": {
             "kind": "resnet", "width": 8, "scales": 2, "blocks": 1, "head": "average-pool", "dense": 32, "max_width": 32,
             "norm_decay": 0.99,
@@ -102,7 +102,7 @@ fn all(dtype: DType, device: &Device) -> Result<Vec<Trained>> {
     results.push(("vae", losses, values));
 
     let p: flow_layer::Params = serde_json::from_value(json!({
-        "seed": 0, "epochs": 1, "batch": BATCH, "init_images": 16,
+        "seed": 0, "epochs": 1, "batch": BATCH, "last_batch": "drop", "init_images": 16,
         "flow": {
             "depth": 4, "width": 32, "start": "paired", "split": "condition-on-one",
             "network": "official", "inv_conv": "plain",
@@ -119,7 +119,7 @@ fn all(dtype: DType, device: &Device) -> Result<Vec<Trained>> {
     results.push(("flow layer", losses, values));
 
     let p: glow::Params = serde_json::from_value(json!({
-        "seed": 0, "epochs": 1, "batch": BATCH, "init_images": 16, "average": 0.0,
+        "seed": 0, "epochs": 1, "batch": BATCH, "last_batch": "drop", "init_images": 16, "average": 0.0,
         "flow": {
             "levels": 2, "depth": 2, "width": 32, "coupling": "affine", "network": "official",
             "inv_conv": "plain", "learn_top": true,

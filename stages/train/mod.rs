@@ -4,10 +4,12 @@ pub mod batches;
 pub mod checkpoint;
 pub mod fit;
 pub mod optim;
+pub mod steps;
 pub mod trainable;
 
 pub use fit::{Plan, fit};
 pub use optim::Optim;
+pub use steps::{LastBatch, Steps};
 pub use trainable::{Dataset, ImageSet, Loss, Trainable};
 
 #[cfg(all(test, feature = "cuda"))]

@@ -3,16 +3,20 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-use anyhow::{Context, Result, bail, ensure};
-use candle_core::{DType, Tensor};
+use anyhow::{Context, Result, ensure};
+use candle_core::Tensor;
+use losses::flatten;
 
 use super::checkpoint::{self, Groups};
 use super::optim::{Optim, Optimiser};
-use super::trainable::{Dataset, Loss, Trainable};
-use crate::contract::{Event, Interrupted, Job, Progress};
+use super::steps::{LastBatch, Steps};
+use super::trainable::{Dataset, Trainable};
+use crate::contract::{Event, Interrupted, Job};
 use crate::data::history::Epoch;
 use crate::nn::noise::{Draws, Noise};
 use crate::nn::weights::Weights;
+
+mod losses;
 
 /// How to train.
 pub struct Plan<'a> {
@@ -21,6 +25,7 @@ pub struct Plan<'a> {
     pub purpose: &'a str,
     pub epochs: u64,
     pub batch: usize,
+    pub last_batch: LastBatch,
     pub optim: &'a Optim,
     /// Decay of a running average of the weights, which then is the result; 0: none.
     pub average: f64,
@@ -35,15 +40,12 @@ pub struct Fitted {
     pub history: Vec<Epoch>,
 }
 
-/// A loss this many times the first one will not come back.
-const EXPLODED: f64 = 1e3;
-
 const GROUPS: &[&str] = &["weights", "moments", "average", "best"];
 
 /// Trains `weights` on `loss`, resuming from the job's checkpoint or from a shorter run.
 ///
-/// An epoch is `floor(n / batch)` steps on freshly shuffled examples (A34). At the end `weights`
-/// hold the result. Errors: [`Interrupted`], divergence, and what loss and disk give.
+/// An epoch is the steps of [`Steps`] on freshly shuffled examples. At the end `weights` hold the
+/// result. Errors: [`Interrupted`], divergence, and what loss and disk give.
 pub fn fit<B>(
     plan: &Plan,
     weights: &Weights,
@@ -52,17 +54,12 @@ pub fn fit<B>(
     valid: &dyn Dataset<B>,
     job: &mut Job,
 ) -> Result<Fitted> {
-    ensure!(
-        plan.batch > 0 && train.len() >= plan.batch,
-        "{} training examples do not fill a batch of {}",
-        train.len(),
-        plan.batch
-    );
+    let steps = Steps::new(train.len(), plan.batch, plan.last_batch)?;
     ensure!(
         plan.patience == 0 || valid.len() > 0,
         "early stopping needs held-out examples"
     );
-    let mut run = Run::new(plan, weights, train.len())?;
+    let mut run = Run::new(plan, weights, steps)?;
     if !run.resume(job)? {
         model.start(train)?;
         run.restart_average()?;
@@ -75,6 +72,7 @@ pub fn fit<B>(
 struct Run<'a> {
     plan: &'a Plan<'a>,
     weights: &'a Weights,
+    steps: Steps,
     optimiser: Optimiser,
     at: checkpoint::Progress,
     average: BTreeMap<String, Tensor>,
@@ -89,8 +87,8 @@ struct Run<'a> {
 const READ_EVERY: usize = 32;
 
 impl<'a> Run<'a> {
-    fn new(plan: &'a Plan, weights: &'a Weights, n: usize) -> Result<Self> {
-        let steps_per_epoch = (n / plan.batch) as u64;
+    fn new(plan: &'a Plan, weights: &'a Weights, steps: Steps) -> Result<Self> {
+        let steps_per_epoch = steps.count();
         let optimiser = Optimiser::new(plan.optim, weights.trained(), steps_per_epoch)?;
         let at = checkpoint::Progress {
             steps_per_epoch,
@@ -100,6 +98,7 @@ impl<'a> Run<'a> {
         Ok(Self {
             plan,
             weights,
+            steps,
             optimiser,
             at,
             average,
@@ -157,25 +156,25 @@ impl<'a> Run<'a> {
     ) -> Result<()> {
         let order = Noise::new(self.plan.seed, &format!("{}.order", self.plan.purpose));
         let noise = Noise::new(self.plan.seed, &format!("{}.train", self.plan.purpose));
-        let (mut clock, mut since) = (Instant::now(), self.at.step);
         while self.at.step < self.total() && !self.out_of_patience() {
             let epoch = self.at.step / self.at.steps_per_epoch;
             let shuffled = order.at(epoch).permutation(train.len());
-            for i in (self.at.step % self.at.steps_per_epoch)..self.at.steps_per_epoch {
+            let first = self.at.step % self.at.steps_per_epoch;
+            let (clock, before) = (Instant::now(), self.steps.range(first).start);
+            for i in first..self.at.steps_per_epoch {
                 if job.checkpoint_due() {
                     self.checkpoint(job)?;
                     if job.should_stop() {
                         return Err(Interrupted.into());
                     }
                 }
-                let first = i as usize * self.plan.batch;
-                let chosen = &shuffled[first..first + self.plan.batch];
+                let chosen = &shuffled[self.steps.range(i)];
                 let indices: Vec<usize> = chosen.iter().map(|&i| i as usize).collect();
                 let batch = train.batch(&indices)?;
                 self.step(model, &batch, &mut noise.at(self.at.step))?;
                 if self.pending.len() >= READ_EVERY || self.weights.device().is_cpu() {
                     self.read_losses()?;
-                    self.report(job, i + 1, (self.at.step - since) as f64, clock);
+                    self.report(job, self.steps.range(i).end, before, clock);
                 }
             }
             self.read_losses()?;
@@ -183,7 +182,6 @@ impl<'a> Run<'a> {
             if job.checkpoint_due_after(epoch + 1) && self.at.step < self.total() {
                 self.checkpoint(job)?;
             }
-            (clock, since) = (Instant::now(), self.at.step);
         }
         Ok(())
     }
@@ -199,107 +197,6 @@ impl<'a> Run<'a> {
         self.optimiser.step(&loss.total.backward()?, self.at.step)?;
         self.at.step += 1;
         self.update_average()
-    }
-
-    /// A loss that is no number, or has exploded, ends the run before it is counted.
-    fn check_pending(&mut self) -> Result<()> {
-        for (step, _, values) in &self.pending {
-            let loss = values.to_vec1::<f64>()?[0];
-            let first = *self.at.first_loss.get_or_insert(loss);
-            if loss.is_finite() && loss <= EXPLODED * first.abs().max(1.0) {
-                continue;
-            }
-            let epoch = step / self.at.steps_per_epoch + 1;
-            let i = step % self.at.steps_per_epoch + 1;
-            let per_epoch = self.at.steps_per_epoch;
-            let last = match self.saved {
-                Some(saved) => format!("the last checkpoint is of step {saved}"),
-                None => "there is no checkpoint yet".into(),
-            };
-            bail!(
-                "diverged: the loss is {loss} at step {step} (epoch {epoch}, batch {i} of \
-                 {per_epoch}; the first loss was {first}); {last}; hint: lower optim.lr or set \
-                 optim.clip_norm"
-            );
-        }
-        Ok(())
-    }
-
-    fn read_losses(&mut self) -> Result<()> {
-        self.check_pending()?;
-        for (_, names, values) in std::mem::take(&mut self.pending) {
-            for (name, value) in names.into_iter().zip(values.to_vec1::<f64>()?) {
-                *self.at.sums.entry(name.to_owned()).or_insert(0.0) += value;
-            }
-        }
-        Ok(())
-    }
-
-    fn report(&self, job: &mut Job, steps: u64, measured: f64, clock: Instant) {
-        let mut values: BTreeMap<String, f64> = self
-            .at
-            .sums
-            .iter()
-            .map(|(k, v)| (k.clone(), v / steps as f64))
-            .collect();
-        let rate = measured * self.plan.batch as f64 / clock.elapsed().as_secs_f64();
-        values.insert("images/s".into(), rate);
-        job.progress(Progress {
-            done: self.at.step,
-            total: self.total(),
-            unit: "step".into(),
-            epoch: Some((self.at.step - 1) / self.at.steps_per_epoch + 1),
-            epochs: Some(self.plan.epochs),
-            values,
-        });
-    }
-
-    fn end_epoch<B>(&mut self, model: &dyn Trainable<B>, valid: &dyn Dataset<B>) -> Result<()> {
-        let steps = self.at.steps_per_epoch;
-        let epoch = self.at.step / steps;
-        let train = std::mem::take(&mut self.at.sums);
-        let train = train
-            .into_iter()
-            .map(|(name, sum)| (name, sum / steps as f64))
-            .collect();
-        let valid = self.validate(model, valid)?;
-        let held_out = valid.get("loss").copied();
-        let lr = self.plan.optim.lr_at(self.at.step - 1, steps);
-        self.at.history.push(Epoch {
-            epoch,
-            lr,
-            train,
-            valid,
-        });
-        if let (true, Some(loss)) = (self.plan.patience > 0, held_out)
-            && self.at.best.is_none_or(|(_, best)| loss < best)
-        {
-            self.at.best = Some((epoch, loss));
-            self.best = self.snapshot()?;
-        }
-        Ok(())
-    }
-
-    /// Means over all held-out examples, with the same noise after every epoch.
-    fn validate<B>(
-        &self,
-        model: &dyn Trainable<B>,
-        valid: &dyn Dataset<B>,
-    ) -> Result<BTreeMap<String, f64>> {
-        let noise = Noise::new(self.plan.seed, &format!("{}.valid", self.plan.purpose));
-        let mut sums = BTreeMap::new();
-        let all: Vec<usize> = (0..valid.len()).collect();
-        for (i, indices) in all.chunks(self.plan.batch).enumerate() {
-            let loss = model.validate(&valid.batch(indices)?, &mut noise.at(i as u64))?;
-            let (names, values) = flatten(&loss)?;
-            for (name, value) in names.into_iter().zip(values.to_vec1::<f64>()?) {
-                *sums.entry(name.to_owned()).or_insert(0.0) += value * indices.len() as f64;
-            }
-        }
-        Ok(sums
-            .into_iter()
-            .map(|(name, sum)| (name, sum / valid.len() as f64))
-            .collect())
     }
 
     fn out_of_patience(&self) -> bool {
@@ -377,17 +274,6 @@ impl<'a> Run<'a> {
             history: self.at.history,
         })
     }
-}
-
-/// `loss` and the parts, as one f64 tensor on the host or still on its way there.
-fn flatten(loss: &Loss) -> candle_core::Result<(Vec<&'static str>, Tensor)> {
-    let mut names = vec!["loss"];
-    let mut values = vec![loss.total.detach().flatten_all()?];
-    for (name, value) in &loss.parts {
-        names.push(name);
-        values.push(value.detach().flatten_all()?);
-    }
-    Ok((names, Tensor::cat(&values, 0)?.to_dtype(DType::F64)?))
 }
 
 #[cfg(test)]

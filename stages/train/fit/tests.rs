@@ -1,8 +1,10 @@
 use std::path::Path;
 
-use super::super::optim::{Form, Rule};
-use candle_core::Device;
+use anyhow::bail;
+use candle_core::{DType, Device};
 
+use super::super::optim::{Form, Rule};
+use super::super::trainable::Loss;
 use super::*;
 use crate::contract::testing::Bench;
 use crate::contract::{Input, Output, Stage};
@@ -10,12 +12,12 @@ use crate::nn::init::Init;
 use crate::nn::noise::Draws;
 
 /// A straight line through noisy points; the noise of the loss depends on the step.
-struct Line {
-    w: Weights,
+pub struct Line {
+    pub w: Weights,
 }
 
 impl Line {
-    fn new() -> Result<Self> {
+    pub fn new() -> Result<Self> {
         let w = Weights::new(1, DType::F32, &Device::Cpu);
         w.get(2, "line", Init::Normal { std: 1.0 })?;
         w.buffer(1, "seen", Init::Zeros)?;
@@ -55,7 +57,7 @@ impl Trainable<Tensor> for Line {
     }
 }
 
-struct Points(usize);
+pub struct Points(pub usize);
 
 impl Dataset<Tensor> for Points {
     fn len(&self) -> usize {
@@ -67,7 +69,7 @@ impl Dataset<Tensor> for Points {
     }
 }
 
-struct Toy;
+pub struct Toy;
 impl Stage for Toy {
     const KIND: &'static str = "toy";
     const ABOUT: &'static str = "A line.";
@@ -79,7 +81,7 @@ impl Stage for Toy {
     }
 }
 
-fn optim() -> Optim {
+pub fn optim() -> Optim {
     Optim {
         kind: Rule::Adam,
         lr: 0.05,
@@ -95,6 +97,7 @@ fn optim() -> Optim {
 
 struct Settings {
     epochs: u64,
+    last_batch: LastBatch,
     average: f64,
     patience: u64,
     lr: f64,
@@ -102,6 +105,7 @@ struct Settings {
 
 const PLAIN: Settings = Settings {
     epochs: 3,
+    last_batch: LastBatch::Drop,
     average: 0.0,
     patience: 0,
     lr: 0.05,
@@ -121,6 +125,7 @@ fn train(
         purpose: "toy",
         epochs: s.epochs,
         batch: 4,
+        last_batch: s.last_batch,
         optim: &Optim {
             lr: s.lr,
             ..optim()
@@ -172,6 +177,10 @@ fn interruptions_change_no_byte() -> Result<()> {
     for s in [
         PLAIN,
         Settings {
+            last_batch: LastBatch::Keep,
+            ..PLAIN
+        },
+        Settings {
             average: 0.9,
             ..PLAIN
         },
@@ -190,8 +199,16 @@ fn interruptions_change_no_byte() -> Result<()> {
 
 #[test]
 fn a_longer_run_continues_a_shorter_one() -> Result<()> {
-    for average in [0.0, 0.9] {
-        let s = Settings { average, ..PLAIN };
+    for (average, last_batch) in [
+        (0.0, LastBatch::Drop),
+        (0.9, LastBatch::Drop),
+        (0.0, LastBatch::Keep),
+    ] {
+        let s = Settings {
+            average,
+            last_batch,
+            ..PLAIN
+        };
         let (mut short, ..) = train(&s, false, None)?;
         let long = Settings { epochs: 5, ..s };
         let state = short.spec().state.clone();
@@ -261,6 +278,7 @@ fn too_few_examples_are_an_error() -> Result<()> {
         purpose: "toy",
         epochs: 1,
         batch: 4,
+        last_batch: LastBatch::Drop,
         optim: &optim(),
         average: 0.0,
         patience: 0,
