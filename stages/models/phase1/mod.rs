@@ -20,7 +20,8 @@ pub enum Kl {
     /// What has a closed form is exact: the entropy of q in `-ln p(z) - H[q]`, and all of it where
     /// the prior is N(0, I).
     Analytic,
-    /// `ln q(z|y) - ln p(z)`: the same mean, with the variance of the draw in both terms.
+    /// `ln q(z|y) - ln p(z)`: the same mean, with the variance of the draw in both terms. Where the
+    /// prior is a flow the gradients are those of the other.
     MonteCarlo,
 }
 
