@@ -59,6 +59,13 @@ impl Stage for Dataset {
         for (port, mut images) in splits {
             let mut frame = String::new();
             if params.pad > 0 {
+                let [height, width, _] = images.shape();
+                ensure!(
+                    params.pad < height.min(width),
+                    "params.pad = {} is no frame for images of {height}x{width}; hint: 2 makes \
+                     32x32 of 28x28",
+                    params.pad
+                );
                 images = images.padded(params.pad);
                 frame = format!(" padded to {}x{}", images.height, images.width);
             }
@@ -129,6 +136,12 @@ mod tests {
             Some("fashion-mnist subset (grey) padded to 32x32 test")
         );
         assert_eq!(wide.pixels(), test.padded(2).pixels());
+
+        let error = padded(500, 40, 30, 28).unwrap_err().to_string();
+        assert!(
+            error.starts_with("params.pad = 28 is no frame for images of 28x28"),
+            "{error}"
+        );
 
         let error = run(6000, 0, 0).unwrap_err().to_string();
         assert!(
