@@ -98,7 +98,8 @@ mod tests {
 
     fn params() -> Value {
         json!({
-            "seed": 0, "epochs": 2, "batch": 8, "last_batch": "drop", "init_images": 16, "average": 0.0,
+            "seed": 0, "epochs": 2, "batch": 8, "last_batch": "drop", "init_images": 16,
+            "average": 0.0,
             "flow": {
                 "levels": 2, "depth": 2, "width": 8, "coupling": "affine", "network": "official",
                 "inv_conv": "plain", "learn_top": true,

@@ -190,10 +190,11 @@ mod tests {
         bench.run::<Timing>(&json!({
             "warmup_steps": 1, "steps": 3,
             "vae": {
-                "seed": 0, "epochs": 1, "batch": 4, "last_batch": "drop", "latent": 4, "covariance": "diagonal",
+                "seed": 0, "epochs": 1, "batch": 4, "last_batch": "drop", "latent": 4,
+                "covariance": "diagonal",
                 "network": {
-                    "kind": "resnet", "width": 4, "scales": 2, "blocks": 1, "head": "average-pool", "dense": 8,
-                    "max_width": 8, "norm_decay": 0.999,
+                    "kind": "resnet", "width": 4, "scales": 2, "blocks": 1,
+                    "head": "average-pool", "dense": 8, "max_width": 8, "norm_decay": 0.999,
                 },
                 "prior": { "kind": "flow", "layers": 2, "width": 8, "max_log_scale": 2.0 },
                 "range": "unit", "kl": "analytic", "dequantise": true, "optim": optim,
@@ -208,7 +209,8 @@ mod tests {
                 "optim": optim,
             },
             "glow": {
-                "seed": 0, "epochs": 1, "batch": 4, "last_batch": "drop", "init_images": 8, "average": 0.0,
+                "seed": 0, "epochs": 1, "batch": 4, "last_batch": "drop", "init_images": 8,
+                "average": 0.0,
                 "flow": {
                     "levels": 2, "depth": 1, "width": 8, "coupling": "additive",
                     "network": "official", "inv_conv": "plain", "learn_top": true,

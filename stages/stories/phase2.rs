@@ -65,10 +65,11 @@ impl Setting {
         Images::new([8, 8, 3], pixels, None)?.save(&images)?;
         let phase1 = Bench::new::<vae::Vae>(&[("train", &images), ("valid", &images)]);
         phase1.run::<vae::Vae>(&json!({
-            "seed": 0, "epochs": 1, "batch": 8, "last_batch": "drop", "latent": 4, "covariance": "diagonal",
+            "seed": 0, "epochs": 1, "batch": 8, "last_batch": "drop", "latent": 4,
+            "covariance": "diagonal",
             "network": {
-                "kind": "resnet", "width": 4, "scales": 2, "blocks": 1, "head": "average-pool", "dense": 8,
-                "max_width": 8, "norm_decay": 0.999,
+                "kind": "resnet", "width": 4, "scales": 2, "blocks": 1, "head": "average-pool",
+                "dense": 8, "max_width": 8, "norm_decay": 0.999,
             },
             "prior": { "kind": "flow", "layers": 2, "width": 8, "max_log_scale": 2.0 },
             "range": "unit", "kl": "analytic", "dequantise": true, "optim": optim(),

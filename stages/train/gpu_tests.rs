@@ -38,10 +38,11 @@ fn optim(kind: &str) -> Value {
 
 fn vae_params() -> Result<vae::Params> {
     Ok(serde_json::from_value(json!({
-        "seed": 0, "epochs": 1, "batch": BATCH, "last_batch": "drop", "latent": 8, "covariance": "diagonal",
+        "seed": 0, "epochs": 1, "batch": BATCH, "last_batch": "drop", "latent": 8,
+        "covariance": "diagonal",
         "network": {
-            "kind": "resnet", "width": 8, "scales": 2, "blocks": 1, "head": "average-pool", "dense": 32, "max_width": 32,
-            "norm_decay": 0.99,
+            "kind": "resnet", "width": 8, "scales": 2, "blocks": 1, "head": "average-pool",
+            "dense": 32, "max_width": 32, "norm_decay": 0.99,
         },
         "prior": { "kind": "flow", "layers": 4, "width": 32, "max_log_scale": 2.0 },
         "range": "unit", "kl": "analytic", "dequantise": true, "optim": optim("adam"),
@@ -119,7 +120,8 @@ fn all(dtype: DType, device: &Device) -> Result<Vec<Trained>> {
     results.push(("flow layer", losses, values));
 
     let p: glow::Params = serde_json::from_value(json!({
-        "seed": 0, "epochs": 1, "batch": BATCH, "last_batch": "drop", "init_images": 16, "average": 0.0,
+        "seed": 0, "epochs": 1, "batch": BATCH, "last_batch": "drop", "init_images": 16,
+        "average": 0.0,
         "flow": {
             "levels": 2, "depth": 2, "width": 32, "coupling": "affine", "network": "official",
             "inv_conv": "plain", "learn_top": true,
