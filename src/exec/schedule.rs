@@ -220,7 +220,7 @@ impl Run<'_, '_> {
 
     fn write_index(&mut self) {
         if let Err(e) = self.planner.store.index.flush() {
-            // Nothing is lost: the results are there, and are found again.
+            // Nothing is lost: the results are there, and are found again (Store::adopt).
             self.progress.say(&format!("cannot write the index: {e}"));
         }
     }

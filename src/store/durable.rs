@@ -12,6 +12,7 @@ use std::sync::mpsc::{self, Receiver, Sender};
 use std::time::{Duration, Instant};
 
 use super::Store;
+use super::stat::Stamp;
 
 /// Files and folders up to which each is synced by itself: some 20 ms of a solid-state disk.
 const FEW: usize = 128;
@@ -150,8 +151,9 @@ impl Store {
         } else {
             sync(&all)?;
         }
-        sync_folder(&self.root.join("results"))?;
+        let results = self.root.join("results");
+        sync_folder(&results)?;
         sync_folder(&self.root)?;
-        self.index.synced()
+        self.index.synced(Stamp::of(&fs::metadata(results)?))
     }
 }

@@ -60,9 +60,9 @@ pub(super) enum Line {
     /// A result is no longer there.
     #[serde(rename = "gone")]
     Gone(Fingerprint),
-    /// All above is on the disk.
+    /// All above is on the disk; the stamp of `results/`, if a later change of it must show.
     #[serde(rename = "synced")]
-    Synced,
+    Synced(Option<Stamp>),
     /// What follows is written during this boot of the machine.
     #[serde(rename = "boot")]
     Boot(String),

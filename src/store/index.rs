@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use super::durable::sync_folder;
 use super::facts::{Entry, Line, Names};
@@ -33,6 +34,8 @@ pub struct Index {
     pub files: HashMap<String, (Stamp, Digest)>,
     /// Nothing was written since the last time all was known to be on the disk.
     pub clean: bool,
+    /// Of `results/` at that time.
+    pub folder: Option<Stamp>,
     pub unsynced: Unsynced,
     pending: String,
     lines: usize,
@@ -58,8 +61,9 @@ impl Index {
             index.lines += 1;
             index.clean = false;
             match serde_json::from_slice(line) {
-                Ok(Line::Synced) => {
+                Ok(Line::Synced(folder)) => {
                     index.clean = true;
+                    index.folder = folder;
                     results.clear();
                     files.clear();
                 }
@@ -109,7 +113,7 @@ impl Index {
             Line::Gone(fp) => {
                 self.results.remove(&fp);
             }
-            Line::Synced | Line::Boot(_) => {}
+            Line::Synced(_) | Line::Boot(_) => {}
         }
     }
 
@@ -188,9 +192,10 @@ impl Index {
         Ok(())
     }
 
-    /// Notes that everything is on the disk; the caller has seen to it.
-    pub fn synced(&mut self) -> io::Result<()> {
-        self.push(&Line::Synced);
+    /// Notes that everything is on the disk; the caller has seen to it. `folder` is `results/`.
+    pub fn synced(&mut self, folder: Stamp) -> io::Result<()> {
+        self.folder = folder.settled(SystemTime::now()).then_some(folder);
+        self.push(&Line::Synced(self.folder));
         self.flush()?;
         open_append(&self.path)?.sync_data()?;
         self.clean = true;
@@ -222,7 +227,7 @@ impl Index {
         for (path, (stamp, digest)) in &self.files {
             line(Line::File(path.clone(), *stamp, *digest));
         }
-        line(Line::Synced);
+        line(Line::Synced(self.folder));
         let folder = self.path.parent().unwrap_or(Path::new("."));
         let mut file = tempfile::NamedTempFile::new_in(folder)?;
         file.write_all(text.as_bytes())?;

@@ -76,7 +76,10 @@ impl Store {
             index,
             results: File::open(root.join("results")).ok(),
         };
-        if !store.index.clean {
+        let folder = store.results.as_ref().and_then(|f| f.metadata().ok());
+        let folder = folder.as_ref().map(Stamp::of);
+        // A run that died, or a machine that went down, may have left results and no word of them.
+        if !store.index.clean || store.index.folder.is_none() || store.index.folder != folder {
             store.adopt();
         }
         Ok(store)
@@ -99,6 +102,7 @@ impl Store {
     }
 
     /// Finds results that were committed just before a crash, so that the index lacks them.
+    /// Ten thousand names take some milliseconds.
     fn adopt(&mut self) {
         let Ok(folders) = fs::read_dir(self.root.join("results")) else {
             return;

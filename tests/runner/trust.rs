@@ -91,6 +91,20 @@ fn touching_a_file_changes_nothing() {
 }
 
 #[test]
+fn a_result_of_which_the_index_does_not_know_yet_is_found() {
+    let space = Space::new(TWO);
+    space.run();
+    let index = space.path("artifacts/index");
+    // What a crash may leave: a result, an index that was in order before it, no word of either.
+    let before = fs::read(&index).expect("there");
+    space.edit("x = 1", "x = 2");
+    assert!(!space.run().is_empty());
+    fs::write(&index, before).expect("ours");
+    fs::remove_file(space.path("artifacts/fresh")).expect("all was fresh");
+    assert_eq!(space.run(), [""; 0]);
+}
+
+#[test]
 fn a_lost_index_costs_nothing() {
     let space = Space::new(TWO);
     space.run();
