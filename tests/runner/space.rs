@@ -1,11 +1,18 @@
 //! A temporary folder with a pipeline, and the real binary to run in it.
 
+use std::cell::Cell;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+/// The clock of files stands still for up to so long. A stage that starts so shortly after a change
+/// of what it is found to read runs twice, to be sure.
+const TICK: Duration = Duration::from_millis(12);
 
 pub struct Space {
     dir: tempfile::TempDir,
+    written: Cell<Instant>,
 }
 
 /// What one invocation said and how it ended.
@@ -18,7 +25,8 @@ pub struct Said {
 impl Space {
     pub fn new(pipeline: &str) -> Self {
         let dir = tempfile::tempdir().expect("a temporary folder");
-        let space = Self { dir };
+        let written = Cell::new(Instant::now());
+        let space = Self { dir, written };
         space.write("pipeline.toml", pipeline);
         space
     }
@@ -35,6 +43,7 @@ impl Space {
         let path = self.path(name);
         fs::create_dir_all(path.parent().expect("below the folder")).expect("a folder");
         fs::write(path, text).expect("a file");
+        self.written.set(Instant::now());
     }
 
     pub fn read(&self, name: &str) -> String {
@@ -77,6 +86,7 @@ impl Space {
     }
 
     pub fn ran(&self, arguments: &[&str]) -> Vec<String> {
+        std::thread::sleep(TICK.saturating_sub(self.written.get().elapsed()));
         let said = self.repro(arguments);
         assert_eq!(said.code, Some(0), "{}{}", said.out, said.err);
         said.stages("done")
@@ -154,7 +164,7 @@ pub fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
         if holds() {
             return;
         }
-        std::thread::sleep(std::time::Duration::from_millis(10));
+        std::thread::sleep(Duration::from_millis(10));
     }
     panic!("{what}: not within half a minute");
 }
