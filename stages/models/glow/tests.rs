@@ -19,18 +19,18 @@ fn forms(flow: &Flow) -> Vec<Flow> {
     vec![flow.clone(), plain, lu]
 }
 
+/// For images of three channels.
+fn sized(flow: Flow, side: usize, w: &Weights) -> Result<Glow> {
+    let image = [side, side, 3];
+    Glow::new(&Config { flow, image }, w)
+}
+
 #[test]
 fn a_small_glow_is_a_bijector() -> Result<()> {
     for coupling in [CouplingKind::Additive, CouplingKind::Affine] {
         for flow in forms(&Flow::official(2, 2, 6, coupling)) {
             let w = Weights::new(0, DType::F64, &Device::Cpu);
-            let glow = Glow::new(
-                &Config {
-                    flow,
-                    image: [4, 4, 3],
-                },
-                &w,
-            )?;
+            let glow = sized(flow, 4, &w)?;
             let x = images((3, 4, 4, 3), DType::F64)?;
             glow.start(&x)?;
             check::disturb(&w, 0.05)?;
@@ -45,13 +45,7 @@ fn a_small_glow_is_a_bijector() -> Result<()> {
 fn a_deep_glow_is_inverted_in_f32() -> Result<()> {
     let w = Weights::new(0, DType::F32, &Device::Cpu);
     let flow = Flow::official(1, 32, 16, CouplingKind::Additive);
-    let glow = Glow::new(
-        &Config {
-            flow,
-            image: [8, 8, 3],
-        },
-        &w,
-    )?;
+    let glow = sized(flow, 8, &w)?;
     let x = images((4, 8, 8, 3), DType::F32)?;
     glow.start(&x)?;
     check::disturb(&w, 0.01)?;
@@ -66,11 +60,7 @@ fn parameters_are_as_many_as_in_the_official_code() -> Result<()> {
         (CouplingKind::Affine, 44_603_604),
     ] {
         let w = Weights::new(0, DType::F32, &Device::Cpu);
-        let config = Config {
-            flow: Flow::official(3, 32, 512, coupling),
-            image: [32, 32, 3],
-        };
-        Glow::new(&config, &w)?;
+        sized(Flow::official(3, 32, 512, coupling), 32, &w)?;
         assert_eq!(w.count(), count);
     }
     Ok(())
@@ -81,13 +71,7 @@ fn parameters_are_as_many_as_in_the_official_code() -> Result<()> {
 fn samples_are_the_inverse_of_scaled_noise() -> Result<()> {
     let w = Weights::new(0, DType::F64, &Device::Cpu);
     let flow = Flow::official(2, 1, 4, CouplingKind::Additive);
-    let glow = Glow::new(
-        &Config {
-            flow,
-            image: [4, 4, 3],
-        },
-        &w,
-    )?;
+    let glow = sized(flow, 4, &w)?;
     check::disturb(&w, 0.05)?;
     let draw = |t| -> Result<Tensor> {
         let x = glow.sample(2, t, &mut Noise::new(0, "s").at(0))?;
