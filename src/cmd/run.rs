@@ -150,6 +150,7 @@ fn keep_notes(store: &mut Store) {
     {
         // A store that cannot be written costs the next run the same reading again.
         let _ = store.settle(&[]);
+        store.sweep();
     }
 }
 

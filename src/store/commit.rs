@@ -138,7 +138,8 @@ impl Work {
         if durable {
             durable::sync_folder(&results)?;
         }
-        // The result is committed; what is left here is only in the way.
+        // The result is committed; what is left here is only in the way. (Killed before it is
+        // gone, the next run sees to it: `Store::sweep`.)
         let _ = fs::remove_dir_all(&self.dir);
         Ok(record.result.clone())
     }

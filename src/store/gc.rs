@@ -5,7 +5,7 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
-use super::Store;
+use super::{Store, Work};
 use crate::digest::Fingerprint;
 
 /// Size of one thing in the store.
@@ -40,21 +40,35 @@ impl Store {
 
     /// Unfinished work, with its sizes.
     pub fn unfinished(&self) -> Vec<Usage> {
-        let Ok(folders) = fs::read_dir(self.root.join("work")) else {
-            return Vec::new();
-        };
-        let mut all: Vec<Usage> = folders
-            .flatten()
-            .filter_map(|f| {
-                let fp = f.file_name().to_str()?.parse().ok()?;
-                Some(Usage {
-                    fp,
-                    bytes: size_of(&f.path()),
-                })
+        let mut all: Vec<Usage> = (self.working().into_iter())
+            .map(|fp| Usage {
+                fp,
+                bytes: size_of(&Work::of(&self.root, &fp).dir),
             })
             .collect();
         all.sort_by_key(|u| u.fp);
         all
+    }
+
+    /// What has a folder in `work/`.
+    fn working(&self) -> Vec<Fingerprint> {
+        let folders = fs::read_dir(self.root.join("work"));
+        let names = folders.into_iter().flatten().flatten();
+        names
+            .filter_map(|f| f.file_name().to_str()?.parse().ok())
+            .collect()
+    }
+
+    /// Removes what is left of work that was committed, by a run that was killed before it could
+    /// do so itself: its `result/` has become the result. Needs the lock.
+    pub fn sweep(&self) {
+        for fp in self.working() {
+            let work = Work::of(&self.root, &fp);
+            if !work.result().exists() && self.result(&fp).exists() {
+                // What cannot be removed is only in the way.
+                let _ = fs::remove_dir_all(&work.dir);
+            }
+        }
     }
 
     /// Removes results and unfinished work that are not kept. Needs the lock.
@@ -68,7 +82,7 @@ impl Store {
         }
         for work in self.unfinished() {
             if !kept.contains(&work.fp) {
-                fs::remove_dir_all(self.root.join("work").join(work.fp.to_string()))?;
+                fs::remove_dir_all(Work::of(&self.root, &work.fp).dir)?;
             }
         }
         Ok(())

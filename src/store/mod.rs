@@ -93,7 +93,9 @@ impl Store {
         }
         let lock = Lock::take(&root.join("lock"), waiting)?;
         let _ = fs::remove_dir_all(root.join("trash"));
-        Ok((Self::open(root)?, lock))
+        let store = Self::open(root)?;
+        store.sweep();
+        Ok((store, lock))
     }
 
     /// Results are not removed while this is held.

@@ -124,6 +124,8 @@ fn killed_at_any_moment_it_ends_with_the_same_bytes() {
         space.repro(&["run"]);
         assert_eq!(space.output("total", "all"), expected);
         assert_eq!(space.repro(&["verify"]).code, Some(0));
+        let work = fs::read_dir(space.path("artifacts/work")).expect("there");
+        assert_eq!(work.count(), 0, "nothing half-done is left");
     }
 }
 

@@ -104,6 +104,23 @@ fn a_result_of_which_the_index_does_not_know_yet_is_found() {
     assert_eq!(space.run(), [""; 0]);
 }
 
+/// A run that is killed right after a result got its name leaves the folder it was made in.
+#[test]
+fn what_a_killed_run_did_not_tidy_up_is_gone_after_the_next() {
+    let space = Space::new(TWO);
+    space.run();
+    let work = space.path("artifacts/work");
+    let results = fs::read_dir(space.path("artifacts/results")).expect("there");
+    let done = results.flatten().next().expect("a result").file_name();
+    let forced = "0".repeat(32);
+    fs::create_dir_all(work.join(&done).join("checkpoint")).expect("ours");
+    fs::create_dir_all(work.join(&forced).join("result")).expect("ours");
+    space.edit("x = 1", "x = 2");
+    assert!(!space.run().is_empty());
+    assert!(!work.join(&done).exists(), "its result is there");
+    assert!(work.join(&forced).exists(), "its result is yet to come");
+}
+
 #[test]
 fn a_lost_index_costs_nothing() {
     let space = Space::new(TWO);
