@@ -18,5 +18,6 @@ pub mod embedded;
 pub mod fashion_mnist;
 pub mod fetch;
 mod image_folder;
+pub mod jpeg;
 pub mod pictures;
 pub mod source;

@@ -16,7 +16,7 @@ use files::{Space, below};
 fn dataset(source: &str) -> Space {
     Space::new(&format!(
         "[pipeline]\ntitle = \"bad data\"\n\n[stage.dataset]\nkind = \"dataset\"\n\
-         params = {{ valid = 0, train = 0, test = 0, pad = 0, source = {source} }}\n"
+         params = {{ valid = 0, train = 0, test = 0, jpeg_quality = 0, pad = 0, source = {source} }}\n"
     ))
 }
 

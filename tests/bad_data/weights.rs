@@ -82,7 +82,7 @@ title = "too few"
 
 [stage.dataset]
 kind = "dataset"
-params = { valid = 0, train = 10, test = 1, pad = 0, source = { kind = "embedded", look = { kind = "grey" } } }
+params = { valid = 0, train = 10, test = 1, jpeg_quality = 0, pad = 0, source = { kind = "embedded", look = { kind = "grey" } } }
 
 [stage.extractor]
 kind = "extractor"

@@ -44,7 +44,7 @@ fn an_interrupted_command_is_charged_for_all_its_parts() {
 #[test]
 fn versions_are_recorded_and_explained() {
     let space = Space::new(
-        "[stage.d]\nkind = 'dataset'\nparams = { train = 20, valid = 5, test = 5, pad = 0, source = { kind = 'embedded', look = { kind = 'grey' } } }\n[stage.a]\nkind = 'command'\nshell = 'true > {out.x}'\nout.x = 'x'\n",
+        "[stage.d]\nkind = 'dataset'\nparams = { train = 20, valid = 5, test = 5, jpeg_quality = 0, pad = 0, source = { kind = 'embedded', look = { kind = 'grey' } } }\n[stage.a]\nkind = 'command'\nshell = 'true > {out.x}'\nout.x = 'x'\n",
     );
     space.run();
     let versions = |stage: &str| record(&space, stage)["versions"].clone();

@@ -77,7 +77,7 @@ fn every_mistake_has_a_place_and_a_hint() {
 
 #[test]
 fn a_wrong_parameter_of_a_kind_is_named_where_it_stands() {
-    let said = Space::new("[stage.d]\nkind = 'dataset'\nparams.valid = 5\nparams.trian = 0\nparams.test = 0\nparams.pad = 0\nparams.source = { kind = 'cifar10' }\n")
+    let said = Space::new("[stage.d]\nkind = 'dataset'\nparams.valid = 5\nparams.trian = 0\nparams.test = 0\nparams.jpeg_quality = 0\nparams.pad = 0\nparams.source = { kind = 'cifar10' }\n")
         .repro(&["status"]);
     assert_eq!(said.code, Some(2));
     assert!(
