@@ -7,10 +7,12 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::contract::{Event, Input, Interrupted, Job, Output, Progress, Stage};
+use crate::data::drawn::Drawn;
 use crate::data::gaussian::Gaussian;
-use crate::data::images::Images;
+use crate::data::protocol::{Protocol, UINT8};
 use crate::metrics::moments::Moments;
 use crate::metrics::resize::Resize;
+use crate::metrics::stretch::Stretch;
 use crate::models::extractor::Extractor;
 use crate::nn::device;
 use crate::nn::noise::Noise;
@@ -26,6 +28,8 @@ pub struct Params {
     pub n: usize,
     pub seed: u64,
     pub resize: Resize,
+    /// What is done to each image before that (A23).
+    pub stretch: Stretch,
 }
 
 impl Stage for Features {
@@ -42,8 +46,8 @@ impl Stage for Features {
     fn run(params: &Params, job: &mut Job) -> Result<()> {
         let device = device::open(&job.spec().device)?;
         let path = job.input("images")?.to_path_buf();
-        let images = Images::load(&path)?;
-        let chosen = choose(&path, images.n, params)?;
+        let images = Drawn::load(&path)?;
+        let chosen = choose(&path, images.n(), params)?;
         let extractor = Extractor::load(job.input("extractor")?, &device)?;
 
         let mut walk = Walk::resume(job)?;
@@ -55,11 +59,8 @@ impl Stage for Features {
                 }
             }
             let end = (walk.done + params.batch).min(chosen.len());
-            let batch: Vec<&[u8]> = chosen[walk.done..end]
-                .iter()
-                .map(|&i| images.image(i))
-                .collect();
-            let features = extractor.features(&batch, images.shape(), params.resize)?;
+            let batch = &chosen[walk.done..end];
+            let features = see(&extractor, &images, batch, params)?;
             let d = features.len() / batch.len();
             let moments = walk.moments.get_or_insert_with(|| Moments::new(d));
             moments
@@ -85,13 +86,12 @@ impl Stage for Features {
                 mean.len()
             ));
         }
-        let protocol = extractor.protocol(params.resize);
         let gaussian = Gaussian {
             n: moments.n(),
             mean,
             cov,
-            source: images.source,
-            protocol,
+            source: images.source(),
+            protocol: protocol(&extractor, &images, params),
         };
         gaussian.save(job.output("gaussian")?)
     }
@@ -115,6 +115,45 @@ pub fn choose(path: &Path, available: usize, params: &Params) -> Result<Vec<usiz
     let mut chosen: Vec<usize> = order[..params.n].iter().map(|&i| i as usize).collect();
     chosen.sort_unstable();
     Ok(chosen)
+}
+
+/// Feature vectors, laid end to end, of the chosen ones of a set. Floats are resized on the host, since
+/// the kernel for GPUs reads bytes.
+pub fn see(
+    extractor: &Extractor,
+    images: &Drawn,
+    chosen: &[usize],
+    params: &Params,
+) -> Result<Vec<f32>> {
+    let (shape, resize) = (images.shape(), params.resize);
+    if let (Drawn::Bytes(images), Stretch::None) = (images, params.stretch) {
+        let batch: Vec<&[u8]> = chosen.iter().map(|&i| images.image(i)).collect();
+        return extractor.features(&batch, shape, resize);
+    }
+    let stretched = chosen.iter().map(|&i| {
+        let mut image = images.floats(i);
+        params.stretch.apply(&mut image);
+        image
+    });
+    let stretched: Vec<Vec<f32>> = stretched.collect();
+    let batch: Vec<&[f32]> = stretched.iter().map(Vec::as_slice).collect();
+    extractor.of_pixels(resize.apply(&batch, shape, extractor.side()), resize)
+}
+
+/// How features that [`see`] gives are to be labelled.
+pub fn protocol(extractor: &Extractor, images: &Drawn, params: &Params) -> Protocol {
+    let kept = match images {
+        Drawn::Bytes(_) => UINT8,
+        Drawn::Floats(_) => "float",
+    };
+    let pixels = match params.stretch {
+        Stretch::None => kept.into(),
+        Stretch::MinMax => format!("{kept} stretched min-max"),
+    };
+    Protocol {
+        pixels,
+        ..extractor.protocol(params.resize)
+    }
 }
 
 /// How far the images were walked through. Moments are summed in order, so an interrupted walk
@@ -195,7 +234,8 @@ mod tests {
         let dir = tempfile::tempdir()?;
         let [images, network] = inputs(dir.path())?;
         let given: [(&str, &Path); 2] = [("images", &images), ("extractor", &network)];
-        let params = json!({"batch": 50, "n": 200, "seed": 3, "resize": "tf-legacy"});
+        let params =
+            json!({"batch": 50, "n": 200, "seed": 3, "resize": "tf-legacy", "stretch": "none"});
 
         let whole = Bench::new::<Features>(&given);
         whole.run::<Features>(&params)?;
@@ -223,7 +263,9 @@ mod tests {
         let [images, network] = inputs(dir.path())?;
         let bench = Bench::new::<Features>(&[("images", &images), ("extractor", &network)]);
         let run = |n| {
-            let params = json!({"batch": 50, "n": n, "seed": 3, "resize": "clean"});
+            let params = json!({
+                "batch": 50, "n": n, "seed": 3, "resize": "clean", "stretch": "none",
+            });
             format!("{:#}", bench.run::<Features>(&params).unwrap_err())
         };
         assert!(run(301).contains("images holds 300 images, params.n asks for 301"));

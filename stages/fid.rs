@@ -54,7 +54,7 @@ pub fn distance(real: &Gaussian, fake: &Gaussian) -> Result<Metric> {
 mod tests {
     use super::*;
     use crate::contract::testing::Bench;
-    use crate::data::protocol::Protocol;
+    use crate::data::protocol::{Protocol, UINT8};
     use serde_json::{Value, json};
 
     fn gaussian(mean: f64, resize: &str) -> Gaussian {
@@ -68,6 +68,7 @@ mod tests {
                 extractor: "inception-2015-12-05".into(),
                 digest: "6726825d".into(),
                 resize: resize.into(),
+                pixels: UINT8.into(),
                 dtype: "f32".into(),
             },
         }
@@ -87,7 +88,7 @@ mod tests {
         assert_eq!(metric["label"], "FID");
         let protocol = json!({
             "extractor": "inception-2015-12-05", "digest": "6726825d", "resize": "tf-legacy",
-            "dtype": "f32", "reference": "cifar10 test", "n_reference": 10,
+            "pixels": "uint8", "dtype": "f32", "reference": "cifar10 test", "n_reference": 10,
         });
         assert_eq!(metric["protocol"], protocol);
         Ok(())

@@ -147,7 +147,9 @@ mod tests {
         );
 
         let drawn = Bench::new::<SampleGlow>(&[("glow", &model)]);
-        drawn.run::<SampleGlow>(&json!({ "seed": 0, "n": 7, "batch": 4, "temperature": 1.0 }))?;
+        drawn.run::<SampleGlow>(
+            &json!({ "seed": 0, "n": 7, "batch": 4, "temperature": 1.0, "pixels": "bytes" }),
+        )?;
         let images = Images::load(&drawn.output::<SampleGlow>("images"))?;
         assert_eq!((images.n, images.shape()), (7, [8, 8, 3]));
         Ok(())

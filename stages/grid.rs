@@ -5,8 +5,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::contract::{Input, Job, Output, Stage};
+use crate::data::drawn::Drawn;
 use crate::data::grid::Layout;
-use crate::data::images::Images;
 
 pub struct Grid;
 
@@ -25,17 +25,17 @@ impl Stage for Grid {
 
     fn run(params: &Params, job: &mut Job) -> Result<()> {
         let path = job.input("images")?;
-        let images = Images::load(path)?;
+        let images = Drawn::load(path)?;
         let n = params.layout.cells();
         ensure!(
-            n <= images.n,
+            n <= images.n(),
             "{} holds {} images, the picture has room for {n}",
             path.display(),
-            images.n
+            images.n()
         );
-        let first = &images.pixels()[..n * images.dims()];
+        let first: Vec<u8> = (0..n).flat_map(|i| images.bytes(i)).collect();
         params
             .layout
-            .save(first, images.shape(), job.output("picture")?)
+            .save(&first, images.shape(), job.output("picture")?)
     }
 }

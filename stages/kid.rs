@@ -60,7 +60,7 @@ pub fn distance(real: &Vectors, fake: &Vectors, params: &Params) -> Result<Metri
 mod tests {
     use super::*;
     use crate::contract::testing::Bench;
-    use crate::data::protocol::Protocol;
+    use crate::data::protocol::{Protocol, UINT8};
     use crate::precision_recall::PrecisionRecall;
     use serde_json::Value;
 
@@ -74,6 +74,7 @@ mod tests {
                 extractor: "network".into(),
                 digest: "00".into(),
                 resize: "tf-legacy".into(),
+                pixels: UINT8.into(),
                 dtype: "f32".into(),
             },
         }
@@ -100,8 +101,8 @@ mod tests {
         assert_eq!((&kid["label"], &kid["n"]), (&json!("KID"), &json!(50)));
         assert!(kid["std_error"].as_f64() > Some(0.0));
         let protocol = json!({
-            "extractor": "network", "digest": "00", "resize": "tf-legacy", "dtype": "f32",
-            "reference": "cifar10 test", "n_reference": 60, "kernel": "(x y / d + 1)^3",
+            "extractor": "network", "digest": "00", "resize": "tf-legacy", "pixels": "uint8",
+            "dtype": "f32", "reference": "cifar10 test", "n_reference": 60, "kernel": "(x y / d + 1)^3",
             "subsets": {"count": 10, "size": 20},
         });
         assert_eq!(kid["protocol"], protocol);

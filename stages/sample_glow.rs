@@ -6,12 +6,12 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::contract::{Input, Job, Output, Stage};
-use crate::data::images::Images;
 use crate::models::glow::{Config, Glow, postprocess};
+use crate::models::pixels::Pixels;
 use crate::nn::device;
 use crate::nn::noise::Noise;
 use crate::nn::weights::Weights;
-use crate::train::batches::in_batches;
+use crate::sample::draw;
 
 pub struct SampleGlow;
 
@@ -23,6 +23,8 @@ pub struct Params {
     pub batch: usize,
     /// Multiplies the noise at every level (A20).
     pub temperature: f64,
+    /// What is kept of them (A23).
+    pub pixels: Pixels,
 }
 
 impl Stage for SampleGlow {
@@ -38,10 +40,10 @@ impl Stage for SampleGlow {
         let config: Config = config;
         let glow = Glow::new(&config, &weights)?;
         let noise = Noise::new(params.seed, "sample-glow");
-        let pixels = in_batches(job, params.n, params.batch, glow.dims(), |i, images| {
-            let x = glow.sample(images.len(), params.temperature, &mut noise.at(i))?;
-            Ok(postprocess(&x)?.flatten_all()?.to_vec1()?)
-        })?;
-        Images::new(config.image, pixels, None)?.save(job.output("images")?)
+        let size = [params.n, params.batch];
+        draw(size, config.image, params.pixels, job, |i, n| {
+            let x = glow.sample(n, params.temperature, &mut noise.at(i))?;
+            Ok(postprocess(&x)?)
+        })
     }
 }

@@ -3,10 +3,10 @@
 use anyhow::{Result, bail};
 
 use crate::contract::{Input, Job, Output, Stage};
-use crate::data::images::Images;
+use crate::data::drawn::Drawn;
 use crate::data::tensors::Number;
 use crate::data::vectors::Vectors as Artifact;
-use crate::features::{Params, choose};
+use crate::features::{Params, choose, protocol, see};
 use crate::models::extractor::Extractor;
 use crate::nn::device;
 use crate::train::batches::in_batches;
@@ -26,14 +26,13 @@ impl Stage for Vectors {
     fn run(params: &Params, job: &mut Job) -> Result<()> {
         let device = device::open(&job.spec().device)?;
         let path = job.input("images")?.to_path_buf();
-        let images = Images::load(&path)?;
-        let chosen = choose(&path, images.n, params)?;
+        let images = Drawn::load(&path)?;
+        let chosen = choose(&path, images.n(), params)?;
         let extractor = Extractor::load(job.input("extractor")?, &device)?;
         let d = extractor.width();
         let bytes = in_batches(job, chosen.len(), params.batch, 4 * d, |_, range| {
             let batch = &chosen[range];
-            let pixels: Vec<&[u8]> = batch.iter().map(|&i| images.image(i)).collect();
-            let features = extractor.features(&pixels, images.shape(), params.resize)?;
+            let features = see(&extractor, &images, batch, params)?;
             if let Some(at) = features.iter().position(|v| !v.is_finite()) {
                 let (feature, image) = (at % d, batch[at / d]);
                 bail!(
@@ -47,8 +46,8 @@ impl Stage for Vectors {
         let vectors = Artifact {
             d,
             values: bytes.chunks_exact(4).map(f32::from_bytes).collect(),
-            source: images.source,
-            protocol: extractor.protocol(params.resize),
+            source: images.source(),
+            protocol: protocol(&extractor, &images, params),
         };
         vectors.save(job.output("vectors")?)
     }
@@ -59,19 +58,22 @@ mod tests {
     use super::*;
     use crate::contract::Interrupted;
     use crate::contract::testing::Bench;
+    use crate::data::drawn::Floats;
     use crate::data::gaussian::Gaussian;
+    use crate::data::images::Images;
     use crate::features::Features;
     use crate::features::testing::inputs;
     use crate::metrics::moments::Moments;
     use serde_json::json;
-    use std::path::Path;
+    use std::path::{Path, PathBuf};
 
     #[test]
     fn their_moments_are_those_of_the_features_and_interruptions_change_nothing() -> Result<()> {
         let dir = tempfile::tempdir()?;
         let [images, network] = inputs(dir.path())?;
         let given: [(&str, &Path); 2] = [("images", &images), ("extractor", &network)];
-        let params = json!({"batch": 50, "n": 200, "seed": 3, "resize": "tf-legacy"});
+        let params =
+            json!({"batch": 50, "n": 200, "seed": 3, "resize": "tf-legacy", "stretch": "none"});
         let whole = Bench::new::<Vectors>(&given);
         whole.run::<Vectors>(&params)?;
         let vectors = Artifact::load(&whole.output::<Vectors>("vectors"))?;
@@ -95,6 +97,50 @@ mod tests {
         let events = broken.run::<Vectors>(&params)?;
         assert!(events.contains(r#""event":"resumed""#), "{events}");
         assert_eq!(whole.bytes::<Vectors>(), broken.bytes::<Vectors>());
+        Ok(())
+    }
+
+    /// Floats are seen as bytes of the same values, and a stretched image whatever its scale and offset were.
+    /// The last image has one value and stays.
+    #[test]
+    fn floats_and_stretched_images_are_seen_alike() -> Result<()> {
+        let dir = tempfile::tempdir()?;
+        let [images, network] = inputs(dir.path())?;
+        let bytes = Images::load(&images)?;
+        let plain = vec![70; bytes.dims()];
+        let pixels = [&bytes.pixels()[..20 * bytes.dims()], &plain].concat();
+        let bytes = Images::new(bytes.shape(), pixels, None)?;
+        bytes.save(&images)?;
+        let scaled = |factor: f32, offset: f32| -> Result<PathBuf> {
+            let path = dir.path().join(format!("{factor}"));
+            let values = bytes
+                .pixels()
+                .iter()
+                .map(|&v| factor * f32::from(v) + offset);
+            let values = f32::to_bytes(&values.collect::<Vec<_>>());
+            Floats::save(&path, bytes.shape(), &values)?;
+            Ok(path)
+        };
+        let see = |images: &Path, stretch: &str| -> Result<Artifact> {
+            let bench = Bench::new::<Vectors>(&[("images", images), ("extractor", &network)]);
+            bench.run::<Vectors>(&json!({
+                "batch": 8, "n": 0, "seed": 0, "resize": "tf-legacy", "stretch": stretch,
+            }))?;
+            Artifact::load(&bench.output::<Vectors>("vectors"))
+        };
+        let (as_bytes, as_floats) = (see(&images, "none")?, see(&scaled(1.0, 0.0)?, "none")?);
+        assert_eq!(as_bytes.values, as_floats.values);
+        let kept = [&as_bytes, &as_floats].map(|v| v.protocol.pixels.as_str());
+        assert_eq!(kept, ["uint8", "float"]);
+
+        let other = scaled(0.25, 96.0)?;
+        let (stretched, same) = (see(&images, "min-max")?, see(&other, "min-max")?);
+        let last = 20 * as_bytes.d;
+        assert_eq!(stretched.values[..last], same.values[..last]);
+        assert_ne!(stretched.values[..last], as_bytes.values[..last]);
+        assert_eq!(stretched.values[last..], as_bytes.values[last..]);
+        let kept = [&stretched, &same].map(|v| v.protocol.pixels.as_str());
+        assert_eq!(kept, ["uint8 stretched min-max", "float stretched min-max"]);
         Ok(())
     }
 }

@@ -84,12 +84,13 @@ impl Gaussian {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::data::protocol::UINT8;
 
     #[test]
     fn a_round_trip_keeps_numbers_and_protocol() -> Result<()> {
         let dir = tempfile::tempdir()?;
         let path = dir.path().join("gaussian.safetensors");
-        let gaussian = Gaussian {
+        let mut gaussian = Gaussian {
             n: 3,
             source: Some("three test".into()),
             mean: vec![0.1, 0.2],
@@ -99,11 +100,15 @@ mod tests {
                 extractor: "inception-2015-12-05".into(),
                 digest: "00".into(),
                 resize: "tf-legacy".into(),
+                pixels: UINT8.into(),
                 dtype: "f32".into(),
             },
         };
-        gaussian.save(&path)?;
-        assert_eq!(Gaussian::load(&path)?, gaussian);
+        for pixels in [UINT8, "float stretched min-max"] {
+            gaussian.protocol.pixels = pixels.into();
+            gaussian.save(&path)?;
+            assert_eq!(Gaussian::load(&path)?, gaussian);
+        }
         Ok(())
     }
 }

@@ -65,6 +65,12 @@ impl Images {
 
     pub fn load(path: &Path) -> Result<Self> {
         let file = TensorFile::open(path)?;
+        ensure!(
+            file.dtype("images") != Some(Dtype::F32),
+            "{} holds images as floats, and uint8 ones are wanted here; hint: the stage that drew \
+             them has the parameter pixels = \"bytes\"",
+            path.display()
+        );
         let (shape, range) = file.find("images", Dtype::U8, 4)?;
         let [n, height, width, channels] = [shape[0], shape[1], shape[2], shape[3]];
         let mut labels = None;

@@ -1,5 +1,6 @@
 //! Artifacts as files, one module each, and what reads public data sets.
 
+pub mod drawn;
 pub mod gaussian;
 pub mod grid;
 pub mod history;

@@ -74,6 +74,11 @@ impl TensorFile {
         self.header.info(name).is_some()
     }
 
+    /// Element type of a tensor, if there is one of that name.
+    pub fn dtype(&self, name: &str) -> Option<Dtype> {
+        self.header.info(name).map(|info| info.dtype)
+    }
+
     /// Shape and position (see [`bytes`](Self::bytes)) of a tensor of that type and rank.
     pub fn find(&self, name: &str, dtype: Dtype, rank: usize) -> Result<(&[usize], Range<usize>)> {
         let path = self.path.display();

@@ -6,3 +6,4 @@ pub mod kid;
 pub mod moments;
 pub mod neighbours;
 pub mod resize;
+pub mod stretch;

@@ -36,9 +36,12 @@ impl Resize {
         }
     }
 
-    /// Images laid end to end, each `[height, width, channels]`, made `[side, side, 3]`; still 0
-    /// to 255. Grey is copied to three channels.
-    pub fn apply(self, images: &[&[u8]], shape: [usize; 3], side: usize) -> Vec<f32> {
+    /// Images laid end to end, each `[height, width, channels]`, made `[side, side, 3]`; still on the
+    /// scale 0 to 255. Grey is copied to three channels.
+    pub fn apply<P>(self, images: &[&[P]], shape: [usize; 3], side: usize) -> Vec<f32>
+    where
+        P: Copy + Into<f32> + Sync,
+    {
         let [height, width, channels] = shape;
         let columns = self.taps(width, side);
         let rows = self.taps(height, side);
@@ -51,7 +54,7 @@ impl Resize {
                 let line = &image[y * width * channels..(y + 1) * width * channels];
                 for (x, taps) in columns.iter().enumerate() {
                     for c in 0..channels {
-                        let at = |i: usize| f32::from(line[i * channels + c]);
+                        let at = |i: usize| line[i * channels + c].into();
                         wide[(y * side + x) * channels + c] = self.blend(taps, at);
                     }
                 }
@@ -224,8 +227,8 @@ mod tests {
 
     #[test]
     fn channels_do_not_mix_and_images_do_not_either() {
-        let red = [255, 0, 0].repeat(4);
-        let blue = [0, 0, 9].repeat(4);
+        let red = [255u8, 0, 0].repeat(4);
+        let blue = [0u8, 0, 9].repeat(4);
         for resize in ALL {
             let both = resize.apply(&[&red, &blue], [2, 2, 3], 3);
             assert!(

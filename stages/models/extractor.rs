@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::classifier::{self, Classifier};
 use super::inception::{self, Inception};
-use crate::data::protocol::Protocol;
+use crate::data::protocol::{Protocol, UINT8};
 use crate::data::tensors::TensorFile;
 use crate::metrics::resize::Resize;
 use crate::nn::tensor_file;
@@ -93,13 +93,14 @@ impl Extractor {
         })
     }
 
-    /// How features made by this network, from images resized like that, are to be labelled.
+    /// How features made by this network, from uint8 images resized like that, are to be labelled.
     pub fn protocol(&self, resize: Resize) -> Protocol {
         Protocol {
             label: self.label.into(),
             extractor: self.name.into(),
             digest: self.digest.clone(),
             resize: resize.name().into(),
+            pixels: UINT8.into(),
             dtype: "f32".into(),
         }
     }

@@ -14,6 +14,7 @@ pub mod latent_set;
 pub mod path;
 pub mod phase1;
 mod pickle;
+pub mod pixels;
 pub mod pool;
 pub mod prior;
 pub mod real_nvp;

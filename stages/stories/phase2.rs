@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use crate::bits_per_dim::BitsPerDim;
 use crate::contract::Stage;
 use crate::contract::testing::Bench;
+use crate::data::drawn::Drawn;
 use crate::data::history;
 use crate::data::images::Images;
 use crate::flow_layer::{FlowLayer, Params};
@@ -266,18 +267,27 @@ fn samples_come_with_and_without_the_flow_layer() -> Result<()> {
     bench.run::<FlowLayer>(&start)?;
     let (vae, prior) = (setting.vae(), setting.prior());
     let flow = bench.output::<FlowLayer>("flow");
-    let draw = |inputs: &[(&str, &Path)], temperature: f64| -> Result<Vec<u8>> {
+    let drawn = |inputs: &[(&str, &Path)], temperature: f64, pixels: &str| -> Result<Drawn> {
         let bench = Bench::new::<Sample>(inputs);
         bench.run::<Sample>(&json!({
-            "seed": 0, "n": 5, "batch": 2, "temperature": temperature,
+            "seed": 0, "n": 5, "batch": 2, "temperature": temperature, "pixels": pixels,
         }))?;
-        let images = Images::load(&bench.output::<Sample>("images"))?;
-        assert_eq!((images.n, images.shape()), (5, [8, 8, 3]));
-        Ok(images.pixels().to_vec())
+        let images = Drawn::load(&bench.output::<Sample>("images"))?;
+        assert_eq!((images.n(), images.shape()), (5, [8, 8, 3]));
+        Ok(images)
     };
+    let bytes = |drawn: Drawn| (0..5).flat_map(|i| drawn.bytes(i)).collect::<Vec<u8>>();
+    let draw =
+        |inputs: &[(&str, &Path)], temperature| drawn(inputs, temperature, "bytes").map(bytes);
     let without = [("vae", vae.as_path()), ("prior", &prior)];
     let with = [("vae", vae.as_path()), ("prior", &prior), ("flow", &flow)];
     assert_eq!(draw(&without, 0.0)?, draw(&with, 0.0)?);
     assert_ne!(draw(&with, 0.0)?, draw(&with, 0.5)?);
+
+    // Floats are the same images, before they are clipped and rounded.
+    let floats = drawn(&with, 0.5, "floats")?;
+    let of = |i| floats.floats(i);
+    assert!((0..5).flat_map(of).any(|v| v.fract() != 0.0));
+    assert_eq!(bytes(floats), draw(&with, 0.5)?);
     Ok(())
 }

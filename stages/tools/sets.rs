@@ -9,7 +9,7 @@ use crate::data::gaussian::Gaussian;
 use crate::data::images::Images;
 use crate::data::npy::{Array, Values};
 use crate::data::pictures;
-use crate::data::protocol::Protocol;
+use crate::data::protocol::{Protocol, UINT8};
 use crate::data::tensors::TensorFile;
 use crate::metrics::resize::Resize;
 
@@ -111,6 +111,7 @@ fn statistics(mu: &Array, sigma: &Array) -> Result<Gaussian> {
         extractor: "unknown".into(),
         digest: UNKNOWN.into(),
         resize: "unknown".into(),
+        pixels: UINT8.into(),
         dtype: "unknown".into(),
     };
     // How many images there were is not in the file.

@@ -92,7 +92,7 @@ params.network = { kind = "classifier", seed = 0, width = 2, features = 4, epoch
 kind = "features"
 in.images = "dataset.test"
 in.extractor = "extractor.network"
-params = { batch = 50, n = 1, seed = 0, resize = "tf-legacy" }
+params = { batch = 50, n = 1, seed = 0, resize = "tf-legacy", stretch = "none" }
 "#,
     );
     let said = space.repro("run --device cpu").ends(1);

@@ -7,9 +7,9 @@ use anyhow::{Result, ensure};
 use candle_core::{DType, Device, Tensor};
 
 use super::flow_layer::FlowLayer;
-use super::gaussian;
 use super::prior::Prior;
 use super::vae::Vae;
+use super::{gaussian, pixels};
 use crate::metrics::bits::bits_per_dim;
 use crate::nn::bijector::Bijector;
 use crate::nn::noise::Draws;
@@ -158,11 +158,11 @@ impl Full {
         Ok(self.bits(&bound.neg()?)?)
     }
 
-    /// `n` images as bytes: z from the prior, base noise scaled by `temperature`, back through the
+    /// Pixels of `n` images: z from the prior, base noise scaled by `temperature`, back through the
     /// flow layer (section 3.5).
     pub fn sample(&self, n: usize, temperature: f64, noise: &mut Draws) -> Result<Tensor> {
         let z = self.prior.sample(n, noise)?;
-        self.quantise(&self.decode(&z, temperature, noise)?)
+        self.pixels(&self.decode(&z, temperature, noise)?)
     }
 
     /// Images given codes, as y.
@@ -185,14 +185,18 @@ impl Full {
         Ok((mean + (log_sigma.exp()? * (e * temperature)?)?)?)
     }
 
-    /// Images as bytes. y = (x + u) / 256 came from x = floor(256 y), y = x / 255 from the nearest.
-    pub fn quantise(&self, y: &Tensor) -> Result<Tensor> {
+    /// Images as pixels, floats on the scale of bytes.
+    pub fn pixels(&self, y: &Tensor) -> Result<Tensor> {
         let y = self.vae.to_unit(y)?;
-        let x = match self.vae.config().dequantise {
-            true => (y * 256.0)?.floor()?,
-            false => (y * 255.0)?.round()?,
-        };
-        Ok(x.clamp(0.0, 255.0)?.to_dtype(DType::U8)?)
+        Ok(match self.vae.config().dequantise {
+            true => pixels::of_dequantised(&y)?,
+            false => (y * 255.0)?,
+        })
+    }
+
+    /// Images as bytes.
+    pub fn quantise(&self, y: &Tensor) -> Result<Tensor> {
+        Ok(pixels::to_bytes(&self.pixels(y)?)?)
     }
 }
 

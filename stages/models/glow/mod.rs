@@ -5,8 +5,8 @@ use candle_core::{DType, Device, Tensor};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::gaussian;
 use super::step::{self, Step};
+use super::{gaussian, pixels};
 use crate::metrics::bits::bits_per_dim;
 use crate::nn::act_norm::Start;
 use crate::nn::bijector::{Bijector, no_change};
@@ -247,12 +247,9 @@ pub fn preprocess(images: &Tensor, noise: &mut Draws) -> candle_core::Result<Ten
     ((images + u)? / 256.0)? - 0.5
 }
 
-/// `floor(256 (x + 0.5))`, clipped to 0 to 255, as bytes.
+/// Back from [`preprocess`]: pixels, floats on the scale of bytes.
 pub fn postprocess(x: &Tensor) -> candle_core::Result<Tensor> {
-    ((x + 0.5)? * 256.0)?
-        .floor()?
-        .clamp(0.0, 255.0)?
-        .to_dtype(DType::U8)
+    pixels::of_dequantised(&(x + 0.5)?)
 }
 
 #[cfg(test)]

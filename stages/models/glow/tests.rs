@@ -88,6 +88,11 @@ fn pixels_survive_the_way_in_and_out() -> Result<()> {
     let all: Vec<u8> = (0..=255).collect();
     let images = Tensor::from_vec(all.clone(), (1, 16, 16, 1), &Device::Cpu)?;
     let x = preprocess(&images.to_dtype(DType::F32)?, &mut Noise::new(0, "u").at(0))?;
-    assert_eq!(postprocess(&x)?.flatten_all()?.to_vec1::<u8>()?, all);
+    assert_eq!(
+        pixels::to_bytes(&postprocess(&x)?)?
+            .flatten_all()?
+            .to_vec1::<u8>()?,
+        all
+    );
     Ok(())
 }
