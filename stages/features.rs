@@ -28,7 +28,6 @@ pub struct Params {
     pub n: usize,
     pub seed: u64,
     pub resize: Resize,
-    /// What is done to each image before that (A23).
     pub stretch: Stretch,
 }
 

@@ -25,7 +25,7 @@ pub struct Params {
     pub batch: usize,
     /// Multiplies the base density's deviation (A20); 0: the decoder's mean.
     pub temperature: f64,
-    /// What is kept of them (A23).
+    /// What is kept of the images (A23).
     pub pixels: Pixels,
 }
 

@@ -23,7 +23,7 @@ pub struct Params {
     pub batch: usize,
     /// Multiplies the noise at every level (A20).
     pub temperature: f64,
-    /// What is kept of them (A23).
+    /// What is kept of the images (A23).
     pub pixels: Pixels,
 }
 
