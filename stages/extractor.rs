@@ -21,7 +21,7 @@ use crate::nn::device;
 use crate::nn::tensor_file;
 use crate::nn::weights::Weights;
 use crate::train::optim::{Form, Optim, Rule};
-use crate::train::{Dataset, LastBatch, Plan, fit};
+use crate::train::{Dataset, Keep, LastBatch, Plan, fit};
 
 pub struct Extractor;
 
@@ -100,7 +100,7 @@ impl Stage for Extractor {
                     batch,
                     last_batch: LastBatch::Drop,
                     optim,
-                    average: 0.0,
+                    keep: Keep::Last {},
                     patience: 0,
                 };
                 let fitted = fit(&plan, &weights, &model, &train, &test, job)?;

@@ -13,7 +13,7 @@ use crate::models::prior::Prior;
 use crate::models::vae::Vae;
 use crate::nn::device;
 use crate::nn::weights::Weights;
-use crate::train::{ImageSet, LastBatch, Optim, Plan, fit};
+use crate::train::{ImageSet, Keep, LastBatch, Optim, Plan, fit};
 
 pub struct FlowLayer;
 
@@ -28,6 +28,7 @@ pub struct Params {
     /// Training images on which actnorms start.
     pub init_images: usize,
     pub z: Codes,
+    pub keep: Keep,
     pub optim: Optim,
 }
 
@@ -95,7 +96,7 @@ impl Stage for FlowLayer {
             batch: params.batch,
             last_batch: params.last_batch,
             optim: &params.optim,
-            average: 0.0,
+            keep: params.keep,
             patience: 0,
         };
         let fitted = fit(&plan, &weights, &model, &set(&train), &set(&valid), job)?;

@@ -8,11 +8,12 @@ use serde::{Deserialize, Serialize};
 use crate::contract::{Input, Job, Output, Stage};
 use crate::data::history;
 use crate::data::images::Images;
+use crate::models::augment::Augment;
 use crate::models::baseline::Baseline;
 use crate::models::glow::{Config, Flow};
 use crate::nn::device;
 use crate::nn::weights::Weights;
-use crate::train::{ImageSet, LastBatch, Optim, Plan, fit};
+use crate::train::{ImageSet, Keep, LastBatch, Optim, Plan, fit};
 
 pub struct Glow;
 
@@ -23,18 +24,19 @@ pub struct Params {
     pub epochs: u64,
     pub batch: usize,
     pub last_batch: LastBatch,
+    pub augment: Augment,
     pub flow: Flow,
     /// Training images on which actnorms start.
     pub init_images: usize,
-    /// Decay of a running average of the weights, which then is the result; 0: none.
-    pub average: f64,
+    pub keep: Keep,
     pub optim: Optim,
 }
 
 impl Params {
     /// The model for images of a shape (height, width, channels).
     pub fn build(&self, shape: [usize; 3], w: &Weights) -> Result<Baseline> {
-        Baseline::new(&self.config(shape), self.init_images, self.seed, w)
+        let (augment, images) = (self.augment, self.init_images);
+        Baseline::new(&self.config(shape), augment, images, self.seed, w)
     }
 
     fn config(&self, shape: [usize; 3]) -> Config {
@@ -75,7 +77,7 @@ impl Stage for Glow {
             batch: params.batch,
             last_batch: params.last_batch,
             optim: &params.optim,
-            average: params.average,
+            keep: params.keep,
             patience: 0,
         };
         let fitted = fit(&plan, &weights, &model, &set(&train), &set(&valid), job)?;
@@ -99,7 +101,7 @@ mod tests {
     fn params() -> Value {
         json!({
             "seed": 0, "epochs": 2, "batch": 8, "last_batch": "drop", "init_images": 16,
-            "average": 0.0,
+            "augment": "none", "keep": { "kind": "last" },
             "flow": {
                 "levels": 2, "depth": 2, "width": 8, "coupling": "affine", "network": "official",
                 "inv_conv": "plain", "learn_top": true,

@@ -14,7 +14,7 @@ use crate::models::real_nvp;
 use crate::nn::device;
 use crate::nn::noise::Draws;
 use crate::nn::weights::Weights;
-use crate::train::{LastBatch, Loss, Optim, Plan, Trainable, fit};
+use crate::train::{Keep, LastBatch, Loss, Optim, Plan, Trainable, fit};
 
 pub struct Prior;
 
@@ -28,6 +28,7 @@ pub struct Params {
     pub batch: usize,
     pub last_batch: LastBatch,
     pub flow: real_nvp::Config,
+    pub keep: Keep,
     pub optim: Optim,
 }
 
@@ -84,7 +85,7 @@ impl Stage for Prior {
             batch: params.batch,
             last_batch: params.last_batch,
             optim: &params.optim,
-            average: 0.0,
+            keep: params.keep,
             patience: params.patience,
         };
         let fitted = fit(&plan, &weights, &model, &train, &valid, job)?;

@@ -14,7 +14,7 @@ use crate::models::second_vae;
 use crate::nn::device;
 use crate::nn::noise::Draws;
 use crate::nn::weights::Weights;
-use crate::train::{LastBatch, Loss, Optim, Plan, Trainable, fit};
+use crate::train::{Keep, LastBatch, Loss, Optim, Plan, Trainable, fit};
 
 pub struct SecondVae;
 
@@ -28,6 +28,7 @@ pub struct Params {
     pub width: usize,
     /// Hidden layers of each network.
     pub depth: usize,
+    pub keep: Keep,
     pub optim: Optim,
 }
 
@@ -92,7 +93,7 @@ impl Stage for SecondVae {
             batch: params.batch,
             last_batch: params.last_batch,
             optim: &params.optim,
-            average: 0.0,
+            keep: params.keep,
             patience: 0,
         };
         let fitted = fit(&plan, &weights, &model, &train, &valid, job)?;

@@ -190,7 +190,7 @@ mod tests {
         bench.run::<Timing>(&json!({
             "warmup_steps": 1, "steps": 3,
             "vae": {
-                "seed": 0, "epochs": 1, "batch": 4, "last_batch": "drop", "latent": 4,
+                "seed": 0, "epochs": 1, "batch": 4, "last_batch": "drop", "keep": { "kind": "last" }, "latent": 4,
                 "covariance": "diagonal",
                 "network": {
                     "kind": "resnet", "width": 4, "scales": 2, "blocks": 1,
@@ -200,7 +200,7 @@ mod tests {
                 "range": "unit", "kl": "analytic", "dequantise": true, "optim": optim,
             },
             "flow_layer": {
-                "seed": 0, "epochs": 1, "batch": 4, "last_batch": "drop", "init_images": 8,
+                "seed": 0, "epochs": 1, "batch": 4, "last_batch": "drop", "keep": { "kind": "last" }, "init_images": 8,
                 "flow": {
                     "depth": 2, "width": 8, "start": "identity", "split": "condition-on-one",
                     "network": "official", "inv_conv": "plain",
@@ -209,8 +209,8 @@ mod tests {
                 "optim": optim,
             },
             "glow": {
-                "seed": 0, "epochs": 1, "batch": 4, "last_batch": "drop", "init_images": 8,
-                "average": 0.0,
+                "seed": 0, "epochs": 1, "batch": 4, "last_batch": "drop", "keep": { "kind": "last" }, "init_images": 8,
+                "augment": "none",
                 "flow": {
                     "levels": 2, "depth": 1, "width": 8, "coupling": "additive",
                     "network": "official", "inv_conv": "plain", "learn_top": true,

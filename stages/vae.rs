@@ -13,7 +13,7 @@ use crate::models::prior::{Joint, Prior};
 use crate::models::vae::{Config, Covariance, Network, Range, Vae as Model};
 use crate::nn::device;
 use crate::nn::weights::Weights;
-use crate::train::{ImageSet, LastBatch, Optim, Plan, Steps, fit};
+use crate::train::{ImageSet, Keep, LastBatch, Optim, Plan, Steps, fit};
 
 pub struct Vae;
 
@@ -33,6 +33,7 @@ pub struct Params {
     pub kl: Kl,
     /// y = (x + u) / 256 with uniform noise u, or x / 255 without.
     pub dequantise: bool,
+    pub keep: Keep,
     pub optim: Optim,
 }
 
@@ -98,7 +99,7 @@ impl Stage for Vae {
             batch: params.batch,
             last_batch: params.last_batch,
             optim: &params.optim,
-            average: 0.0,
+            keep: params.keep,
             patience: 0,
         };
         let set = |images| ImageSet {

@@ -3,6 +3,7 @@
 use anyhow::Result;
 use candle_core::Tensor;
 
+use super::augment::Augment;
 use super::glow::{Config, Glow, preprocess};
 use crate::nn::bijector::Bijector;
 use crate::nn::noise::{Draws, Noise};
@@ -14,18 +15,26 @@ pub struct Baseline {
     glow: Glow,
     /// The same weights without gradients.
     frozen: Glow,
+    augment: Augment,
     /// Images on which actnorms start.
     init_images: usize,
     seed: u64,
 }
 
 impl Baseline {
-    pub fn new(config: &Config, init_images: usize, seed: u64, w: &Weights) -> Result<Self> {
+    pub fn new(
+        config: &Config,
+        augment: Augment,
+        init_images: usize,
+        seed: u64,
+        w: &Weights,
+    ) -> Result<Self> {
         let glow = Glow::new(config, w)?;
         let frozen = Glow::new(config, &w.frozen())?;
         Ok(Self {
             glow,
             frozen,
+            augment,
             init_images,
             seed,
         })
@@ -41,7 +50,8 @@ impl Trainable<Tensor> for Baseline {
     }
 
     fn loss(&self, images: &Tensor, noise: &mut Draws) -> Result<Loss> {
-        let total = self.glow.bits(images, noise)?.mean_all()?;
+        let images = self.augment.apply(images, noise)?;
+        let total = self.glow.bits(&images, noise)?.mean_all()?;
         Ok(Loss {
             parts: vec![("bits/dim", total.clone())],
             total,
@@ -89,7 +99,7 @@ mod tests {
             flow,
             image: [8, 8, 3],
         };
-        let model = Baseline::new(&config, 8, 0, &w)?;
+        let model = Baseline::new(&config, Augment::None, 8, 0, &w)?;
         model.start(&set)?;
         let all = w.all();
         let norms = all.iter().filter(|(name, _)| name.contains("norm"));

@@ -1,5 +1,6 @@
 //! Models: layers put together, and what they are trained on.
 
+pub mod augment;
 pub mod baseline;
 pub mod classifier;
 pub mod extractor;

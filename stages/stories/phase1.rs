@@ -44,7 +44,7 @@ fn optim(lr: f64) -> Value {
 
 fn resnet() -> Value {
     json!({
-        "seed": 0, "epochs": 3, "batch": 9, "last_batch": "keep", "latent": 4,
+        "seed": 0, "epochs": 3, "batch": 9, "last_batch": "keep", "keep": { "kind": "last" }, "latent": 4,
         "network": {
             "kind": "resnet", "width": 4, "scales": 2, "blocks": 1, "head": "average-pool",
             "dense": 8, "max_width": 8, "norm_decay": 0.999
@@ -57,7 +57,7 @@ fn resnet() -> Value {
 
 fn infogan() -> Value {
     json!({
-        "seed": 0, "epochs": 3, "batch": 8, "last_batch": "drop", "latent": 4,
+        "seed": 0, "epochs": 3, "batch": 8, "last_batch": "drop", "keep": { "kind": "last" }, "latent": 4,
         "network": {"kind": "infogan", "width": 4, "dense": 16, "norm_decay": 0.999},
         "covariance": "isotropic", "range": "unit", "kl": "analytic", "dequantise": false,
         "optim": optim(2e-3),
@@ -174,6 +174,7 @@ fn latents_lead_to_both_priors() -> Result<()> {
     let flow = Bench::new::<PriorStage>(&inputs);
     flow.run::<PriorStage>(&json!({
         "seed": 0, "epochs": 6, "patience": 3, "batch": 9, "last_batch": "keep",
+        "keep": { "kind": "best" },
         "optim": optim(5e-3),
         "flow": {"layers": 4, "width": 16, "max_log_scale": 2.0}
     }))?;
@@ -181,6 +182,7 @@ fn latents_lead_to_both_priors() -> Result<()> {
     let second = Bench::new::<SecondVae>(&inputs);
     second.run::<SecondVae>(&json!({
         "seed": 0, "epochs": 6, "batch": 8, "last_batch": "drop", "width": 16, "depth": 2,
+        "keep": { "kind": "last" },
         "optim": optim(5e-3)
     }))?;
     falls(&second.output::<SecondVae>("history"))?;

@@ -32,7 +32,7 @@ fn optim() -> Value {
 
 fn params(start: &str) -> Value {
     json!({
-        "seed": 0, "epochs": 2, "batch": 8, "last_batch": "drop", "init_images": 16,
+        "seed": 0, "epochs": 2, "batch": 8, "last_batch": "drop", "keep": { "kind": "last" }, "init_images": 16,
         "flow": {
             "depth": 4, "width": 8, "start": start, "split": "condition-on-one",
             "network": "official", "inv_conv": "plain",
@@ -66,7 +66,7 @@ impl Setting {
         Images::new([8, 8, 3], pixels, None)?.save(&images)?;
         let phase1 = Bench::new::<vae::Vae>(&[("train", &images), ("valid", &images)]);
         phase1.run::<vae::Vae>(&json!({
-            "seed": 0, "epochs": 1, "batch": 8, "last_batch": "drop", "latent": 4,
+            "seed": 0, "epochs": 1, "batch": 8, "last_batch": "drop", "keep": { "kind": "last" }, "latent": 4,
             "covariance": "diagonal",
             "network": {
                 "kind": "resnet", "width": 4, "scales": 2, "blocks": 1, "head": "average-pool",

@@ -38,7 +38,7 @@ fn optim(kind: &str) -> Value {
 
 fn vae_params() -> Result<vae::Params> {
     Ok(serde_json::from_value(json!({
-        "seed": 0, "epochs": 1, "batch": BATCH, "last_batch": "drop", "latent": 8,
+        "seed": 0, "epochs": 1, "batch": BATCH, "last_batch": "drop", "keep": { "kind": "last" }, "latent": 8,
         "covariance": "diagonal",
         "network": {
             "kind": "resnet", "width": 8, "scales": 2, "blocks": 1, "head": "average-pool",
@@ -103,7 +103,7 @@ fn all(dtype: DType, device: &Device) -> Result<Vec<Trained>> {
     results.push(("vae", losses, values));
 
     let p: flow_layer::Params = serde_json::from_value(json!({
-        "seed": 0, "epochs": 1, "batch": BATCH, "last_batch": "drop", "init_images": 16,
+        "seed": 0, "epochs": 1, "batch": BATCH, "last_batch": "drop", "keep": { "kind": "last" }, "init_images": 16,
         "flow": {
             "depth": 4, "width": 32, "start": "paired", "split": "condition-on-one",
             "network": "official", "inv_conv": "plain",
@@ -120,8 +120,8 @@ fn all(dtype: DType, device: &Device) -> Result<Vec<Trained>> {
     results.push(("flow layer", losses, values));
 
     let p: glow::Params = serde_json::from_value(json!({
-        "seed": 0, "epochs": 1, "batch": BATCH, "last_batch": "drop", "init_images": 16,
-        "average": 0.0,
+        "seed": 0, "epochs": 1, "batch": BATCH, "last_batch": "drop", "keep": { "kind": "last" }, "init_images": 16,
+        "augment": "none",
         "flow": {
             "levels": 2, "depth": 2, "width": 32, "coupling": "affine", "network": "official",
             "inv_conv": "plain", "learn_top": true,

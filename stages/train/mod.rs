@@ -7,7 +7,7 @@ pub mod optim;
 pub mod steps;
 pub mod trainable;
 
-pub use fit::{Plan, fit};
+pub use fit::{Keep, Plan, fit};
 pub use optim::Optim;
 pub use steps::{LastBatch, Steps};
 pub use trainable::{Dataset, ImageSet, Loss, Trainable};

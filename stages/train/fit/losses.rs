@@ -94,13 +94,7 @@ impl Run<'_> {
             train,
             valid,
         });
-        if let (true, Some(loss)) = (self.plan.patience > 0, held_out)
-            && self.at.best.is_none_or(|(_, best)| loss < best)
-        {
-            self.at.best = Some((epoch, loss));
-            self.best = self.snapshot()?;
-        }
-        Ok(())
+        held_out.map_or(Ok(()), |loss| self.judge(epoch, loss))
     }
 
     /// Means over all held-out examples, with the same noise after every epoch.
@@ -140,7 +134,7 @@ pub fn flatten(loss: &Loss) -> candle_core::Result<(Vec<&'static str>, Tensor)> 
 #[cfg(test)]
 mod tests {
     use super::super::tests::{Line, Points, Toy, optim};
-    use super::super::{Plan, fit};
+    use super::super::{Keep, Plan, fit};
     use super::*;
     use crate::contract::testing::Bench;
     use crate::nn::init::Init;
@@ -186,7 +180,7 @@ mod tests {
                 batch: 4,
                 last_batch,
                 optim: &optim(),
-                average: 0.0,
+                keep: Keep::Last {},
                 patience: 0,
             };
             let mut job = bench.job(None).0;

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use candle_core::Tensor;
 use losses::flatten;
 
@@ -16,7 +16,10 @@ use crate::data::history::Epoch;
 use crate::nn::noise::{Draws, Noise};
 use crate::nn::weights::Weights;
 
+mod keep;
 mod losses;
+
+pub use keep::Keep;
 
 /// How to train.
 pub struct Plan<'a> {
@@ -27,10 +30,8 @@ pub struct Plan<'a> {
     pub batch: usize,
     pub last_batch: LastBatch,
     pub optim: &'a Optim,
-    /// Decay of a running average of the weights, which then is the result; 0: none.
-    pub average: f64,
-    /// Epochs without a better held-out loss after which to stop, with the best weights as the
-    /// result; 0: run all epochs and take the last.
+    pub keep: Keep,
+    /// Epochs without a better held-out loss after which to stop; 0: run all epochs.
     pub patience: u64,
 }
 
@@ -55,14 +56,15 @@ pub fn fit<B>(
     job: &mut Job,
 ) -> Result<Fitted> {
     let steps = Steps::new(train.len(), plan.batch, plan.last_batch)?;
-    ensure!(
-        plan.patience == 0 || valid.len() > 0,
-        "early stopping needs held-out examples"
-    );
+    plan.keep.check()?;
     let mut run = Run::new(plan, weights, steps)?;
+    ensure!(
+        !run.looks_for_best() || valid.len() > 0,
+        "early stopping and the best weights need held-out examples"
+    );
     if !run.resume(job)? {
         model.start(train)?;
-        run.restart_average()?;
+        run.start_average()?;
     }
     run.train(model, train, valid, job)?;
     run.finish(job)
@@ -208,31 +210,6 @@ impl<'a> Run<'a> {
                 .is_some_and(|(best, _)| epoch >= best + self.plan.patience)
     }
 
-    fn snapshot(&self) -> Result<BTreeMap<String, Tensor>> {
-        let all = self.weights.all().into_iter();
-        all.map(|(name, var)| Ok((name, var.copy()?.detach())))
-            .collect()
-    }
-
-    fn restart_average(&mut self) -> Result<()> {
-        if self.plan.average > 0.0 {
-            self.average = self.snapshot()?;
-        }
-        Ok(())
-    }
-
-    fn update_average(&mut self) -> Result<()> {
-        let keep = self.plan.average;
-        if keep > 0.0 {
-            for (name, var) in self.weights.all() {
-                let old = self.average.get(&name).context("BUG: no average")?;
-                let new = ((old * keep)? + (var.as_tensor() * (1.0 - keep))?)?.detach();
-                self.average.insert(name, new);
-            }
-        }
-        Ok(())
-    }
-
     fn groups(&self) -> Result<Groups> {
         let weights = self.weights.all().into_iter();
         let weights = weights
@@ -257,15 +234,8 @@ impl<'a> Run<'a> {
     /// Keeps the state for a longer run, then makes the weights the result.
     fn finish(self, job: &mut Job) -> Result<Fitted> {
         checkpoint::save(&job.spec().state, &self.at, &self.groups()?)?;
-        let result = if self.plan.patience > 0 {
-            &self.best
-        } else {
-            &self.average
-        };
-        if !result.is_empty() {
-            checkpoint::restore(&self.weights.all(), result)?;
-        }
-        if let (true, Some((epoch, loss))) = (self.plan.patience > 0, self.at.best) {
+        self.keep()?;
+        if let (Keep::Best {}, Some((epoch, loss))) = (self.plan.keep, self.at.best) {
             job.note(format!(
                 "kept the weights of epoch {epoch}: held-out loss {loss:.4}"
             ));

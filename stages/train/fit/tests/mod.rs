@@ -1,6 +1,8 @@
+mod keep;
+
 use std::path::Path;
 
-use anyhow::bail;
+use anyhow::{Context, bail};
 use candle_core::{DType, Device};
 
 use super::super::optim::{Form, Rule};
@@ -98,7 +100,7 @@ pub fn optim() -> Optim {
 struct Settings {
     epochs: u64,
     last_batch: LastBatch,
-    average: f64,
+    keep: Keep,
     patience: u64,
     lr: f64,
 }
@@ -106,7 +108,7 @@ struct Settings {
 const PLAIN: Settings = Settings {
     epochs: 3,
     last_batch: LastBatch::Drop,
-    average: 0.0,
+    keep: Keep::Last {},
     patience: 0,
     lr: 0.05,
 };
@@ -130,7 +132,7 @@ fn train(
             lr: s.lr,
             ..optim()
         },
-        average: s.average,
+        keep: s.keep,
         patience: s.patience,
     };
     for runs in 1..1000 {
@@ -181,11 +183,12 @@ fn interruptions_change_no_byte() -> Result<()> {
             ..PLAIN
         },
         Settings {
-            average: 0.9,
+            keep: Keep::Average { decay: 0.9 },
             ..PLAIN
         },
         Settings {
             patience: 1,
+            keep: Keep::Best {},
             epochs: 12,
             lr: 0.5,
             ..PLAIN
@@ -199,13 +202,14 @@ fn interruptions_change_no_byte() -> Result<()> {
 
 #[test]
 fn a_longer_run_continues_a_shorter_one() -> Result<()> {
-    for (average, last_batch) in [
-        (0.0, LastBatch::Drop),
-        (0.9, LastBatch::Drop),
-        (0.0, LastBatch::Keep),
+    for (keep, last_batch) in [
+        (Keep::Last {}, LastBatch::Drop),
+        (Keep::Average { decay: 0.9 }, LastBatch::Drop),
+        (Keep::Best {}, LastBatch::Drop),
+        (Keep::Last {}, LastBatch::Keep),
     ] {
         let s = Settings {
-            average,
+            keep,
             last_batch,
             ..PLAIN
         };
@@ -216,38 +220,6 @@ fn a_longer_run_continues_a_shorter_one() -> Result<()> {
         let scratch = train(&long, false, None)?;
         assert!(continued.1 == scratch.1 && continued.2 == scratch.2);
     }
-    Ok(())
-}
-
-#[test]
-fn early_stopping_keeps_the_best_weights() -> Result<()> {
-    let s = Settings {
-        patience: 2,
-        epochs: 200,
-        lr: 0.5,
-        ..PLAIN
-    };
-    let (bench, _, history) = train(&s, false, None)?;
-    assert!(history.len() < 200);
-    let losses: Vec<f64> = history.iter().map(|e| e.valid["loss"]).collect();
-    let best = losses.iter().copied().fold(f64::INFINITY, f64::min);
-    let at = losses.iter().position(|l| *l == best).context("no best")?;
-    assert_eq!(history.len(), at + 3);
-    let path = bench.output::<Toy>("model");
-    let (w, ()): (Weights, ()) = Weights::load(&path, DType::F32, &Device::Cpu)?;
-    let again = Line { w }.validate(
-        &Points(5).batch(&[0, 1, 2, 3])?,
-        &mut Noise::new(5, "toy.valid").at(0),
-    )?;
-    let last = Line {
-        w: Weights::load::<()>(&path, DType::F32, &Device::Cpu)?.0,
-    }
-    .validate(
-        &Points(5).batch(&[4])?,
-        &mut Noise::new(5, "toy.valid").at(1),
-    )?;
-    let loss = |l: &Loss| -> Result<f64> { Ok(l.total.to_dtype(DType::F64)?.to_scalar::<f64>()?) };
-    assert!(((loss(&again)? * 4.0 + loss(&last)?) / 5.0 - best).abs() < 1e-12);
     Ok(())
 }
 
@@ -280,7 +252,7 @@ fn too_few_examples_are_an_error() -> Result<()> {
         batch: 4,
         last_batch: LastBatch::Drop,
         optim: &optim(),
-        average: 0.0,
+        keep: Keep::Last {},
         patience: 0,
     };
     let error = fit(
