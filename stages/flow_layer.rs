@@ -77,11 +77,6 @@ impl Stage for FlowLayer {
             vae.config().shape,
             train.shape()
         );
-        ensure!(
-            vae.config().dequantise,
-            "{}: trained without dequantisation noise; hint: dequantise = true",
-            job.input("vae")?.display()
-        );
         let weights = Weights::new(params.seed, DType::F32, &device);
         let model = params.build(vae, prior, train.channels, &weights)?;
         let set = |images| ImageSet {

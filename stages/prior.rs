@@ -1,6 +1,6 @@
 //! A flow prior trained on a frozen VAE's latents, with early stopping (section 4.2; A16).
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use candle_core::DType;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -27,9 +27,21 @@ pub struct Params {
     pub patience: u64,
     pub batch: usize,
     pub last_batch: LastBatch,
+    pub start: Start,
     pub flow: real_nvp::Config,
     pub keep: Keep,
     pub optim: Optim,
+}
+
+/// The weights that training starts from (A16).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Start {
+    /// Drawn from the seed: the flow is a permutation.
+    #[serde(rename = "fresh")]
+    Fresh,
+    /// Those of `in.prior`, which phase 1 has trained together with the VAE.
+    #[serde(rename = "phase-1")]
+    Phase1,
 }
 
 /// -ln p(z), with z drawn anew from each image's posterior.
@@ -55,6 +67,8 @@ impl Stage for Prior {
     const INPUTS: &'static [Input] = &[
         Input::one("train", "latents"),
         Input::one("valid", "latents"),
+        // Read only if training starts from it.
+        Input::optional("prior", "prior"),
     ];
     const OUTPUTS: &'static [Output] = &[
         Output::new("model", "prior", "prior.safetensors"),
@@ -78,6 +92,20 @@ impl Stage for Prior {
         };
         let weights = Weights::new(params.seed, DType::F32, &device);
         let model = Likelihood(Model::new(&config, &weights)?);
+        if params.start == Start::Phase1 {
+            let path = job.optional_input("prior")?;
+            let path = path.context(
+                "start = \"phase-1\" wants an input prior; hint: in.prior = \"vae.prior\"",
+            )?;
+            let (given, theirs): (_, Config) = Weights::load(path, DType::F32, &device)?;
+            ensure!(
+                theirs == config,
+                "{}: a {theirs:?}, not the {config:?} of params.flow; hint: start = \"fresh\", or \
+                 the same flow as the VAE's prior",
+                path.display()
+            );
+            weights.set(&given)?;
+        }
         let plan = Plan {
             seed: params.seed,
             purpose: "prior",

@@ -176,6 +176,7 @@ mod tests {
 
     use super::*;
     use crate::contract::testing::Bench;
+    use crate::stories::{diagonal, flow_prior};
 
     #[test]
     fn every_model_is_timed() -> Result<()> {
@@ -190,17 +191,19 @@ mod tests {
         bench.run::<Timing>(&json!({
             "warmup_steps": 1, "steps": 3,
             "vae": {
-                "seed": 0, "epochs": 1, "batch": 4, "last_batch": "drop", "keep": { "kind": "last" }, "latent": 4,
-                "covariance": "diagonal",
+                "seed": 0, "epochs": 1, "batch": 4, "last_batch": "drop",
+                "keep": { "kind": "last" }, "latent": 4,
+                "covariance": diagonal(),
                 "network": {
                     "kind": "resnet", "width": 4, "scales": 2, "blocks": 1,
                     "head": "average-pool", "dense": 8, "max_width": 8, "norm_decay": 0.999,
                 },
-                "prior": { "kind": "flow", "layers": 2, "width": 8, "max_log_scale": 2.0 },
+                "prior": flow_prior(2, 8),
                 "range": "unit", "kl": "analytic", "dequantise": true, "optim": optim,
             },
             "flow_layer": {
-                "seed": 0, "epochs": 1, "batch": 4, "last_batch": "drop", "keep": { "kind": "last" }, "init_images": 8,
+                "seed": 0, "epochs": 1, "batch": 4, "last_batch": "drop",
+                "keep": { "kind": "last" }, "init_images": 8,
                 "flow": {
                     "depth": 2, "width": 8, "start": "identity", "split": "condition-on-one",
                     "network": "official", "inv_conv": "plain",
@@ -209,7 +212,8 @@ mod tests {
                 "optim": optim,
             },
             "glow": {
-                "seed": 0, "epochs": 1, "batch": 4, "last_batch": "drop", "keep": { "kind": "last" }, "init_images": 8,
+                "seed": 0, "epochs": 1, "batch": 4, "last_batch": "drop",
+                "keep": { "kind": "last" }, "init_images": 8,
                 "augment": "none",
                 "flow": {
                     "levels": 2, "depth": 1, "width": 8, "coupling": "additive",

@@ -31,7 +31,8 @@ pub struct Params {
     pub range: Range,
     pub prior: Joint,
     pub kl: Kl,
-    /// y = (x + u) / 256 with uniform noise u, or x / 255 without.
+    /// Phase 1 learns y = (x + u) / 256 with uniform noise u, or x / 255 without. Phase 2 and
+    /// bits per dimension always have the noise.
     pub dequantise: bool,
     pub keep: Keep,
     pub optim: Optim,

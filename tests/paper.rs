@@ -95,6 +95,11 @@ fn choices_are_parameters_with_known_values() {
         ("glow.last_batch", ["drop", "keep"]),
         ("glow-baseline.last_batch", ["drop", "keep"]),
         ("glow.z", ["posterior-draw", "posterior-mean"]),
+        ("glow-baseline.augment", ["none", "shift"]),
+        ("prior.start", ["fresh", "phase-1"]),
+        ("prior.flow.split", ["halves", "masks"]),
+        ("prior.flow.permutation", ["random", "none"]),
+        ("prior.flow.coupling", ["affine", "additive"]),
     ] {
         let wrong = space.repro(&format!("status --set {parameter}=other"));
         let mut path = parameter.split('.');
@@ -103,17 +108,32 @@ fn choices_are_parameters_with_known_values() {
         wrong
             .ends(2)
             .complains("pipeline.toml:")
-            .complains(&format!(
-                "stage `{stage}@cifar10`: params.{name}: unknown variant"
-            ))
+            .complains(&format!("stage `{stage}@cifar10`: params.{name}"))
+            .complains(": unknown variant `other`")
             .complains(&format!("hint: one of {first}, {second}"));
         for value in known {
             let set = format!("status --set {parameter}={value}");
             space.repro(&set).ends(0);
         }
     }
-    let wrong = space.repro("status --set dataset.pad=-1").ends(2);
-    wrong.complains("params.pad: invalid value: integer `-1`");
+    for table in [
+        "vae.keep={kind=\"best\"}",
+        "glow.keep={kind=\"average\",decay=0.999}",
+        "vae.covariance={kind=\"per-channel\"}",
+        "vae.covariance.form=softplus",
+        "vae.dequantise=false",
+    ] {
+        space.repro(&format!("status --set {table}")).ends(0);
+    }
+    for (wrong, why) in [
+        ("dataset.pad=-1", "params.pad: invalid value: integer `-1`"),
+        ("vae.keep.kind=first", "unknown variant `first`"),
+        ("vae.covariance.kind=full", "unknown variant `full`"),
+        ("vae.covariance.log_low=1", "unknown field `log_low`"),
+    ] {
+        let wrong = space.repro(&format!("status --set {wrong}")).ends(2);
+        wrong.complains(why);
+    }
 }
 
 #[test]

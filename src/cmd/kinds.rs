@@ -100,11 +100,10 @@ fn describe(schema: &Value, root: &Value, path: &str, depth: usize, rows: &mut V
         for (field, schema) in variant["properties"].as_object().into_iter().flatten() {
             if field != "kind" {
                 let meaning = schema["description"].as_str().unwrap_or_default();
-                let is = format!(
-                    "{}, if `kind = \"{name}\"`",
-                    is(resolve(schema, root), root)
-                );
-                rows.push([format!("{path}.{field}"), is, meaning.into()]);
+                let inner = resolve(schema, root);
+                let is = format!("{}, if `kind = \"{name}\"`", is(inner, root));
+                let meaning = meaning.to_owned() + &words(inner);
+                rows.push([format!("{path}.{field}"), is, meaning]);
             }
         }
     }
@@ -114,7 +113,9 @@ fn describe(schema: &Value, root: &Value, path: &str, depth: usize, rows: &mut V
 fn words(schema: &Value) -> String {
     let variants = schema["oneOf"].as_array().into_iter().flatten();
     let explained = variants.filter_map(|variant| {
-        let (word, meaning) = (variant["const"].as_str()?, variant["description"].as_str()?);
+        let kind = &variant["properties"]["kind"]["const"];
+        let word = variant["const"].as_str().or(kind.as_str())?;
+        let meaning = variant["description"].as_str()?;
         Some(format!(" `{word}`: {meaning}"))
     });
     explained.collect()

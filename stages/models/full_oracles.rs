@@ -26,16 +26,12 @@ fn model(prior_seed: u64) -> Result<Full> {
             dense: 4,
             norm_decay: 0.999,
         },
-        covariance: Covariance::Diagonal,
+        covariance: Covariance::DIAGONAL,
         range: Range::Unit,
         dequantise: true,
     };
     let vae = Weights::new(1, DType::F64, &CPU);
-    let flow = real_nvp::Config {
-        layers: 2,
-        width: 8,
-        max_log_scale: 2.0,
-    };
+    let flow = real_nvp::Config::of(2, 8);
     let prior = Weights::new(prior_seed, DType::F64, &CPU);
     let layer = Weights::new(2, DType::F64, &CPU);
     let model = Full {
@@ -122,11 +118,7 @@ fn a_bound_sees_the_prior_through_its_density_alone() -> Result<()> {
 /// Oracle 12: the one-draw estimate under a new flow prior has the closed form's mean.
 #[test]
 fn a_new_prior_has_the_divergence_of_the_closed_form() -> Result<()> {
-    let flow = real_nvp::Config {
-        layers: 4,
-        width: 8,
-        max_log_scale: 2.0,
-    };
+    let flow = real_nvp::Config::of(4, 8);
     let w = Weights::new(5, DType::F64, &CPU);
     let prior = Prior::new(&prior::Config::Flow { dim: 2, flow }, &w)?;
     let n = 20_000;

@@ -28,18 +28,14 @@ fn config() -> Config {
         shape: [8, 8, 3],
         latent: 4,
         network,
-        covariance: Covariance::Diagonal,
+        covariance: Covariance::DIAGONAL,
         range: Range::Unit,
         dequantise: true,
     }
 }
 
 fn prior() -> prior::Config {
-    let flow = real_nvp::Config {
-        layers: 3,
-        width: 6,
-        max_log_scale: 2.0,
-    };
+    let flow = real_nvp::Config::of(3, 6);
     prior::Config::Flow { dim: 4, flow }
 }
 

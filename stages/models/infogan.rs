@@ -115,7 +115,7 @@ impl Encoder {
 }
 
 /// ln(1 + e^x), without overflow.
-fn softplus(x: &Tensor) -> candle_core::Result<Tensor> {
+pub fn softplus(x: &Tensor) -> candle_core::Result<Tensor> {
     x.relu()? + (x.abs()?.neg()?.exp()? + 1.0)?.log()?
 }
 

@@ -19,11 +19,7 @@ use crate::train::optim::Form;
 const FLOOR: f64 = 4e-3;
 
 fn flow(layers: usize) -> prior::Config {
-    let flow = real_nvp::Config {
-        layers,
-        width: 6,
-        max_log_scale: 2.0,
-    };
+    let flow = real_nvp::Config::of(layers, 6);
     prior::Config::Flow { dim: 4, flow }
 }
 
@@ -127,7 +123,7 @@ fn resnet(side: usize, width: usize, scales: usize, blocks: usize) -> Config {
         shape: [side, side, 3],
         latent: 4,
         network,
-        covariance: Covariance::Diagonal,
+        covariance: Covariance::DIAGONAL,
         range: Range::Unit,
         dequantise: true,
     }
@@ -156,7 +152,7 @@ fn infogan_with_isotropic_covariance() -> Result<()> {
         shape: [8, 8, 3],
         latent: 4,
         network,
-        covariance: Covariance::Isotropic,
+        covariance: Covariance::Isotropic {},
         range: Range::Unit,
         dequantise: false,
     };

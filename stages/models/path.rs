@@ -128,11 +128,7 @@ mod tests {
     #[test]
     fn both_paths_join_two_draws_of_the_prior() -> Result<()> {
         let w = Weights::new(0, DType::F64, &CPU);
-        let flow = real_nvp::Config {
-            layers: 3,
-            width: 8,
-            max_log_scale: 2.0,
-        };
+        let flow = real_nvp::Config::of(3, 8);
         let prior = Prior::new(&prior::Config::Flow { dim: 6, flow }, &w)?;
         crate::nn::bijector::check::disturb(&w, 0.1)?;
         let noise = Noise::new(4, "path");

@@ -19,11 +19,7 @@ pub enum Joint {
     /// N(0, I).
     Normal,
     /// A flow, trained jointly (section 4.2 of the paper).
-    Flow {
-        layers: usize,
-        width: usize,
-        max_log_scale: f64,
-    },
+    Flow(real_nvp::Config),
 }
 
 /// What stands in a `prior` artifact.
@@ -39,18 +35,7 @@ impl Joint {
     pub fn config(&self, dim: usize) -> Config {
         match *self {
             Self::Normal => Config::Normal { dim },
-            Self::Flow {
-                layers,
-                width,
-                max_log_scale,
-            } => Config::Flow {
-                dim,
-                flow: real_nvp::Config {
-                    layers,
-                    width,
-                    max_log_scale,
-                },
-            },
+            Self::Flow(flow) => Config::Flow { dim, flow },
         }
     }
 }

@@ -6,6 +6,7 @@ use anyhow::{Context, Result};
 use candle_core::{DType, Device, Tensor};
 use serde_json::{Value, json};
 
+use super::{diagonal, flow_prior, latent_flow};
 use crate::contract::testing::Bench;
 use crate::contract::{Interrupted, define};
 use crate::data::history;
@@ -44,22 +45,24 @@ fn optim(lr: f64) -> Value {
 
 fn resnet() -> Value {
     json!({
-        "seed": 0, "epochs": 3, "batch": 9, "last_batch": "keep", "keep": { "kind": "last" }, "latent": 4,
+        "seed": 0, "epochs": 3, "batch": 9, "last_batch": "keep", "latent": 4,
+        "keep": { "kind": "last" },
         "network": {
             "kind": "resnet", "width": 4, "scales": 2, "blocks": 1, "head": "average-pool",
             "dense": 8, "max_width": 8, "norm_decay": 0.999
         },
-        "covariance": "diagonal", "range": "unit", "kl": "analytic", "dequantise": true,
+        "covariance": diagonal(), "range": "unit", "kl": "analytic", "dequantise": true,
         "optim": optim(2e-3),
-        "prior": {"kind": "flow", "layers": 2, "width": 8, "max_log_scale": 2.0}
+        "prior": flow_prior(2, 8)
     })
 }
 
 fn infogan() -> Value {
     json!({
-        "seed": 0, "epochs": 3, "batch": 8, "last_batch": "drop", "keep": { "kind": "last" }, "latent": 4,
+        "seed": 0, "epochs": 3, "batch": 8, "last_batch": "drop", "latent": 4,
+        "keep": { "kind": "last" },
         "network": {"kind": "infogan", "width": 4, "dense": 16, "norm_decay": 0.999},
-        "covariance": "isotropic", "range": "unit", "kl": "analytic", "dequantise": false,
+        "covariance": { "kind": "isotropic" }, "range": "unit", "kl": "analytic", "dequantise": false,
         "optim": optim(2e-3),
         "prior": {"kind": "normal"}
     })
@@ -173,10 +176,10 @@ fn latents_lead_to_both_priors() -> Result<()> {
 
     let flow = Bench::new::<PriorStage>(&inputs);
     flow.run::<PriorStage>(&json!({
-        "seed": 0, "epochs": 6, "patience": 3, "batch": 9, "last_batch": "keep",
+        "seed": 0, "epochs": 6, "patience": 3, "start": "fresh", "batch": 9, "last_batch": "keep",
         "keep": { "kind": "best" },
         "optim": optim(5e-3),
-        "flow": {"layers": 4, "width": 16, "max_log_scale": 2.0}
+        "flow": latent_flow(4, 16)
     }))?;
     falls(&flow.output::<PriorStage>("history"))?;
     let second = Bench::new::<SecondVae>(&inputs);
@@ -208,6 +211,52 @@ fn latents_lead_to_both_priors() -> Result<()> {
             .to_scalar::<u8>()?;
         assert_eq!(inside, 1);
     }
+    Ok(())
+}
+
+/// A16: a prior that goes on from phase 1's is at its start that one; `epochs = 0` leaves it so.
+#[test]
+fn a_prior_can_go_on_from_phase_1() -> Result<()> {
+    let data = Data::new(3)?;
+    let vae = data.bench();
+    vae.run::<Vae>(&resnet())?;
+    let (model, joint) = (vae.output::<Vae>("model"), vae.output::<Vae>("prior"));
+    let images = data.dir.path().join("train");
+    let codes = Bench::new::<Latents>(&[("vae", &model), ("train", &images), ("valid", &images)]);
+    codes.run::<Latents>(&json!({"batch": 7}))?;
+    let train = codes.output::<Latents>("train");
+    let mut params = json!({
+        "seed": 1, "epochs": 0, "patience": 0, "start": "phase-1", "batch": 9,
+        "last_batch": "keep", "keep": { "kind": "last" }, "optim": optim(5e-3),
+        "flow": latent_flow(2, 8),
+    });
+    let given = [
+        ("train", train.as_path()),
+        ("valid", &train),
+        ("prior", &joint),
+    ];
+    let run = |inputs: &[(&str, &Path)], params: &Value| {
+        let bench = Bench::new::<PriorStage>(inputs);
+        bench.run::<PriorStage>(params)?;
+        Ok(std::fs::read(bench.output::<PriorStage>("model"))?)
+    };
+    assert!(run(&given, &params)? == std::fs::read(&joint)?);
+    params["start"] = json!("fresh");
+    assert!(run(&given, &params)? != std::fs::read(&joint)?);
+
+    params["start"] = json!("phase-1");
+    let error = |found: Result<Vec<u8>>| found.err().map(|e| e.to_string()).unwrap_or_default();
+    let text = error(run(&given[..2], &params));
+    assert!(
+        text.contains("wants an input prior; hint: in.prior = "),
+        "{text}"
+    );
+    params["flow"]["width"] = json!(4);
+    let text = error(run(&given, &params));
+    assert!(
+        text.contains("prior.safetensors: a Flow {") && text.contains("; hint: start = "),
+        "{text}"
+    );
     Ok(())
 }
 

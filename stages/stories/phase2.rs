@@ -6,6 +6,7 @@ use anyhow::Result;
 use candle_core::DType;
 use serde_json::{Value, json};
 
+use super::{diagonal, flow_prior};
 use crate::bits_per_dim::BitsPerDim;
 use crate::contract::Stage;
 use crate::contract::testing::Bench;
@@ -30,9 +31,10 @@ fn optim() -> Value {
     })
 }
 
-fn params(start: &str) -> Value {
+pub fn params(start: &str) -> Value {
     json!({
-        "seed": 0, "epochs": 2, "batch": 8, "last_batch": "drop", "keep": { "kind": "last" }, "init_images": 16,
+        "seed": 0, "epochs": 2, "batch": 8, "last_batch": "drop", "init_images": 16,
+        "keep": { "kind": "last" },
         "flow": {
             "depth": 4, "width": 8, "start": start, "split": "condition-on-one",
             "network": "official", "inv_conv": "plain",
@@ -52,13 +54,18 @@ fn otherwise(start: &str) -> Value {
 }
 
 /// A VAE and its prior as phase 1 leaves them, after one epoch, and images.
-struct Setting {
+pub struct Setting {
     dir: tempfile::TempDir,
-    phase1: Bench,
+    pub phase1: Bench,
 }
 
 impl Setting {
-    fn new() -> Result<Self> {
+    pub fn new() -> Result<Self> {
+        Self::of(true)
+    }
+
+    /// The VAE learns with dequantisation noise or without (A13).
+    pub fn of(dequantise: bool) -> Result<Self> {
         let dir = tempfile::tempdir()?;
         let words = Noise::new(1, "pictures").at(0).words(32 * 8 * 8 * 3);
         let pixels = words.iter().map(|w| (w >> 26) as u8 + 90).collect();
@@ -66,31 +73,32 @@ impl Setting {
         Images::new([8, 8, 3], pixels, None)?.save(&images)?;
         let phase1 = Bench::new::<vae::Vae>(&[("train", &images), ("valid", &images)]);
         phase1.run::<vae::Vae>(&json!({
-            "seed": 0, "epochs": 1, "batch": 8, "last_batch": "drop", "keep": { "kind": "last" }, "latent": 4,
-            "covariance": "diagonal",
+            "seed": 0, "epochs": 1, "batch": 8, "last_batch": "drop", "latent": 4,
+            "keep": { "kind": "last" },
+            "covariance": diagonal(),
             "network": {
                 "kind": "resnet", "width": 4, "scales": 2, "blocks": 1, "head": "average-pool",
                 "dense": 8, "max_width": 8, "norm_decay": 0.999,
             },
-            "prior": { "kind": "flow", "layers": 2, "width": 8, "max_log_scale": 2.0 },
-            "range": "unit", "kl": "analytic", "dequantise": true, "optim": optim(),
+            "prior": flow_prior(2, 8),
+            "range": "unit", "kl": "analytic", "dequantise": dequantise, "optim": optim(),
         }))?;
         Ok(Self { dir, phase1 })
     }
 
-    fn images(&self) -> PathBuf {
+    pub fn images(&self) -> PathBuf {
         self.dir.path().join("images")
     }
 
-    fn vae(&self) -> PathBuf {
+    pub fn vae(&self) -> PathBuf {
         self.phase1.output::<vae::Vae>("model")
     }
 
-    fn prior(&self) -> PathBuf {
+    pub fn prior(&self) -> PathBuf {
         self.phase1.output::<vae::Vae>("prior")
     }
 
-    fn phase2(&self) -> Bench {
+    pub fn phase2(&self) -> Bench {
         let (vae, prior, images) = (self.vae(), self.prior(), self.images());
         Bench::new::<FlowLayer>(&[
             ("vae", &vae),
@@ -100,7 +108,7 @@ impl Setting {
         ])
     }
 
-    fn bits(&self, flow: Option<&Path>, draws: usize) -> Result<Value> {
+    pub fn bits(&self, flow: Option<&Path>, draws: usize) -> Result<Value> {
         let (vae, prior, images) = (self.vae(), self.prior(), self.images());
         let mut inputs = vec![
             ("images", images.as_path()),

@@ -13,6 +13,7 @@ use crate::models::vae::Vae;
 use crate::nn::device;
 use crate::nn::noise::Noise;
 use crate::nn::weights::Weights;
+use crate::stories::{diagonal, flow_prior};
 use crate::train::ImageSet;
 use crate::{flow_layer, glow, vae};
 
@@ -38,13 +39,14 @@ fn optim(kind: &str) -> Value {
 
 fn vae_params() -> Result<vae::Params> {
     Ok(serde_json::from_value(json!({
-        "seed": 0, "epochs": 1, "batch": BATCH, "last_batch": "drop", "keep": { "kind": "last" }, "latent": 8,
-        "covariance": "diagonal",
+        "seed": 0, "epochs": 1, "batch": BATCH, "last_batch": "drop",
+        "keep": { "kind": "last" }, "latent": 8,
+        "covariance": diagonal(),
         "network": {
             "kind": "resnet", "width": 8, "scales": 2, "blocks": 1, "head": "average-pool",
             "dense": 32, "max_width": 32, "norm_decay": 0.99,
         },
-        "prior": { "kind": "flow", "layers": 4, "width": 32, "max_log_scale": 2.0 },
+        "prior": flow_prior(4, 32),
         "range": "unit", "kl": "analytic", "dequantise": true, "optim": optim("adam"),
     }))?)
 }
@@ -103,7 +105,8 @@ fn all(dtype: DType, device: &Device) -> Result<Vec<Trained>> {
     results.push(("vae", losses, values));
 
     let p: flow_layer::Params = serde_json::from_value(json!({
-        "seed": 0, "epochs": 1, "batch": BATCH, "last_batch": "drop", "keep": { "kind": "last" }, "init_images": 16,
+        "seed": 0, "epochs": 1, "batch": BATCH, "last_batch": "drop",
+        "keep": { "kind": "last" }, "init_images": 16,
         "flow": {
             "depth": 4, "width": 32, "start": "paired", "split": "condition-on-one",
             "network": "official", "inv_conv": "plain",
@@ -120,7 +123,8 @@ fn all(dtype: DType, device: &Device) -> Result<Vec<Trained>> {
     results.push(("flow layer", losses, values));
 
     let p: glow::Params = serde_json::from_value(json!({
-        "seed": 0, "epochs": 1, "batch": BATCH, "last_batch": "drop", "keep": { "kind": "last" }, "init_images": 16,
+        "seed": 0, "epochs": 1, "batch": BATCH, "last_batch": "drop",
+        "keep": { "kind": "last" }, "init_images": 16,
         "augment": "none",
         "flow": {
             "levels": 2, "depth": 2, "width": 32, "coupling": "affine", "network": "official",

@@ -196,7 +196,7 @@ impl Trainable<Tensor> for Phase2 {
     fn start(&self, train: &dyn Dataset<Tensor>) -> Result<()> {
         let noise = Noise::new(self.seed, "flow-layer.start");
         let images = start_images(train, self.init_images, &noise)?;
-        let y = self.model.vae.prepare(&images, &mut noise.at(1))?;
+        let y = self.model.vae.dequantise(&images, &mut noise.at(1))?;
         if let Some(flow) = &self.model.flow {
             flow.start(&y)?;
         }
@@ -208,7 +208,7 @@ impl Trainable<Tensor> for Phase2 {
         match self.z {
             Codes::PosteriorDraw => self.loss_of(flow, x, noise),
             Codes::PosteriorMean => {
-                let y = self.model.vae.prepare(x, noise)?;
+                let y = self.model.vae.dequantise(x, noise)?;
                 let (mean, _) = self.model.vae.encode(&y)?;
                 let total = self.model.reconstruction(flow, &y, &mean)?.mean_all()?;
                 let parts = vec![("reconstruction", total.clone())];

@@ -75,7 +75,7 @@ impl Full {
     /// The terms for images 0 to 255, with one draw of the dequantisation noise and of z. They are
     /// drawn as in phase 1, so that the same noise gives the VAE's own bound.
     pub fn terms(&self, flow: Option<&FlowLayer>, x: &Tensor, noise: &mut Draws) -> Result<Terms> {
-        let y = self.vae.prepare(x, noise)?;
+        let y = self.vae.dequantise(x, noise)?;
         let e = noise.normal((y.dim(0)?, self.prior.dim()), y.dtype(), y.device())?;
         self.terms_of(flow, &y, &e)
     }
@@ -121,17 +121,12 @@ impl Full {
     /// The bound in bits per dimension for images 0 to 255, `[n]`. One draw of z: the evidence
     /// lower bound; more: the importance-weighted bound `ln mean exp(ln p(y, z) - ln q(z|y))`.
     pub fn bound(&self, x: &Tensor, draws: usize, noise: &mut Draws) -> Result<Tensor> {
-        ensure!(
-            self.vae.config().dequantise,
-            "the VAE was trained without dequantisation noise, so it has no bits per dimension; \
-             hint: dequantise = true"
-        );
         ensure!(draws > 0, "draws must be at least 1");
         if draws == 1 {
             let terms = self.terms(self.flow.as_ref(), x, noise)?;
             return Ok(self.bits(&(terms.reconstruction + terms.kl)?)?);
         }
-        let y = self.vae.prepare(x, noise)?;
+        let y = self.vae.dequantise(x, noise)?;
         let shape = (y.dim(0)?, self.prior.dim());
         let draw = |_| noise.normal(shape, y.dtype(), y.device());
         self.importance_weighted(&y, (0..draws).map(draw))
@@ -188,7 +183,9 @@ impl Full {
     /// Images as pixels, floats on the scale of bytes.
     pub fn pixels(&self, y: &Tensor) -> Result<Tensor> {
         let y = self.vae.to_unit(y)?;
-        Ok(match self.vae.config().dequantise {
+        // With a flow layer y had noise, whatever phase 1 did.
+        let noisy = self.flow.is_some() || self.vae.config().dequantise;
+        Ok(match noisy {
             true => pixels::of_dequantised(&y)?,
             false => (y * 255.0)?,
         })

@@ -1,5 +1,6 @@
+use super::super::flow_layer::{Flow, FlowStart};
 use super::super::vae::{Config, Covariance, Network, Range};
-use super::super::{prior, vae};
+use super::super::{flow_layer, prior, vae};
 use super::*;
 use crate::nn::noise::Noise;
 use crate::nn::weights::Weights;
@@ -19,7 +20,7 @@ fn blind(range: Range, dequantise: bool) -> Result<Full> {
             dense: 4,
             norm_decay: 0.999,
         },
-        covariance: Covariance::Diagonal,
+        covariance: Covariance::DIAGONAL,
         range,
         dequantise,
     };
@@ -106,6 +107,17 @@ fn more_draws_come_closer_to_a_known_evidence() -> Result<()> {
     Ok(())
 }
 
+/// That there is a flow layer is what counts; images of one channel do not go through it.
+fn with_a_flow(model: Full) -> Result<Full> {
+    let config = flow_layer::Config {
+        flow: Flow::of(1, 2, FlowStart::Identity),
+        channels: 2,
+    };
+    let w = Weights::new(0, DType::F64, &Device::Cpu);
+    let flow = Some(FlowLayer::new(&config, &w)?);
+    Ok(Full { flow, ..model })
+}
+
 /// Every byte comes back from where a model sees it, in either range, with and without noise.
 #[test]
 fn bytes_come_back() -> Result<()> {
@@ -117,6 +129,11 @@ fn bytes_come_back() -> Result<()> {
             let low = y.min_all()?.to_scalar::<f64>()?;
             let expected = if range == Range::Unit { 0.0 } else { -0.5 };
             assert!((low - expected).abs() < 1.0 / 256.0, "{low}");
+            let back = model.quantise(&y)?.flatten_all()?.to_vec1::<u8>()?;
+            assert!(back.iter().copied().eq(0..=255), "{range:?} {back:?}");
+            // The flow layer always learns with noise, so its images come back from there.
+            let model = with_a_flow(model)?;
+            let y = model.vae.dequantise(&x, &mut Noise::new(0, "y").at(0))?;
             let back = model.quantise(&y)?.flatten_all()?.to_vec1::<u8>()?;
             assert!(back.iter().copied().eq(0..=255), "{range:?} {back:?}");
         }

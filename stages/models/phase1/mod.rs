@@ -61,7 +61,7 @@ impl Phase1 {
             parts.push(("bits/dim", bits));
         }
         if let Some(log_gamma) = self.vae.log_gamma() {
-            parts.push(("gamma", log_gamma.exp()?));
+            parts.push(("gamma", log_gamma.exp()?.mean_all()?));
         }
         Ok(Loss { total, parts })
     }

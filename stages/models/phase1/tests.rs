@@ -39,11 +39,7 @@ fn model(config: &Config, w: &Weights, prior: &prior::Config) -> Result<Phase1> 
 }
 
 fn flow_prior() -> prior::Config {
-    let flow = super::super::real_nvp::Config {
-        layers: 3,
-        width: 8,
-        max_log_scale: 2.0,
-    };
+    let flow = super::super::real_nvp::Config::of(3, 8);
     prior::Config::Flow { dim: 4, flow }
 }
 
@@ -69,7 +65,7 @@ fn parts(model: &Phase1, x: &Tensor, mode: Mode) -> Result<Vec<(&'static str, f6
 fn the_first_reconstruction_loss_is_known() -> Result<()> {
     let w = Weights::new(0, DType::F64, &CPU);
     let model = model(
-        &small(Covariance::Isotropic, false),
+        &small(Covariance::Isotropic {}, false),
         &w,
         &prior::Config::Normal { dim: 4 },
     )?;
@@ -93,7 +89,7 @@ fn the_first_reconstruction_loss_is_known() -> Result<()> {
 /// the same mean. Oracle 19: another prior changes the loss only through ln p(z).
 #[test]
 fn a_prior_enters_through_its_density_alone() -> Result<()> {
-    let config = small(Covariance::Diagonal, true);
+    let config = small(Covariance::DIAGONAL, true);
     let w = Weights::new(0, DType::F64, &CPU);
     let x = images(6)?;
     let normal = model(&config, &w, &prior::Config::Normal { dim: 4 })?;
@@ -119,10 +115,10 @@ fn evaluation_changes_nothing() -> Result<()> {
         norm_decay: 0.999,
     };
     for config in [
-        small(Covariance::Diagonal, true),
+        small(Covariance::DIAGONAL, true),
         Config {
             network,
-            ..small(Covariance::Isotropic, false)
+            ..small(Covariance::Isotropic {}, false)
         },
     ] {
         let w = Weights::new(0, DType::F64, &CPU);
@@ -144,7 +140,7 @@ fn evaluation_changes_nothing() -> Result<()> {
 /// Both estimates of the divergence have one mean (A17): under N(0, I) that in closed form.
 #[test]
 fn estimates_of_the_divergence_have_one_mean() -> Result<()> {
-    let config = small(Covariance::Diagonal, true);
+    let config = small(Covariance::DIAGONAL, true);
     let w = Weights::new(0, DType::F64, &CPU);
     let mut model = model(&config, &w, &prior::Config::Normal { dim: 4 })?;
     let x = images(6)?;
@@ -177,7 +173,7 @@ fn estimates_of_the_divergence_have_one_mean() -> Result<()> {
 #[test]
 fn under_a_flow_estimates_differ_by_a_constant() -> Result<()> {
     let w = Weights::new(0, DType::F64, &CPU);
-    let mut model = model(&small(Covariance::Diagonal, true), &w, &flow_prior())?;
+    let mut model = model(&small(Covariance::DIAGONAL, true), &w, &flow_prior())?;
     crate::nn::bijector::check::disturb(&w.pp("prior").part(), 0.05)?;
     let y = model
         .vae
@@ -210,7 +206,7 @@ fn a_centred_range_has_the_same_likelihood() -> Result<()> {
     ] {
         let config = Config {
             range,
-            ..small(Covariance::Diagonal, true)
+            ..small(Covariance::DIAGONAL, true)
         };
         let w = Weights::new(0, DType::F64, &CPU);
         let model = model(&config, &w, &prior::Config::Normal { dim: 4 })?;

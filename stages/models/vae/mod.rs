@@ -8,6 +8,8 @@ use candle_core::{DType, Device, Tensor};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub use covariance::Covariance;
+
 use super::resnet::Head;
 use super::{infogan, resnet};
 use crate::nn::batch_norm::Mode;
@@ -40,16 +42,6 @@ pub enum Network {
     },
 }
 
-/// The covariance of p(y|z).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case")]
-pub enum Covariance {
-    /// One learned deviation for all.
-    Isotropic,
-    /// A decoded deviation for each pixel and channel (A12).
-    Diagonal,
-}
-
 /// Where the values y of an image lie, and what the decoder's mean can reach (A14).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
@@ -70,12 +62,10 @@ pub struct Config {
     pub network: Network,
     pub covariance: Covariance,
     pub range: Range,
-    /// y = (x + u) / 256 with uniform u (A13), or x / 255 without noise; 1/2 less if centred.
+    /// In phase 1 y = (x + u) / 256 with uniform u (A13), or x / 255 without noise; 1/2 less if
+    /// centred.
     pub dequantise: bool,
 }
-
-/// Bounds of the decoded ln deviation (A12).
-const LOG_SIGMA: (f64, f64) = (-7.0, 2.0);
 
 enum Encoder {
     Resnet(resnet::Encoder),
@@ -91,7 +81,7 @@ pub struct Vae {
     config: Config,
     encoder: Encoder,
     decoder: Decoder,
-    /// ln of the one deviation, `[1]`.
+    /// ln of the learned deviation: `[1]`, or `[c]` of each channel.
     log_gamma: Option<Tensor>,
 }
 
@@ -99,10 +89,8 @@ impl Vae {
     pub fn new(config: &Config, w: &Weights) -> Result<Self> {
         let [side, breadth, channels] = config.shape;
         let latent = config.latent;
-        let output = match config.covariance {
-            Covariance::Isotropic => channels,
-            Covariance::Diagonal => 2 * channels,
-        };
+        config.covariance.check()?;
+        let output = channels + config.covariance.decoded(channels);
         let (e, d) = (w.pp("encoder"), w.pp("decoder"));
         let (encoder, decoder) = match config.network {
             Network::Resnet {
@@ -156,9 +144,9 @@ impl Vae {
                 )
             }
         };
-        let log_gamma = match config.covariance {
-            Covariance::Isotropic => Some(w.get(1, "log_gamma", Init::Zeros)?),
-            Covariance::Diagonal => None,
+        let log_gamma = match config.covariance.learned(channels) {
+            0 => None,
+            n => Some(w.get(n, "log_gamma", Init::Zeros)?),
         };
         Ok(Self {
             config: config.clone(),
@@ -178,15 +166,22 @@ impl Vae {
         &self.config
     }
 
-    /// Images 0 to 255 as the model sees them: y, with dequantisation noise where it was trained
-    /// with it.
+    /// Images 0 to 255 as the model sees them in phase 1: y, with dequantisation noise or without.
     pub fn prepare(&self, x: &Tensor, noise: &mut Draws) -> Result<Tensor> {
-        let y = if self.config.dequantise {
-            let u = noise.uniform(x.shape(), x.dtype(), x.device())?;
-            ((x + u)? / 256.0)?
-        } else {
-            (x / 255.0)?
-        };
+        match self.config.dequantise {
+            true => self.dequantise(x, noise),
+            false => self.ranged((x / 255.0)?),
+        }
+    }
+
+    /// Images 0 to 255 as y with dequantisation noise, whatever phase 1 did: only so does a
+    /// density bound bits per dimension.
+    pub fn dequantise(&self, x: &Tensor, noise: &mut Draws) -> Result<Tensor> {
+        let u = noise.uniform(x.shape(), x.dtype(), x.device())?;
+        self.ranged(((x + u)? / 256.0)?)
+    }
+
+    fn ranged(&self, y: Tensor) -> Result<Tensor> {
         Ok(match self.config.range {
             Range::Unit => y,
             Range::Centred => (y - 0.5)?,
@@ -220,7 +215,7 @@ impl Vae {
         }
     }
 
-    /// As [`Vae::decode`]; the one deviation of an isotropic model comes as `[1]`.
+    /// As [`Vae::decode`]; learned deviations come as `[1]`, or `[c]` of each channel.
     pub fn decode_in(&self, z: &Tensor, mode: Mode) -> Result<(Tensor, Tensor)> {
         let out = match &self.decoder {
             Decoder::Resnet(net) => net.forward(z, mode)?,
@@ -236,7 +231,7 @@ impl Vae {
             Some(log_gamma) => log_gamma.clone(),
             None => {
                 let raw = out.narrow(3, channels, channels)?.contiguous()?;
-                raw.clamp(LOG_SIGMA.0, LOG_SIGMA.1)?
+                self.config.covariance.log_sigma(&raw)?
             }
         };
         Ok((mean, log_sigma))
@@ -247,11 +242,12 @@ impl Vae {
         self.config.shape.iter().product()
     }
 
-    /// ln of the one deviation `[1]` of an isotropic model.
+    /// ln of the learned deviation: `[1]`, or `[c]` of each channel; a decoded one has none.
     pub fn log_gamma(&self) -> Option<&Tensor> {
         self.log_gamma.as_ref()
     }
 }
 
+mod covariance;
 #[cfg(test)]
 mod tests;

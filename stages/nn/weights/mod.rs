@@ -267,6 +267,16 @@ impl Weights {
         }
     }
 
+    /// Sets all tensors to those of the same names in another store, which must have them.
+    pub fn set(&self, from: &Self) -> Result<()> {
+        let theirs = from.all();
+        for (name, var) in self.all() {
+            let value = theirs.get(&name);
+            var.set(value.with_context(|| format!("no tensor {name} to start from"))?)?;
+        }
+        Ok(())
+    }
+
     /// Writes all tensors and the model's configuration. Equal contents give equal bytes.
     pub fn save<C: Serialize>(&self, path: &Path, config: &C) -> Result<()> {
         let config = serde_json::to_string(config)?;

@@ -19,7 +19,10 @@ pub enum Keep {
     Best {},
     /// A running average: `decay` of itself and the rest of the trained weights after every step
     /// (Polyak). What is not trained, such as a batch norm's statistics, is that of the last step.
-    Average { decay: f64 },
+    Average {
+        /// Above 0 and below 1, such as 0.999.
+        decay: f64,
+    },
 }
 
 impl Keep {
