@@ -69,7 +69,9 @@ impl Stage for BitsPerDim {
             1 => "bits/dim (bound)".to_string(),
             draws => format!("bits/dim (bound, {draws} draws)"),
         };
-        let protocol = json!({ "dequantisation": "uniform", "draws": params.draws });
+        let protocol = json!({
+            "dequantisation": "uniform", "draws": params.draws, "images": images.source,
+        });
         let metric = bits::metric(&label, &bits, &protocol);
         metrics::save(job.output("metrics")?, &[metric])
     }

@@ -59,7 +59,7 @@ impl Stage for BitsPerDimGlow {
             let bits = glow.bits(&x, &mut noise.at(i))?;
             Ok(bits.to_dtype(DType::F64)?.to_vec1()?)
         })?;
-        let protocol = json!({ "dequantisation": "uniform" });
+        let protocol = json!({ "dequantisation": "uniform", "images": images.source });
         let metric = bits::metric("bits/dim", &bits, &protocol);
         metrics::save(job.output("metrics")?, &[metric])
     }

@@ -24,9 +24,12 @@ pub fn mean_and_error(values: &[f64]) -> (f64, Option<f64>) {
     (mean, error)
 }
 
-/// The mean over images, as the artifact has it.
+/// The mean over images, as the artifact has it. What is null in the protocol is not known, and left
+/// out.
 pub fn metric(label: &str, values: &[f64], protocol: &Value) -> Metric {
     let (value, std_error) = mean_and_error(values);
+    let mut protocol = protocol.as_object().cloned().unwrap_or_default();
+    protocol.retain(|_, known| !known.is_null());
     Metric {
         name: "bits-per-dim".into(),
         label: label.into(),
@@ -35,7 +38,7 @@ pub fn metric(label: &str, values: &[f64], protocol: &Value) -> Metric {
         n: values.len(),
         better: Better::Lower,
         unit: "bits/dim".into(),
-        protocol: protocol.as_object().cloned().unwrap_or_default(),
+        protocol,
     }
 }
 

@@ -63,6 +63,12 @@ fn parameters_are_as_many_as_in_the_official_code() -> Result<()> {
         sized(Flow::official(3, 32, 512, coupling), 32, &w)?;
         assert_eq!(w.count(), count);
     }
+    // For 64x64 the reference has them to a tenth of a million.
+    for (coupling, millions) in [(CouplingKind::Additive, 61.7), (CouplingKind::Affine, 75.0)] {
+        let w = Weights::new(0, DType::F32, &Device::Cpu);
+        sized(Flow::official(4, 32, 512, coupling), 64, &w)?;
+        assert!((w.count() as f64 / 1e6 - millions).abs() < 0.05);
+    }
     Ok(())
 }
 
