@@ -231,7 +231,6 @@ fn c_string(text: &OsStr) -> io::Result<CString> {
 mod tests {
     use super::*;
     use std::fs;
-    use std::os::unix::fs::PermissionsExt;
     use std::path::Path;
 
     fn program(dir: &Path, name: &str, arguments: &[&str]) -> io::Result<Program> {
@@ -281,9 +280,11 @@ mod tests {
     #[test]
     fn a_script_that_names_no_interpreter_is_run_by_the_shell() -> io::Result<()> {
         let dir = tempfile::tempdir()?;
-        let path = dir.path().join("script");
-        fs::write(&path, "echo $0 $1\n")?;
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o755))?;
+        // Written by another program: were it open for writing here, a program that another test
+        // starts at that moment would inherit that, and the script be busy.
+        let write = "echo 'echo $0 $1' > script; chmod +x script";
+        let sh = spawn(&program(dir.path(), "sh", &["-c", write])?, None)?;
+        assert_eq!(super::super::process::wait(sh)?.code, Some(0));
         let pid = spawn(&program(dir.path(), "./script", &["x"])?, None)?;
         assert_eq!(super::super::process::wait(pid)?.code, Some(0));
         let out = fs::read_to_string(dir.path().join("out"))?;
