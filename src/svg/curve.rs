@@ -7,11 +7,11 @@ use maud::{Markup, html};
 use super::{Drawing, at};
 
 const WIDTH: f64 = 340.0;
-const HEIGHT: f64 = 190.0;
+const HEIGHT: f64 = 196.0;
 /// Room for numbers left and below, for names above.
 const LEFT: f64 = 56.0;
 const RIGHT: f64 = 14.0;
-const TOP: f64 = 30.0;
+const TOP: f64 = 36.0;
 const BOTTOM: f64 = 26.0;
 /// Points stay visible as such up to this many.
 const DOTS: usize = 30;
@@ -71,14 +71,22 @@ fn label(of: &str, what: &str, places: &BTreeMap<String, Vec<(f64, f64)>>) -> St
 }
 
 fn chart(what: &str, places: &BTreeMap<String, Vec<(f64, f64)>>) -> Markup {
-    let all = || places.values().flatten().filter(|(_, y)| y.is_finite());
-    let range = |of: fn(&(f64, f64)) -> f64| {
-        let values = all().map(of);
-        let (low, high) = values.fold((f64::MAX, f64::MIN), |(l, h), v| (l.min(v), h.max(v)));
-        if low > high { (0.0, 1.0) } else { (low, high) }
-    };
-    let ((x0, x1), (y0, y1)) = (range(|p| p.0), range(|p| p.1));
+    let all: Vec<(f64, f64)> = (places.values().flatten().copied())
+        .filter(|(_, y)| y.is_finite())
+        .collect();
+    let (x0, x1) = range(all.iter().map(|p| p.0));
+    let (y0, y1) = range(all.iter().map(|p| p.1));
     let log = y0 > 0.0 && y1 / y0 > 30.0;
+    let (y0, y1) = if log {
+        (y0, y1)
+    } else {
+        without_start(&all, (y0, y1), x0)
+    };
+    let beyond = all.iter().filter(|(_, y)| !(y0..=y1).contains(y));
+    let beyond: Vec<String> = beyond
+        .map(|(x, y)| format!("{} at {}", short(*y), short(*x)))
+        .collect();
+    let (low, high) = (y0, y1);
     let ticks_y = if log {
         decades(y0, y1)
     } else {
@@ -95,9 +103,12 @@ fn chart(what: &str, places: &BTreeMap<String, Vec<(f64, f64)>>) -> Markup {
     let whole = |x: &f64| x.fract() == 0.0 && (x0..=x1).contains(x);
     let ticks_x: Vec<f64> = ticks(x0, x1, 5).into_iter().filter(whole).collect();
     html! {
-        text.name x=(at(LEFT)) y="16" { (what) @if log { " (log)" } }
+        text.name x=(at(LEFT)) y="14" { (what) @if log { " (log)" } }
+        @if !beyond.is_empty() {
+            text x=(at(LEFT)) y=(at(TOP - 7.0)) { "not drawn: " (beyond.join(", ")) }
+        }
         @for (i, place) in places.keys().filter(|p| !p.is_empty()).enumerate() {
-            text.(place) x=(at(WIDTH - RIGHT - 45.0 * i as f64)) y="16" text-anchor="end" { (place) }
+            text.(place) x=(at(WIDTH - RIGHT - 45.0 * i as f64)) y="14" text-anchor="end" { (place) }
         }
         @for y in &ticks_y {
             line.grid x1=(at(LEFT)) x2=(at(WIDTH - RIGHT)) y1=(at(py(*y))) y2=(at(py(*y))) {}
@@ -107,7 +118,7 @@ fn chart(what: &str, places: &BTreeMap<String, Vec<(f64, f64)>>) -> Markup {
             text x=(at(px(*x))) y=(at(HEIGHT - 8.0)) text-anchor="middle" { (short(*x)) }
         }
         @for (place, points) in places {
-            @let points: Vec<&(f64, f64)> = points.iter().filter(|(_, y)| y.is_finite()).collect();
+            @let points: Vec<&(f64, f64)> = points.iter().filter(|(_, y)| (low..=high).contains(y)).collect();
             @let path: Vec<String> =
                 points.iter().map(|(x, y)| format!("{} {}", at(px(*x)), at(py(*y)))).collect();
             @if path.len() > 1 { path.line.(place) d=(format!("M{}", path.join("L"))) {} }
@@ -115,6 +126,26 @@ fn chart(what: &str, places: &BTreeMap<String, Vec<(f64, f64)>>) -> Markup {
                 @for (x, y) in points { circle.dot.(place) cx=(at(px(*x))) cy=(at(py(*y))) r="2.5" {} }
             }
         }
+    }
+}
+
+fn range(values: impl Iterator<Item = f64>) -> (f64, f64) {
+    let (low, high) = values.fold((f64::MAX, f64::MIN), |(l, h), v| (l.min(v), h.max(v)));
+    if low > high { (0.0, 1.0) } else { (low, high) }
+}
+
+/// The range of all but the first place, where that alone would flatten the rest: what a network says
+/// before it has learned anything.
+fn without_start(all: &[(f64, f64)], (low, high): (f64, f64), first: f64) -> (f64, f64) {
+    let rest: Vec<f64> = (all.iter().filter(|(x, _)| *x > first))
+        .map(|(_, y)| *y)
+        .collect();
+    let (rest_low, rest_high) = range(rest.iter().copied());
+    let flattened = high - low > 4.0 * (rest_high - rest_low);
+    if rest.len() >= 3 && rest_high > rest_low && flattened {
+        (rest_low, rest_high)
+    } else {
+        (low, high)
     }
 }
 
@@ -212,6 +243,24 @@ mod tests {
             let y: f64 = part.split('"').next().unwrap().parse().unwrap();
             assert!((TOP - 0.1..=HEIGHT - BOTTOM + 0.1).contains(&y), "{y}");
         }
+    }
+
+    #[test]
+    fn a_start_that_would_flatten_the_rest_is_told_and_not_drawn() {
+        let curve_of = |first: f64| {
+            let points = [(1.0, first), (2.0, 5.5), (3.0, 5.3), (4.0, 5.2)];
+            let valid = BTreeMap::from([("valid".to_owned(), points.to_vec())]);
+            curve("vae", "bits/dim", &valid)
+        };
+        let steep = curve_of(77.3);
+        assert!(steep.label.contains("from 77.3 at 1"), "{}", steep.label);
+        let text = steep.body.into_string();
+        assert!(text.contains("not drawn: 77.3 at 1"), "{text}");
+        assert_eq!(text.matches("<circle").count(), 3);
+        assert!(text.contains(">5.2<") && !text.contains(">60<"), "{text}");
+        let text = curve_of(6.0).body.into_string();
+        assert!(!text.contains("not drawn"), "{text}");
+        assert_eq!(text.matches("<circle").count(), 4);
     }
 
     #[test]
