@@ -138,7 +138,10 @@ def main():
         precisions, ways = (("f32", "tf32", "bf16"), ("eager", "compiled", "graphs"))
     variants = [f"{p}-{how}" for p in precisions for how in ways]
     if args.variants:
-        variants = args.variants.split(",")
+        known, variants = variants, args.variants.split(",")
+        for variant in variants:
+            if variant not in known:
+                parser.error(f"{variant}: one of {', '.join(known)}")
     with tempfile.TemporaryDirectory() as folder:
         weights = os.path.join(folder, "inception.safetensors")
         if "features" in models:

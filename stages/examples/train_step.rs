@@ -155,12 +155,12 @@ fn main() -> Result<()> {
             bench.run("flow-layer", &params("glow", started)?, &inputs)?
         }
         "features" => {
-            let params = json!({ "batch": batch, "n": 0, "seed": 0, "resize": "pytorch-fid" });
+            let all = json!({ "batch": batch, "n": 0, "resize": "pytorch-fid" });
             let inputs = [
                 ("images", Path::new("train")),
                 ("extractor", weights.as_deref().context("no weights")?),
             ];
-            bench.run("features", &params, &inputs)?
+            bench.run("features", &params("reference", all)?, &inputs)?
         }
         other => bail!("{other}: vae, flow-layer, glow or features"),
     };
