@@ -100,9 +100,11 @@ impl Stage for Prior {
             let (given, theirs): (_, Config) = Weights::load(path, DType::F32, &device)?;
             ensure!(
                 theirs == config,
-                "{}: a {theirs:?}, not the {config:?} of params.flow; hint: start = \"fresh\", or \
-                 the same flow as the VAE's prior",
-                path.display()
+                "{}: a prior {}, and params.flow wants one {}; hint: start = \"fresh\", or the \
+                 flow that the VAE's prior has",
+                path.display(),
+                serde_json::to_string(&theirs)?,
+                serde_json::to_string(&config)?
             );
             weights.set(&given)?;
         }

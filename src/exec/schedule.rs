@@ -20,7 +20,7 @@ use crate::plan::Planner;
 use crate::progress::{End, Progress};
 use crate::project::Facts;
 use crate::provenance::Git;
-use crate::store::Syncer;
+use crate::store::{Syncer, Work};
 
 pub(super) struct Run<'a, 'p> {
     pub(super) planner: &'a mut Planner<'p>,
@@ -41,7 +41,10 @@ pub(super) struct Run<'a, 'p> {
     pub(super) working: HashMap<Fingerprint, (Id, Vec<Id>)>,
     pub(super) git: Arc<OnceLock<Option<Git>>>,
     pub(super) sender: Sender<Message>,
-    pub(super) signals: usize,
+    /// Since when the stages are asked to stop.
+    pub(super) stopping: Option<Instant>,
+    /// They were ended at once.
+    pub(super) killed: bool,
     /// Started with the first result that is not on the disk when it is committed.
     pub(super) syncer: Option<Syncer>,
     /// Since when the index cannot vouch for all results.
@@ -50,6 +53,10 @@ pub(super) struct Run<'a, 'p> {
     pub(super) again: Vec<Id>,
     pub(super) summary: Summary,
 }
+
+/// Signals that follow each other this closely are one: who started `repro` may pass on a Ctrl-C that
+/// has already reached it.
+const ONE_PRESS: Duration = Duration::from_millis(500);
 
 /// The index notes that what it tells of is on the disk at the latest after this time.
 const SYNC_EVERY: Duration = Duration::from_secs(5);
@@ -94,7 +101,7 @@ impl Run<'_, '_> {
 
     fn start_ready(&mut self) {
         let halted =
-            self.signals > 0 || !self.summary.failed.is_empty() && !self.options.keep_going;
+            self.stopping.is_some() || !self.summary.failed.is_empty() && !self.options.keep_going;
         if halted || self.ready.is_empty() {
             return;
         }
@@ -135,6 +142,15 @@ impl Run<'_, '_> {
         let waiting = fp
             .and_then(|fp| self.working.remove(&fp))
             .map_or(Vec::new(), |w| w.1);
+        let outcome = match outcome {
+            // By the second Ctrl-C, and no fault of the stage.
+            Outcome::Failed { .. } if self.killed => {
+                let work = fp.map(|fp| Work::of(&self.planner.store.root, &fp));
+                let kept = work.is_some_and(|work| work.has_checkpoint());
+                Outcome::Stopped { kept }
+            }
+            other => other,
+        };
         match outcome {
             Outcome::Done {
                 entry,
@@ -201,17 +217,21 @@ impl Run<'_, '_> {
         self.progress.next(&next.collect::<Vec<_>>());
     }
 
-    /// The first signal asks the stages to write a checkpoint and stop, the second ends them.
+    /// The first signal asks the stages to write a checkpoint and stop, a later one ends them.
     fn stop(&mut self) {
-        self.signals += 1;
         self.summary.interrupted = true;
-        let signal = match self.signals {
-            1 => {
+        let signal = match self.stopping {
+            None => {
+                self.stopping = Some(Instant::now());
                 let text = "stopping: waiting for checkpoints (once more to end at once)";
                 self.progress.say(text);
                 SIGTERM
             }
-            _ => libc::SIGKILL,
+            Some(since) if since.elapsed() < ONE_PRESS => return,
+            Some(_) => {
+                self.killed = true;
+                libc::SIGKILL
+            }
         };
         for pid in self.pids.values() {
             process::signal(*pid, signal);

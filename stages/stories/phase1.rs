@@ -254,7 +254,8 @@ fn a_prior_can_go_on_from_phase_1() -> Result<()> {
     params["flow"]["width"] = json!(4);
     let text = error(run(&given, &params));
     assert!(
-        text.contains("prior.safetensors: a Flow {") && text.contains("; hint: start = "),
+        text.contains("prior.safetensors: a prior {\"kind\":\"flow\",")
+            && text.contains("; hint: start = "),
         "{text}"
     );
     Ok(())
