@@ -80,9 +80,9 @@ impl Store {
         for fp in gone {
             self.discard(&fp)?;
         }
-        for work in self.unfinished() {
-            if !kept.contains(&work.fp) {
-                fs::remove_dir_all(Work::of(&self.root, &work.fp).dir)?;
+        for fp in self.working() {
+            if !kept.contains(&fp) {
+                fs::remove_dir_all(Work::of(&self.root, &fp).dir)?;
             }
         }
         Ok(())
