@@ -6,6 +6,8 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use serde_json::{Map, Value};
 
+use crate::read;
+
 /// The label of outputs that hold a history.
 pub const HOLDS: &str = "history";
 
@@ -15,7 +17,7 @@ pub type Curves = BTreeMap<String, BTreeMap<String, Vec<(f64, f64)>>>;
 
 /// Reads the curves of a history file.
 pub fn load(path: &Path) -> Result<Curves> {
-    let text = std::fs::read_to_string(path);
+    let text = read::text(path, read::TOLD);
     let text = text.with_context(|| format!("cannot read the history {}", path.display()))?;
     parse(&text).with_context(|| format!("{} is not a history", path.display()))
 }
@@ -58,7 +60,7 @@ pub const THROUGHPUT: &str = "images/s";
 /// [`crate::progress::values`] writes them). It stands there and not in the history, which is the
 /// same bytes whenever and wherever the training is repeated.
 pub fn throughput(log: &Path) -> Vec<(f64, f64)> {
-    let text = std::fs::read_to_string(log).unwrap_or_default();
+    let text = read::text(log, read::TOLD).unwrap_or_default();
     let one = |line: &str| {
         let epoch = line.strip_prefix("epoch ")?.split('/').next()?;
         let mut values = line.split("  ").filter_map(|part| part.split_once(' '));

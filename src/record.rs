@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::provenance::Git;
+use crate::read;
 use crate::store::{Entry, Spent};
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -62,8 +63,8 @@ impl Record {
     }
 
     pub fn load(path: &Path) -> Result<Self> {
-        let text =
-            std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+        let text = read::own_bytes(path, read::TOLD)
+            .with_context(|| format!("cannot read {}", path.display()))?;
         serde_json::from_slice(&text).with_context(|| format!("{} is damaged", path.display()))
     }
 }

@@ -11,19 +11,22 @@ use stages::contract::{Event, Interrupted, Job, JobSpec, StageDef};
 use stages::tools::device::trouble;
 use stages::tools::versions::versions;
 
+use crate::say::say;
+
 /// Ends with 0 if the outputs are written, 5 if a checkpoint is, 1 otherwise.
 pub fn main(job: &Path, kinds: &'static [StageDef]) -> ExitCode {
     match work(job, kinds) {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) if e.is::<Interrupted>() => ExitCode::from(5),
         Err(e) => {
-            eprintln!("{e:#}");
+            say!("{e:#}");
             ExitCode::FAILURE
         }
     }
 }
 
 fn work(path: &Path, kinds: &'static [StageDef]) -> Result<()> {
+    crate::threads::start()?;
     let stop = Arc::new(AtomicBool::new(false));
     for signal in [SIGTERM, SIGINT] {
         signal_hook::flag::register(signal, Arc::clone(&stop))?;

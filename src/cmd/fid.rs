@@ -11,6 +11,8 @@ use stages::contract::Event;
 use stages::tools::fid::{Request, fid};
 
 use super::Ended;
+use crate::plain;
+use crate::say::{self, say};
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -102,10 +104,12 @@ impl Write for Talk {
                 continue;
             }
             match serde_json::from_slice(&self.line) {
-                Ok(Event::Note { text }) => eprintln!("{text}"),
+                Ok(Event::Note { text }) => say!("{text}"),
                 Ok(Event::Progress(p)) if std::io::stderr().is_terminal() => {
-                    let end = if p.done == p.total { "\n" } else { "\r" };
-                    eprint!("{}/{} {}{end}", p.done, p.total, p.unit);
+                    let end = if p.done == p.total { '\n' } else { '\r' };
+                    let bar = format!("{}/{} {}", p.done, p.total, p.unit);
+                    say::part(&plain::line(&bar));
+                    say::end(end);
                 }
                 _ => {}
             }

@@ -1,7 +1,6 @@
 //! `repro log`: what a stage has said.
 
-use std::fs::File;
-use std::io::{Read, Write};
+use std::io::Read;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -11,7 +10,10 @@ use stages::contract::StageDef;
 use super::Ended;
 use crate::diag::Diagnostic;
 use crate::manifest::Manifest;
+use crate::plain;
 use crate::project::{PipelineArgs, Project};
+use crate::read;
+use crate::say;
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -59,20 +61,31 @@ pub fn run(pipeline: &PipelineArgs, args: &Args, kinds: &'static [StageDef]) -> 
     follow(&path, args.follow)
 }
 
+/// Characters of one line that are held back until its end comes.
+const LONG: usize = 64 << 10;
+
+/// Colours and other sequences stay in the file: whoever wrote them may not have meant this terminal.
 fn follow(path: &PathBuf, on: bool) -> Result<Ended> {
-    let mut file = File::open(path).with_context(|| format!("cannot read {}", path.display()))?;
-    let mut out = std::io::stdout();
+    let mut file = read::open(path).with_context(|| format!("cannot read {}", path.display()))?;
     let mut piece = [0; 16 << 10];
-    loop {
+    let mut open: Vec<u8> = Vec::new();
+    while !say::is_over() {
         let n = file.read(&mut piece)?;
-        out.write_all(&piece[..n])?;
-        out.flush()?;
-        if n == 0 {
+        open.extend(&piece[..n]);
+        let whole = match open.iter().rposition(|b| *b == b'\n') {
+            Some(end) => end + 1,
+            None if n == 0 || open.len() > LONG => open.len(),
+            None => 0,
+        };
+        let lines: Vec<u8> = open.drain(..whole).collect();
+        say::data(&plain::unstyled(&String::from_utf8_lossy(&lines)));
+        if n == 0 && open.is_empty() {
             // Committed or removed: the log is no longer where it was.
             if !on || !path.exists() || path.components().any(|c| c.as_os_str() == "results") {
-                return Ok(Ended::Done);
+                break;
             }
             std::thread::sleep(Duration::from_millis(200));
         }
     }
+    Ok(Ended::Done)
 }

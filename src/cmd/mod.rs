@@ -19,16 +19,20 @@ mod tables;
 mod tensorboard;
 mod verify;
 
+use std::fs::Permissions;
 use std::io::Write;
-use std::path::PathBuf;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clap::{CommandFactory, Parser, Subcommand};
 use stages::contract::StageDef;
 
 use crate::diag::Diagnostic;
 use crate::project::{PipelineArgs, Project};
+use crate::say::{self, say};
+use crate::threads;
 
 /// Declarative, content-hashed reproduction pipelines.
 ///
@@ -112,24 +116,24 @@ pub fn main(kinds: &'static [StageDef]) -> ExitCode {
     if let Command::Worker { job } = &cli.command {
         return crate::worker::main(job, kinds);
     }
-    let ended = dispatch(&cli, kinds).unwrap_or_else(|e| {
-        if e.downcast_ref::<std::io::Error>()
-            .is_some_and(|e| e.kind() == std::io::ErrorKind::BrokenPipe)
-        {
-            // `repro status | head` has read enough.
-            return Ended::Done;
+    let ended = dispatch(&cli, kinds);
+    let ended = ended.unwrap_or_else(|e| match e.downcast_ref::<Diagnostic>() {
+        Some(diagnostic) => {
+            say!("{diagnostic}");
+            Ended::Wrong
         }
-        match e.downcast_ref::<Diagnostic>() {
-            Some(diagnostic) => {
-                eprintln!("{diagnostic}");
-                Ended::Wrong
-            }
-            None => {
-                eprintln!("error: {e:#}");
-                Ended::Failed
-            }
+        None => {
+            say!("error: {e:#}");
+            Ended::Failed
         }
     });
+    let ended = match say::lost() {
+        Some(why) if ended == Ended::Done => {
+            say!("error: cannot write to standard output: {why}");
+            Ended::Failed
+        }
+        _ => ended,
+    };
     ExitCode::from(ended as u8)
 }
 
@@ -140,6 +144,9 @@ fn leave(project: Project, ended: Ended) -> Ended {
 }
 
 fn dispatch(cli: &Cli, kinds: &'static [StageDef]) -> Result<Ended> {
+    if !matches!(cli.command, Command::Guard) {
+        threads::start()?;
+    }
     match &cli.command {
         Command::Run(args) => run::run(&cli.pipeline, args, kinds),
         Command::Status(args) => status::run(&cli.pipeline, args, kinds),
@@ -181,10 +188,27 @@ fn dispatch(cli: &Cli, kinds: &'static [StageDef]) -> Result<Ended> {
     }
 }
 
-/// Writes data to standard output; a reader that has had enough is an error that `main` forgives.
+/// Writes data to standard output. What comes of it is told at the end of `main`: a reader that has
+/// had enough must not keep a command from its verdict.
 pub fn print(text: &str) -> Result<()> {
-    let mut out = std::io::stdout().lock();
-    out.write_all(text.as_bytes())?;
-    out.flush()?;
+    say::data(text);
     Ok(())
+}
+
+/// Writes a file whole or not at all, in the place of what was there. A link is not followed, for a
+/// repository may bring one by the name of what we write; to a device or a pipe it leads as meant.
+pub fn write(path: &Path, bytes: &[u8]) -> Result<()> {
+    let attempt = || {
+        if std::fs::metadata(path).is_ok_and(|m| !m.is_file() && !m.is_dir()) {
+            return std::fs::write(path, bytes);
+        }
+        let folder = path.parent().filter(|p| !p.as_os_str().is_empty());
+        let mut part = tempfile::Builder::new()
+            .permissions(Permissions::from_mode(0o666))
+            .tempfile_in(folder.unwrap_or(Path::new(".")))?;
+        part.write_all(bytes)?;
+        part.persist(path).map_err(|e| e.error)?;
+        Ok(())
+    };
+    attempt().with_context(|| format!("cannot write {}", path.display()))
 }

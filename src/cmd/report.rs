@@ -2,13 +2,14 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use stages::contract::StageDef;
 
 use super::Ended;
 use crate::evidence;
 use crate::project::{PipelineArgs, Project};
 use crate::report;
+use crate::say::say;
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -21,9 +22,8 @@ pub fn run(pipeline: &PipelineArgs, args: &Args, kinds: &'static [StageDef]) -> 
     let mut project = Project::open(pipeline, kinds)?;
     let evidence = evidence::collect(&mut project, true);
     let page = report::page(&report::gather(&mut project, &evidence));
-    std::fs::write(&args.out, page)
-        .with_context(|| format!("cannot write {}", args.out.display()))?;
-    eprintln!("wrote {}", args.out.display());
+    super::write(&args.out, page.as_bytes())?;
+    say!("wrote {}", args.out.display());
     project.hint_at_other_profiles();
     Ok(Ended::Done)
 }

@@ -10,6 +10,7 @@ use super::{Ended, print};
 use crate::digest::Fingerprint;
 use crate::human;
 use crate::project::{PipelineArgs, Project};
+use crate::say::say;
 use crate::store::{Lock, Store, Usage};
 
 #[derive(Debug, clap::Args)]
@@ -75,11 +76,11 @@ pub fn gc(pipeline: &PipelineArgs, args: &GcArgs, kinds: &'static [StageDef]) ->
         let who = holder.map_or("another run".into(), |h| {
             format!("`{}` (process {})", h.command, h.pid)
         });
-        eprintln!("waiting for {who}");
+        say!("waiting for {who}");
     })?;
     project.store = store;
     let _readers = Lock::take(&project.store.root.join("readers"), |_| {
-        eprintln!("waiting for commands that read results");
+        say!("waiting for commands that read results");
     })?;
     let order = project.graph.order.clone();
     let mut planner = project.planner();
@@ -124,11 +125,11 @@ pub fn gc(pipeline: &PipelineArgs, args: &GcArgs, kinds: &'static [StageDef]) ->
     let bytes: u64 = results.iter().chain(&work).map(|u| u.bytes).sum();
     let count = human::count(results.len() + work.len(), "folder");
     if args.dry_run {
-        eprintln!("{count} would go, {}", human::bytes(bytes));
+        say!("{count} would go, {}", human::bytes(bytes));
         return Ok(Ended::Done);
     }
     project.store.collect(&kept)?;
     project.store.index.flush()?;
-    eprintln!("{count} gone, {}", human::bytes(bytes));
+    say!("{count} gone, {}", human::bytes(bytes));
     Ok(Ended::Done)
 }

@@ -10,6 +10,7 @@ use crate::diag::Diagnostic;
 use crate::figures::{self, Picture};
 use crate::history;
 use crate::project::{PipelineArgs, Project};
+use crate::say::say;
 use crate::tensorboard;
 
 #[derive(Debug, clap::Args)]
@@ -41,17 +42,17 @@ pub fn run(pipeline: &PipelineArgs, args: &Args, kinds: &'static [StageDef]) -> 
         let at = planner.result(id).map_or(0, |entry| entry.at);
         match figures::picture(&planner, id, output) {
             Picture::File(path) => {
-                let dir = args.out.join(&stage.name);
+                let dir = args.out.join(folder(&stage.name));
                 let file = dir.join(tensorboard::file_name(at));
                 let events = tensorboard::events(&history::load(&path)?, at)?;
                 std::fs::create_dir_all(&dir)
-                    .and_then(|_| std::fs::write(&file, events))
-                    .with_context(|| format!("cannot write {}", file.display()))?;
-                eprintln!("wrote {}", file.display());
+                    .with_context(|| format!("cannot make {}", dir.display()))?;
+                super::write(&file, &events)?;
+                say!("wrote {}", file.display());
                 written += 1;
             }
-            Picture::Stale(reason) => eprintln!("{}: stale ({reason})", stage.name),
-            Picture::NotRun => eprintln!("{}: not run", stage.name),
+            Picture::Stale(reason) => say!("{}: stale ({reason})", stage.name),
+            Picture::NotRun => say!("{}: not run", stage.name),
         }
     }
     if written == 0 {
@@ -69,4 +70,9 @@ pub fn run(pipeline: &PipelineArgs, args: &Args, kinds: &'static [StageDef]) -> 
             .into());
     }
     Ok(Ended::Done)
+}
+
+/// A name that stays below the folder, whatever the stage is called.
+fn folder(stage: &str) -> String {
+    stage.replace(['/', '\\'], "-")
 }

@@ -1,9 +1,9 @@
 //! The end of an execution: what it said is kept, what it made is digested and committed.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
 use std::sync::mpsc::Sender;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Result, anyhow};
 use stages::contract::{Event, Progress};
@@ -13,7 +13,9 @@ use super::launch::Launch;
 use super::process::{self, Exit, Usage};
 use super::{python, reads};
 use crate::human;
+use crate::plain;
 use crate::provenance;
+use crate::read;
 use crate::store::{Entry, Reached, Spent};
 
 /// How an execution ended.
@@ -36,6 +38,16 @@ pub enum Outcome {
 /// Results that took longer, in seconds, are on the disk before they get their name; shorter ones
 /// are brought there while others run.
 const DURABLE_AFTER: f64 = 0.5;
+
+/// Signals that ask a program to end.
+const ASKING: [i32; 3] = [libc::SIGTERM, libc::SIGINT, libc::SIGHUP];
+
+/// How long a signal of ours may come after the one that has ended a stage.
+const PATIENCE: Duration = Duration::from_millis(200);
+
+/// Bytes of the log that may be looked at for its last lines, and characters of each that are shown.
+const TAIL: u64 = 64 << 10;
+const WIDE: usize = 400;
 
 /// Bytes of free disk below which a failure is told to be the disk's.
 const LITTLE: u64 = 1 << 20;
@@ -122,13 +134,39 @@ impl Launch {
             // Without this note the record of the next run is only less complete.
             let _ = self.work.note_spent(&spent);
         }
-        let stopped = exit.code == Some(5) || exit.signal == Some(libc::SIGTERM);
-        if stopped {
+        if self.stopped(&exit) {
             return Outcome::Stopped {
                 kept: self.work.has_checkpoint(),
             };
         }
-        self.failed(exit.describe())
+        match self.stages.are_asked_to_stop() {
+            true => self.failed(format!("{}, after it was asked to stop", exit.describe())),
+            false => self.failed(exit.describe()),
+        }
+    }
+
+    /// Whether it ended because it was asked to. The library's kinds say so by their exit code; any
+    /// other program may mean anything by it, and is believed only if it really was asked.
+    fn stopped(&self, exit: &Exit) -> bool {
+        const STOPPED: i32 = 5;
+        let by_signal = match (exit.code, exit.signal) {
+            // As shells tell of a program that a signal has ended.
+            (Some(code), _) if code > 128 => ASKING.contains(&(code - 128)),
+            (_, Some(signal)) => ASKING.contains(&signal),
+            _ => false,
+        };
+        if !self.command && exit.code == Some(STOPPED) {
+            return true;
+        }
+        if !by_signal && exit.code != Some(STOPPED) {
+            return false;
+        }
+        // Slurm and systemd send one signal to all processes of a job, and ours may come a little later.
+        let patience = Instant::now();
+        while by_signal && !self.stages.are_asked_to_stop() && patience.elapsed() < PATIENCE {
+            std::thread::sleep(PATIENCE / 20);
+        }
+        self.stages.are_asked_to_stop()
     }
 
     fn failed(&self, mut cause: String) -> Outcome {
@@ -137,22 +175,20 @@ impl Launch {
         {
             cause += "; there is no space left on the disk of the store";
         }
-        let log = fs::read(self.work.log()).unwrap_or_default();
-        let log = String::from_utf8_lossy(&log);
-        let lines: Vec<&str> = log.lines().collect();
-        let tail = lines[lines.len().saturating_sub(5)..]
-            .iter()
-            .map(|l| (*l).to_owned());
+        let log = read::tail(&self.work.log(), TAIL).unwrap_or_default();
+        let log = plain::unstyled(&String::from_utf8_lossy(&log));
+        let lines: Vec<&str> = log.lines().filter(|l| !l.trim().is_empty()).collect();
+        let tail = lines[lines.len().saturating_sub(5)..].iter();
         Outcome::Failed {
             cause,
-            tail: tail.collect(),
+            tail: tail.map(|l| plain::cut(l, WIDE).into_owned()).collect(),
         }
     }
 
     fn commit(&mut self) -> Result<(Entry, u64)> {
         self.watch.unchanged(&self.dir, &self.root)?;
         let imports = match &self.imports {
-            Some(list) => reads::read(list)?.unwrap_or_default(),
+            Some(list) => reads::list(list)?.unwrap_or_default(),
             None => String::new(),
         };
         let reads = reads::found(&self.dir, &self.root, &self.depfile, &imports, self.started)?;

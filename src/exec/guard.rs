@@ -17,7 +17,7 @@ pub struct Guard(ChildStdin);
 
 impl Guard {
     pub fn start() -> io::Result<Self> {
-        let mut command = Command::new(std::env::current_exe()?);
+        let mut command = Command::new(super::program::this_program());
         command.arg("guard").current_dir("/").process_group(0);
         command
             .stdin(Stdio::piped())

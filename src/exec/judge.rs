@@ -4,6 +4,7 @@ use super::State;
 use super::schedule::Run;
 use crate::graph::Id;
 use crate::manifest::Manifest;
+use crate::plain;
 use crate::plan::Verdict;
 use crate::progress::End;
 use crate::store::stat;
@@ -87,7 +88,7 @@ impl Run<'_, '_> {
         let end = End::Failed {
             cause: format!("what it reads changed while it ran, twice: {why}"),
             tail: Vec::new(),
-            log: format!("repro log {name}"),
+            log: format!("repro log {}", plain::quoted(name)),
         };
         self.progress.end(name, &end);
     }

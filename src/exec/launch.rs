@@ -5,12 +5,13 @@ use std::os::fd::RawFd;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, OnceLock};
-use std::time::{Instant, SystemTime};
+use std::time::SystemTime;
 
 use anyhow::{Context, Result};
 use stages::contract::CheckpointEvery;
 
 use super::program::Inputs;
+use super::signals::{Clock, Stages};
 use super::watched::Watch;
 use super::{Message, process, program, spawn};
 use crate::device;
@@ -18,6 +19,7 @@ use crate::digest::Fingerprint;
 use crate::graph::{Id, Kind, Stage};
 use crate::human;
 use crate::manifest::Manifest;
+use crate::plain;
 use crate::plan::extends_key;
 use crate::project::Facts;
 use crate::provenance::{self, Git};
@@ -39,7 +41,9 @@ pub struct Launch {
     pub imports: Option<PathBuf>,
     pub depfile: PathBuf,
     pub watch: Watch,
-    pub(super) clock: Instant,
+    pub(super) clock: Clock,
+    /// Tells whether the stages were asked to stop.
+    pub(super) stages: Stages,
     pub(super) started: SystemTime,
     /// What was used before the interruption that this execution goes on from.
     pub(super) before: Option<Spent>,
@@ -71,14 +75,14 @@ pub fn start(
 ) -> Result<u32> {
     let mut launch = launch;
     let (program, events) = program::prepare(stage, inputs, &facts.dir, grant, &mut launch)?;
-    launch.clock = Instant::now();
+    launch.clock = Clock::start();
     launch.started = stat::now();
     let pid = spawn::spawn(&program, grant.guard)
         .with_context(|| format!("cannot start {}", program.name.to_string_lossy()))?;
     // The child has its own ends now; ours would keep the pipe of events open.
     drop(program);
     let spawned = std::thread::Builder::new()
-        .name(stage.name.clone())
+        .name(plain::clean(&stage.name).into_owned())
         .spawn(move || {
             if let Some(events) = events {
                 launch.listen(events, pid, &sender);
@@ -89,7 +93,12 @@ pub fn start(
             // The receiver is gone only when the run is being torn down.
             let _ = sender.send(Message::Ended(id, outcome));
         });
-    spawned.context("cannot start a thread")?;
+    if let Err(e) = spawned {
+        // Nobody would wait for it.
+        process::signal(pid, libc::SIGKILL);
+        let _ = process::wait(pid);
+        return Err(e).context("cannot start a thread");
+    }
     Ok(pid)
 }
 
@@ -129,6 +138,7 @@ impl Launch {
                 reads: Vec::new(),
                 extends,
                 state: None,
+                origin: None,
                 device: match (grant.gpus.first(), &stage.kind) {
                     (None, _) => "cpu".into(),
                     (Some(_), Kind::Library(_)) => facts.device.name.clone(),
@@ -186,7 +196,8 @@ impl Launch {
             dir: facts.dir.clone(),
             imports: None,
             watch: Watch::default(),
-            clock: Instant::now(),
+            clock: Clock::start(),
+            stages: Stages::default(),
             started: SystemTime::now(),
             before,
             command,

@@ -15,6 +15,7 @@ mod python;
 mod reads;
 mod room;
 mod schedule;
+mod signals;
 mod spawn;
 mod start;
 mod watched;
@@ -22,10 +23,9 @@ mod watched;
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::mpsc::{self, Sender};
+use std::sync::mpsc;
 
 use anyhow::Result;
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use stages::contract::{CheckpointEvery, Event};
 
 use crate::graph::Id;
@@ -35,6 +35,7 @@ use crate::project::Facts;
 use crate::provenance;
 use ended::Outcome;
 pub use guard::main as guard_main;
+pub use program::this_program;
 pub use reads::parse_depfile;
 use room::Room;
 
@@ -91,7 +92,8 @@ pub fn run(
     progress: &mut dyn Progress,
 ) -> Result<Summary> {
     let (sender, receiver) = mpsc::channel();
-    watch_signals(sender.clone())?;
+    let stages = signals::Stages::default();
+    signals::watch(sender.clone(), &stages)?;
     let count = planner.graph.stages.len();
     let mut run = schedule::Run {
         path: critical_path(planner, wanted),
@@ -103,6 +105,7 @@ pub fn run(
         ready: Vec::new(),
         room: Room::new(options.jobs, &facts.device),
         pids: HashMap::new(),
+        stages,
         guard: None,
         gauging: false,
         working: HashMap::new(),
@@ -127,21 +130,6 @@ pub fn run(
     run.go(&receiver);
     run.end(wanted)?;
     Ok(run.summary)
-}
-
-/// Ctrl-C and its like become messages.
-fn watch_signals(sender: Sender<Message>) -> Result<()> {
-    let mut signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM, SIGHUP])?;
-    std::thread::Builder::new()
-        .name("signals".into())
-        .spawn(move || {
-            for _ in signals.forever() {
-                if sender.send(Message::Signal).is_err() {
-                    return;
-                }
-            }
-        })?;
-    Ok(())
 }
 
 fn critical_path(planner: &Planner, wanted: &[Id]) -> Vec<f64> {

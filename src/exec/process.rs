@@ -113,7 +113,10 @@ impl Exit {
         match (self.code, self.signal) {
             (Some(code), _) => format!("exit {code}"),
             (_, Some(libc::SIGKILL)) => "killed by SIGKILL: out of memory, or by hand".into(),
-            (_, Some(signal)) => format!("killed by signal {signal}"),
+            (_, Some(signal)) => match signal_hook::low_level::signal_name(signal) {
+                Some(name) => format!("killed by {name}"),
+                None => format!("killed by signal {signal}"),
+            },
             _ => "ended in an unknown way".into(),
         }
     }

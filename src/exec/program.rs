@@ -1,9 +1,15 @@
 //! The process of one execution: program, arguments, environment, and the files it is told of.
 
+#![expect(
+    unsafe_code,
+    reason = "asking the kernel for the name this program was started by"
+)]
+
 use std::collections::BTreeMap;
-use std::ffi::OsString;
+use std::ffi::{CStr, OsStr, OsString};
 use std::fs;
 use std::io::PipeReader;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -27,8 +33,25 @@ const WORKER: [(&str, &str); 3] = [
     ("CANDLE_NUM_THREADS", "1"),
 ];
 
-/// This very program, also when a build has replaced its file since the run began.
-const PROGRAM: &str = "/proc/self/exe";
+/// This very program, also when a build has replaced its file since the run began. Without /proc (a
+/// chroot) the name by which it was started has to do.
+pub fn this_program() -> PathBuf {
+    let link = Path::new("/proc/self/exe");
+    match link.exists() {
+        true => link.into(),
+        false => started_as().unwrap_or_else(|| link.into()),
+    }
+}
+
+fn started_as() -> Option<PathBuf> {
+    // SAFETY: a plain query; the kernel leaves a text that ends with a zero byte for as long as the
+    // process lives, or nothing.
+    let name = unsafe {
+        let at = libc::getauxval(libc::AT_EXECFN) as *const libc::c_char;
+        (!at.is_null()).then(|| CStr::from_ptr(at))
+    }?;
+    std::path::absolute(OsStr::from_bytes(name.to_bytes())).ok()
+}
 
 /// Writes what the process will read, and describes the process; nothing is started. A stage of
 /// the library says its events where they can be read.
@@ -47,7 +70,7 @@ pub fn prepare(
         .collect();
     let log = launch.work.open_log()?;
     let mut program = Program {
-        name: PROGRAM.into(),
+        name: this_program().into(),
         arguments: Vec::new(),
         env: Vec::new(),
         dir: dir.into(),
@@ -62,6 +85,8 @@ pub fn prepare(
             for (name, value) in WORKER {
                 program.env(name, value);
             }
+            // candle's errors carry a backtrace where this is set for others; a panic still does.
+            program.env("RUST_LIB_BACKTRACE", "0");
             let (reader, writer) = std::io::pipe()?;
             program.stdout = writer.into();
             events = Some(reader);

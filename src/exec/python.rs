@@ -14,7 +14,12 @@ const HOOK: &str = include_str!("sitecustomize.py");
 /// Prepares the environment; returns where the list will be.
 pub fn watch(program: &mut Program, work: &Path) -> io::Result<PathBuf> {
     let hook = work.join("python");
-    std::fs::create_dir_all(&hook)?;
+    // Anew, for what lies there may be a link.
+    match std::fs::remove_dir_all(&hook) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+        _ => {}
+    }
+    std::fs::create_dir(&hook)?;
     std::fs::write(hook.join("sitecustomize.py"), HOOK)?;
     let list = work.join("imports");
     match std::fs::remove_file(&list) {

@@ -10,6 +10,7 @@ use std::time::SystemTime;
 use anyhow::{Context, Result};
 
 use crate::digest::Digest;
+use crate::read;
 use crate::store::stat::{self, Stamp};
 
 /// Paths below the project, with digests; none of them in the store. `imports` is what Python programs listed. What changed after the
@@ -23,7 +24,7 @@ pub fn found(
     started: SystemTime,
 ) -> Result<Vec<(String, Digest)>> {
     let mut paths: BTreeSet<PathBuf> = BTreeSet::new();
-    if let Some(text) = read(depfile)? {
+    if let Some(text) = list(depfile)? {
         paths.extend(parse_depfile(&text).into_iter().map(|path| dir.join(path)));
     }
     paths.extend(super::python::files(imports));
@@ -58,8 +59,8 @@ pub fn found(
 }
 
 /// A text, if it is there.
-pub fn read(path: &Path) -> Result<Option<String>> {
-    match fs::read_to_string(path) {
+pub fn list(path: &Path) -> Result<Option<String>> {
+    match read::text(path, read::TOLD) {
         Ok(text) => Ok(Some(text)),
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(e) => Err(e).with_context(|| format!("cannot read {}", path.display())),

@@ -12,6 +12,7 @@ use signal_hook::consts::SIGTERM;
 use super::ended::Outcome;
 use super::guard::Guard;
 use super::room::Room;
+use super::signals::Stages;
 use super::{Message, Options, State, Summary, process};
 use crate::digest::Fingerprint;
 use crate::graph::Id;
@@ -33,6 +34,8 @@ pub(super) struct Run<'a, 'p> {
     pub(super) path: Vec<f64>,
     pub(super) room: Room,
     pub(super) pids: HashMap<Id, u32>,
+    /// Their process groups, and whether they were asked to stop.
+    pub(super) stages: Stages,
     /// Started with the first program that may start others.
     pub(super) guard: Option<Guard>,
     /// Somebody asks how full the GPUs are.
@@ -132,9 +135,12 @@ impl Run<'_, '_> {
     }
 
     pub(super) fn ended(&mut self, id: Id, outcome: Outcome) {
-        if let (Some(pid), Some(guard)) = (self.pids.remove(&id), &mut self.guard) {
-            // A guard that is gone was missed when it was told of the group.
-            let _ = guard.forget(pid);
+        if let Some(pid) = self.pids.remove(&id) {
+            self.stages.groups().remove(&pid);
+            if let Some(guard) = &mut self.guard {
+                // A guard that is gone was missed when it was told of the group.
+                let _ = guard.forget(pid);
+            }
         }
         self.room.leave(id);
         let name = self.planner.graph.stages[id].name.clone();
@@ -235,6 +241,8 @@ impl Run<'_, '_> {
         };
         for pid in self.pids.values() {
             process::signal(*pid, signal);
+            // What somebody has stopped would not hear of it.
+            process::signal(*pid, libc::SIGCONT);
         }
     }
 

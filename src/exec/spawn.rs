@@ -49,12 +49,15 @@ impl Program {
             let access = rustix::fs::access(file, rustix::fs::Access::EXEC_OK);
             access.is_ok() && self.dir.join(file).is_file()
         };
-        let path = self.variable("PATH").unwrap_or_default();
+        let path = self.variable("PATH").unwrap_or_else(|| USUAL.into());
         let found = env::split_paths(&path).map(|dir| dir.join(&self.name));
         let mut found = found.filter(executable);
         found.next().ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 }
+
+/// Where programs are looked for without a PATH, as a shell does.
+const USUAL: &str = "/usr/local/bin:/usr/bin:/bin";
 
 /// What the child needs, laid out before it exists: it must not allocate.
 struct Plan {
@@ -175,8 +178,12 @@ extern "C" fn child(plan: *mut c_void) -> c_int {
             fail();
         }
         // Rust ignores SIGPIPE, and the run handles these; the program starts as a shell's would.
-        for signal in [libc::SIGPIPE, libc::SIGINT, libc::SIGTERM, libc::SIGHUP] {
-            libc::signal(signal, libc::SIG_DFL);
+        // What whoever started the run has ignored (`nohup`) stays ignored.
+        libc::signal(libc::SIGPIPE, libc::SIG_DFL);
+        for signal in super::signals::HANDLED {
+            if !super::signals::is_ignored(signal) {
+                libc::signal(signal, libc::SIG_DFL);
+            }
         }
         let mut none = MaybeUninit::<libc::sigset_t>::uninit();
         libc::sigemptyset(none.as_mut_ptr());

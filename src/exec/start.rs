@@ -37,11 +37,17 @@ impl Run<'_, '_> {
             gauge::watch(self.sender.clone());
         }
         self.room.take(id, seat);
+        let stages = self.stages.clone();
+        let mut groups = stages.groups();
         match self.launch(id, &grant) {
             Ok(pid) => {
+                groups.insert(pid);
                 self.pids.insert(id, pid);
             }
-            Err(e) => self.ended(id, ended::not_started(&e)),
+            Err(e) => {
+                drop(groups);
+                self.ended(id, ended::not_started(&e));
+            }
         }
     }
 
@@ -80,14 +86,17 @@ impl Run<'_, '_> {
         let git = Arc::clone(&self.git);
         let mut launch = Launch::new(id, &root, &fp, stage, manifest, self.facts, grant, git)?;
         launch.watch = self.watch(id)?;
+        launch.stages = self.stages.clone();
         let stage = &self.planner.graph.stages[id];
         let mut files = BTreeMap::new();
         for input in &stage.inputs {
             let mut paths = Vec::new();
             let mut read = Vec::new();
             for (from, output) in &input.from {
-                if let Some(entry) = self.planner.result(*from) {
-                    let made = &entry.out[*output];
+                if let (Some(entry), Some(made)) = (
+                    self.planner.result(*from),
+                    self.planner.made(*from, *output),
+                ) {
                     paths.push(self.planner.store.output(&entry.fp, made));
                     let source = &self.planner.graph.stages[*from];
                     read.push(format!("{}.{} {}", source.name, made.port, made.digest));

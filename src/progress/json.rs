@@ -5,38 +5,39 @@ use stages::contract::Event;
 
 use super::{End, Progress};
 use crate::human;
+use crate::say;
 
 pub struct Json;
 
-fn say(mut object: Value) {
+fn tell(mut object: Value) {
     object["time"] = human::now().into();
-    println!("{object}");
+    say::data(&format!("{object}\n"));
 }
 
 impl Progress for Json {
     fn begin(&mut self, total: usize, cached: usize) {
-        say(json!({"event": "begin", "stages": total, "cached": cached}));
+        tell(json!({"event": "begin", "stages": total, "cached": cached}));
     }
 
     fn next(&mut self, _stages: &[&str]) {}
 
     fn start(&mut self, stage: &str, why: &str) {
-        say(json!({"event": "start", "stage": stage, "why": why}));
+        tell(json!({"event": "start", "stage": stage, "why": why}));
     }
 
     fn event(&mut self, stage: &str, event: &Event) {
         if let Ok(mut object) = serde_json::to_value(event) {
             object["stage"] = stage.into();
-            say(object);
+            tell(object);
         }
     }
 
     fn memory(&mut self, stage: &str, used: u64, total: u64) {
-        say(json!({"event": "gpu-memory", "stage": stage, "used": used, "total": total}));
+        tell(json!({"event": "gpu-memory", "stage": stage, "used": used, "total": total}));
     }
 
     fn end(&mut self, stage: &str, end: &End) {
-        say(match end {
+        tell(match end {
             End::Done { seconds, bytes } => {
                 json!({"event": "done", "stage": stage, "seconds": seconds, "bytes": bytes})
             }
@@ -50,11 +51,11 @@ impl Progress for Json {
     }
 
     fn fresh(&mut self, stage: &str) {
-        say(json!({"event": "fresh", "stage": stage}));
+        tell(json!({"event": "fresh", "stage": stage}));
     }
 
     fn say(&mut self, text: &str) {
-        eprintln!("{text}");
+        say::line(text);
     }
 
     fn finish(&mut self) {}

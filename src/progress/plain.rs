@@ -7,6 +7,8 @@ use stages::contract::Event;
 
 use super::{End, Progress, fullness, values};
 use crate::human;
+use crate::plain;
+use crate::say::say;
 
 /// Seconds between two lines about one running stage.
 const BEAT: Duration = Duration::from_secs(30);
@@ -19,9 +21,9 @@ pub struct Plain {
 }
 
 fn line(what: &str, stage: &str, rest: &str) {
-    eprintln!(
+    say!(
         "{}",
-        format!("{} {what:<6} {stage}  {rest}", human::now()).trim_end()
+        format!("{} {what:<6} {stage}  {}", human::now(), plain::line(rest)).trim_end()
     );
 }
 
@@ -71,9 +73,9 @@ impl Progress for Plain {
             End::Failed { cause, tail, log } => {
                 line("FAIL", stage, cause);
                 for text in tail {
-                    eprintln!("  | {text}");
+                    say!("  | {text}");
                 }
-                eprintln!("  log: {log}");
+                say!("  log: {log}");
             }
             End::Stopped { kept: true } => line("stop", stage, "a checkpoint was kept"),
             End::Stopped { kept: false } => line("stop", stage, ""),
@@ -85,7 +87,7 @@ impl Progress for Plain {
     }
 
     fn say(&mut self, text: &str) {
-        eprintln!("{text}");
+        say!("{text}");
     }
 
     fn finish(&mut self) {}

@@ -8,6 +8,7 @@ use stages::contract::Event;
 
 use super::{End, Progress, fullness, values};
 use crate::human;
+use crate::plain;
 
 pub struct Terminal {
     bars: MultiProgress,
@@ -30,7 +31,7 @@ struct Running {
 impl Running {
     fn show(&self) {
         self.bar
-            .set_message(format!("{}{}", self.text, self.memory));
+            .set_message(plain::line(&format!("{}{}", self.text, self.memory)).into_owned());
     }
 }
 
@@ -54,7 +55,7 @@ impl Default for Terminal {
 impl Terminal {
     fn print(&self, text: &str) {
         // Lines are lost only with the terminal itself.
-        let _ = self.bars.println(text);
+        let _ = self.bars.println(plain::clean(text));
     }
 }
 
@@ -77,7 +78,7 @@ impl Progress for Terminal {
         let bar = self.bars.insert_before(&self.whole, ProgressBar::new(0));
         bar.set_style(style("  {prefix:24} {elapsed:>4}  {msg}"));
         bar.set_prefix(stage.to_owned());
-        bar.set_message(why.to_owned());
+        bar.set_message(plain::line(why).into_owned());
         bar.enable_steady_tick(PATIENCE);
         let running = Running {
             bar,
@@ -117,7 +118,7 @@ impl Progress for Terminal {
                 running.text = text;
                 running.show();
             }
-            Event::Note { text } => self.print(&format!("  {stage}: {text}")),
+            Event::Note { text } => self.print(&format!("  {stage}: {}", plain::line(text))),
             Event::Resumed { at, unit } => {
                 self.print(&format!("  {stage}: resumed at {unit} {at}"))
             }

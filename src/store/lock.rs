@@ -1,11 +1,13 @@
 //! One writer a store. The kernel holds the lock, so a killed process leaves none.
 
 use std::fs::{File, OpenOptions, TryLockError};
-use std::io::{Read, Seek, Write};
+use std::io::{self, Read, Seek, Write};
 use std::path::Path;
 
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
+
+use crate::read;
 
 /// Held until dropped.
 #[derive(Debug)]
@@ -26,16 +28,19 @@ impl Holder {
             pid: std::process::id(),
             host: crate::provenance::host(),
             since: crate::human::now(),
-            command: std::env::args().collect::<Vec<_>>().join(" "),
+            command: std::env::args_os()
+                .map(|a| a.to_string_lossy().into_owned())
+                .collect::<Vec<_>>()
+                .join(" "),
         }
     }
 
     /// Whoever holds the lock now, if anybody does.
     pub fn of(path: &Path) -> Option<Self> {
-        let mut file = File::open(path).ok()?;
+        let mut file = read::open_own(OpenOptions::new().read(true), path).ok()?;
         match file.try_lock_shared() {
             Ok(()) => None,
-            Err(_) => read(&mut file),
+            Err(_) => holder(&mut file),
         }
     }
 }
@@ -44,37 +49,25 @@ impl Lock {
     /// Held by whoever reads results for long, beside others who do: they are not removed
     /// meanwhile. None where there is nothing to lock, or no right to.
     pub fn share(path: &Path) -> Option<Self> {
-        let open = OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .read(true)
-            .write(true)
-            .open(path);
-        let file = open.ok()?;
+        let file = open(path).ok()?;
         file.lock_shared().ok()?;
         Some(Self(file))
     }
 
     /// Takes the lock if nobody holds it.
     pub fn try_take(path: &Path) -> Option<Self> {
-        let file = OpenOptions::new().read(true).write(true).open(path).ok()?;
+        let file = read::open_own(OpenOptions::new().read(true).write(true), path).ok()?;
         file.try_lock().ok()?;
         Some(Self(file))
     }
 
     /// Takes the lock, first telling `waiting` who holds it if somebody does.
     pub fn take(path: &Path, waiting: impl FnOnce(Option<Holder>)) -> Result<Self> {
-        let open = OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .read(true)
-            .write(true)
-            .open(path);
-        let mut file = open.with_context(|| format!("cannot open {}", path.display()))?;
+        let mut file = open(path).with_context(|| format!("cannot open {}", path.display()))?;
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
-                waiting(read(&mut file));
+                waiting(holder(&mut file));
                 file.lock()
                     .with_context(|| format!("cannot lock {}", path.display()))?;
             }
@@ -92,9 +85,18 @@ impl Lock {
     }
 }
 
-fn read(file: &mut File) -> Option<Holder> {
+fn open(path: &Path) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.create(true).truncate(false).read(true).write(true);
+    read::open_own(&mut options, path)
+}
+
+/// More than any holder says of itself.
+const LONG: u64 = 64 << 10;
+
+fn holder(file: &mut File) -> Option<Holder> {
     let mut text = String::new();
     file.rewind().ok()?;
-    file.read_to_string(&mut text).ok()?;
+    file.take(LONG).read_to_string(&mut text).ok()?;
     serde_json::from_str(&text).ok()
 }

@@ -8,7 +8,7 @@
 //! read-only.
 
 use std::cell::RefCell;
-use std::fs::{self, File, Metadata};
+use std::fs::{File, Metadata};
 use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
@@ -20,6 +20,7 @@ use blake3::hazmat::{
 use serde::{Deserialize, Serialize};
 
 use crate::digest::Digest;
+use crate::read;
 
 /// Coarser than the tick of any file system we know but FAT's two seconds.
 const RACY: Duration = Duration::from_millis(50);
@@ -106,9 +107,9 @@ thread_local! {
 /// the process.
 pub fn hash_file(path: &Path, size: u64) -> io::Result<Digest> {
     if size <= PIECE {
-        return Ok(Digest::of(&fs::read(path)?));
+        return Ok(Digest::of(&read::bytes(path, read::INDEX)?));
     }
-    let file = File::open(path)?;
+    let file = read::open(path)?;
     let left = left_subtree_len(size);
     let halves = rayon::join(
         || subtree(&file, 0, left),
@@ -184,6 +185,7 @@ pub fn walk(dir: &Path) -> io::Result<Vec<String>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs;
 
     #[test]
     fn hashing_in_pieces_equals_hashing_at_once() -> io::Result<()> {

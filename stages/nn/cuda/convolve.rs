@@ -93,7 +93,10 @@ fn plan(m: &Gpu, pass: Pass, g: &Geometry) -> Result<Option<Plan>> {
         let plan = match make(handle, pass, g) {
             Ok(plan) => Some(plan),
             Err(CudnnError(CUDNN_STATUS_NOT_SUPPORTED)) => {
-                eprintln!("cuDNN {pass:?} has no repeatable algorithm for {g:?}: by patches");
+                let text =
+                    format!("cuDNN {pass:?} has no repeatable algorithm for {g:?}: by patches\n");
+                // A log on a full disk must not end the training.
+                let _ = std::io::Write::write_all(&mut std::io::stderr(), text.as_bytes());
                 None
             }
             Err(e) => return Err(said(e)),
