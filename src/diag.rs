@@ -3,6 +3,8 @@
 use std::fmt;
 use std::ops::Range;
 
+use crate::plain;
+
 /// An error that the person can mend: exit code 2.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Diagnostic {
@@ -32,7 +34,7 @@ impl fmt::Display for Diagnostic {
         if !self.place.is_empty() {
             write!(f, "{}: ", self.place)?;
         }
-        write!(f, "{}", self.message)?;
+        write!(f, "{}", plain::cut(&self.message, SENTENCE))?;
         match &self.hint {
             Some(hint) => write!(f, "\nhint: {hint}"),
             None => Ok(()),
@@ -105,9 +107,19 @@ impl Source {
     }
 }
 
+/// Characters of a message: what it quotes may be the whole of a file.
+const SENTENCE: usize = 2000;
+
+/// Bytes of names, and how many of them, that are compared with one that does not exist.
+const LONG: usize = 400;
+const MANY: usize = 20_000;
+
 /// A hint for a name that does not exist: the nearest one that does, else all of them.
 pub fn suggest<'a>(wrong: &str, names: impl IntoIterator<Item = &'a str>) -> String {
-    let names: Vec<&str> = names.into_iter().collect();
+    // Far more than fit a hint; comparing takes the product of both lengths.
+    let wrong = &*plain::cut(wrong, LONG);
+    let short = |name: &&str| name.len() <= LONG;
+    let names: Vec<&str> = names.into_iter().filter(short).take(MANY).collect();
     let nearest = names
         .iter()
         .map(|name| (strsim::damerau_levenshtein(wrong, name), *name))

@@ -1,5 +1,6 @@
 //! The `in` tables: which outputs of which stages they name.
 
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::ops::Range;
 
@@ -8,7 +9,7 @@ use stages::contract::Arity;
 use super::{Id, Input, Kind, Stage, matches};
 use crate::diag::{Diagnostic, suggest};
 use crate::spec::node::Node;
-use crate::spec::{Spec, texts};
+use crate::spec::{Spec, budget, texts};
 
 /// Resolves the `in` tables.
 pub struct Resolver<'a> {
@@ -16,6 +17,9 @@ pub struct Resolver<'a> {
     pub stages: &'a [Stage],
     pub families: &'a HashMap<&'a str, Vec<Id>>,
     pub by_name: &'a HashMap<String, Id>,
+    /// Names that have been compared to find inputs, and inputs that were found.
+    pub looks: Cell<usize>,
+    pub found: Cell<usize>,
 }
 
 impl Resolver<'_> {
@@ -142,6 +146,7 @@ impl Resolver<'_> {
         let found: Vec<Id> = match pattern.contains('*') {
             false => self.by_name.get(&pattern).copied().into_iter().collect(),
             true => {
+                self.count(&self.looks, members.len(), budget::LOOKS, span)?;
                 let fits = |i: &Id| matches(&pattern, &self.stages[*i].name);
                 members.iter().copied().filter(fits).collect()
             }
@@ -154,6 +159,7 @@ impl Resolver<'_> {
             );
             return Err(self.spec.error(span, message).hint(hint));
         }
+        self.count(&self.found, found.len(), budget::INPUTS, span)?;
         let output = |i: Id| {
             let outputs = &self.stages[i].outputs;
             let position = outputs.iter().position(|o| o.port == port);
@@ -164,6 +170,23 @@ impl Resolver<'_> {
             })
         };
         found.into_iter().map(output).collect()
+    }
+
+    fn count(
+        &self,
+        what: &Cell<usize>,
+        more: usize,
+        limit: usize,
+        span: &Range<usize>,
+    ) -> Result<(), Diagnostic> {
+        what.set(what.get().saturating_add(more));
+        match what.get() > limit {
+            true => {
+                let message = format!("with this the stages have more inputs than {limit}");
+                Err(self.spec.error(span, message + ", the limit"))
+            }
+            false => Ok(()),
+        }
     }
 
     fn shared_values(

@@ -4,6 +4,7 @@ mod inputs;
 mod order;
 mod stage;
 
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::ops::Range;
 
@@ -128,6 +129,8 @@ impl Graph {
             stages: &stages,
             families: &families,
             by_name: &by_name,
+            looks: Cell::new(0),
+            found: Cell::new(0),
         };
         let inputs = (0..stages.len())
             .map(|i| resolver.inputs(i))

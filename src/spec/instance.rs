@@ -1,12 +1,15 @@
 //! One `[stage.NAME]` entry becomes one instance for each combination of its axes' values.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
+use super::budget::{self, Budget};
+use super::names;
 use super::node::{Entry, Node, Table, Value};
 use super::shape::Reader;
 use super::without;
 use crate::diag::{Diagnostic, Source, suggest};
+use crate::plain;
 
 /// A stage with its axes fixed: `glow@cifar10`.
 #[derive(Debug, Clone)]
@@ -35,6 +38,14 @@ pub struct Resources {
     pub gpu: Option<usize>,
 }
 
+impl Instance {
+    fn weight(&self) -> usize {
+        let axes = self.axes.iter().map(|(_, value)| value.weight());
+        let tables = [&self.params, &self.inputs, &self.command];
+        axes.sum::<usize>() + tables.map(Table::weight).iter().sum::<usize>()
+    }
+}
+
 impl Resources {
     /// How many a command asks for.
     pub fn gpus(&self) -> usize {
@@ -54,11 +65,15 @@ pub fn expand(
     entry: &Entry,
     over: Option<&Node>,
     instances: &mut Vec<Instance>,
+    budget: &mut Budget,
 ) -> Result<()> {
     let stage = &entry.key;
     let declared = read.table(stage, &entry.node)?;
-    if stage.contains(['@', '.', ',', '=']) || stage.is_empty() {
-        let message = format!("a stage cannot be called `{stage}`");
+    if let Some(why) = names::problem(stage, &['@', '.', ',', '=', '*']) {
+        let message = format!(
+            "a stage cannot be called `{}`: {why}",
+            plain::cut(stage, 50)
+        );
         let hint = "use letters, digits, - and _";
         return Err(read.0.error(&entry.key_span, message).hint(hint));
     }
@@ -77,7 +92,7 @@ pub fn expand(
         }
     }
     let over = over.map(|node| read.table(stage, node)).transpose()?;
-    for axes in combinations(read, declared)? {
+    for axes in combinations(read, declared, instances.len())? {
         let values: Vec<String> = axes.iter().map(|(_, v)| v.label()).collect();
         let mut own = without(declared, &["for", "at"]);
         if let Some(at) = declared.get("at").and_then(Node::table) {
@@ -85,7 +100,11 @@ pub fn expand(
                 own.merge(read.table(&value.key, &value.node)?);
             }
         }
-        instances.push(instance(read, entry, own, over, axes, &values)?);
+        let instance = instance(read, entry, own, over, axes, &values)?;
+        if !budget.take(1 + instance.weight()) {
+            return Err(too_large(read.0, &entry.key_span));
+        }
+        instances.push(instance);
     }
     Ok(())
 }
@@ -165,7 +184,12 @@ fn resources(read: &Reader, table: &Table) -> Result<Resources> {
 }
 
 /// Every combination of the axes' values, the last axis turning fastest.
-fn combinations(read: &Reader, declared: &Table) -> Result<Vec<Vec<(String, Node)>>> {
+/// There are `before` instances of other stages.
+fn combinations(
+    read: &Reader,
+    declared: &Table,
+    before: usize,
+) -> Result<Vec<Vec<(String, Node)>>> {
     let mut all = vec![Vec::new()];
     let Some(axes) = declared.get("for") else {
         return Ok(all);
@@ -175,8 +199,14 @@ fn combinations(read: &Reader, declared: &Table) -> Result<Vec<Vec<(String, Node
             Value::List(items) if !items.is_empty() => items,
             _ => return Err(read.wants(&axis.key, "a list of values", &axis.node)),
         };
-        for (i, value) in values.iter().enumerate() {
+        let mut seen = BTreeSet::new();
+        for value in values {
             let label = value.label();
+            if let Some(why) = names::label_problem(&label) {
+                let label = plain::cut(&label, 50);
+                let message = format!("axis `{}` cannot have the value `{label}`: {why}", axis.key);
+                return Err(read.0.error(&value.span, message));
+            }
             if matches!(value.value, Value::List(_) | Value::Table(_))
                 || label.contains([',', '.', '/'])
             {
@@ -184,10 +214,15 @@ fn combinations(read: &Reader, declared: &Table) -> Result<Vec<Vec<(String, Node
                 let message = format!("axis `{}` cannot have this value", axis.key);
                 return Err(read.0.error(&value.span, message).hint(hint));
             }
-            if values[..i].iter().any(|v| v.label() == label) {
+            if !seen.insert(label.clone()) {
                 let message = format!("axis `{}` has `{label}` twice", axis.key);
                 return Err(read.0.error(&value.span, message));
             }
+        }
+        if all.len().saturating_mul(values.len()) + before > budget::INSTANCES {
+            let message = format!("more than {} instances, the limit", budget::INSTANCES);
+            let hint = "an instance is made for each combination of the axes' values";
+            return Err(read.0.error(&axis.key_span, message).hint(hint));
         }
         all = all
             .iter()
@@ -204,7 +239,11 @@ fn combinations(read: &Reader, declared: &Table) -> Result<Vec<Vec<(String, Node
 }
 
 /// Replaces each `{ params-of = "stage@value" }` by that instance's parameters.
-pub fn resolve_params_of(source: &Source, instances: &mut [Instance]) -> Result<()> {
+pub fn resolve_params_of(
+    source: &Source,
+    instances: &mut [Instance],
+    budget: &mut Budget,
+) -> Result<()> {
     let asking: Vec<usize> = (0..instances.len())
         .filter(|i| instances[*i].params.0.iter().any(|e| asks(&e.node)))
         .collect();
@@ -217,11 +256,27 @@ pub fn resolve_params_of(source: &Source, instances: &mut [Instance]) -> Result<
     for i in asking {
         let mut params = instances[i].params.clone();
         for entry in &mut params.0 {
-            fill(source, &mut entry.node, instances, &index, &mut vec![i])?;
+            fill(
+                source,
+                &mut entry.node,
+                instances,
+                &index,
+                &mut vec![i],
+                budget,
+            )?;
         }
         instances[i].params = params;
     }
     Ok(())
+}
+
+fn too_large(source: &Source, span: &Range<usize>) -> Diagnostic {
+    let message = format!(
+        "with this the pipeline comes to more than {} values",
+        budget::VALUES
+    );
+    let hint = "an instance has parameters of its own, and `params-of` copies those of another";
+    source.error(span, message + ", the limit").hint(hint)
 }
 
 fn asks(node: &Node) -> bool {
@@ -235,13 +290,14 @@ fn fill(
     instances: &[Instance],
     index: &BTreeMap<String, usize>,
     path: &mut Vec<usize>,
+    budget: &mut Budget,
 ) -> Result<()> {
     let Value::Table(table) = &mut node.value else {
         return Ok(());
     };
     let Some(of) = table.get("params-of") else {
         return (table.0.iter_mut())
-            .try_for_each(|e| fill(source, &mut e.node, instances, index, path));
+            .try_for_each(|e| fill(source, &mut e.node, instances, index, path, budget));
     };
     let name = Reader(source).text("params-of", of)?;
     let Some(&target) = index.get(name) else {
@@ -257,9 +313,16 @@ fn fill(
         ));
     }
     path.push(target);
+    if path.len() > budget::DEPTH {
+        let message = format!("more than {} stages contain one another's", budget::DEPTH);
+        return Err(source.error(&of.span, message + " parameters, the limit"));
+    }
+    if !budget.take(instances[target].params.weight()) {
+        return Err(too_large(source, &of.span));
+    }
     let mut params = instances[target].params.clone();
     for entry in &mut params.0 {
-        fill(source, &mut entry.node, instances, index, path)?;
+        fill(source, &mut entry.node, instances, index, path, budget)?;
     }
     path.pop();
     // What stands beside `params-of` overrides.

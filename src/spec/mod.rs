@@ -1,12 +1,15 @@
 //! From the text of pipeline.toml to plain instances: `for`, `at`, profiles and `--set` are
 //! resolved here, and nothing after it knows of them.
 
+pub mod budget;
 mod instance;
+pub mod names;
 pub mod node;
 mod shape;
 
 use std::ops::Range;
 
+use budget::Budget;
 pub use instance::{Instance, Resources};
 use node::{Node, Table, Value};
 
@@ -76,14 +79,15 @@ impl Spec {
             None => None,
         };
         let mut instances = Vec::with_capacity(stages.0.len());
+        let mut budget = Budget::default();
         for entry in &stages.0 {
             let over = chosen.and_then(|p| p.get(&entry.key));
-            instance::expand(&read, entry, over, &mut instances)?;
+            instance::expand(&read, entry, over, &mut instances, &mut budget)?;
         }
         for text in &overrides.set {
             apply_set(&mut source, text, &mut instances)?;
         }
-        instance::resolve_params_of(&source, &mut instances)?;
+        instance::resolve_params_of(&source, &mut instances, &mut budget)?;
         Ok(Self {
             source,
             name,
@@ -131,6 +135,13 @@ fn apply_set(
             .error(&span, "this sets no parameter of a stage")
             .hint(hint));
     };
+    if text.split('.').count() > budget::DEPTH {
+        let message = format!(
+            "this lies more than {} levels deep, the limit",
+            budget::DEPTH
+        );
+        return Err(source.error(&span, message));
+    }
     let value = node::parse_value(value, span.clone());
     let mut found = false;
     for instance in instances.iter_mut() {

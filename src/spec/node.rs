@@ -6,6 +6,7 @@ use serde_json::{Map, Number};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
+use super::budget;
 use crate::diag::{Diagnostic, Source};
 
 #[derive(Debug, Clone)]
@@ -37,6 +38,7 @@ pub struct Entry {
 
 /// Parses a whole file.
 pub fn parse(source: &Source) -> Result<Table, Diagnostic> {
+    budget::check_depth(source)?;
     let table = DeTable::parse(source.text()).map_err(|e| {
         let span = e.span().unwrap_or(0..0);
         source.error(&span, e.message().replace('\n', " "))
@@ -46,10 +48,10 @@ pub fn parse(source: &Source) -> Result<Table, Diagnostic> {
 
 /// Parses one value that stands at `span`; anything that is not TOML is a string.
 pub fn parse_value(text: &str, span: Range<usize>) -> Node {
-    let parsed = DeValue::parse(text.trim()).ok().and_then(|value| {
-        let source = Source::new("", text.trim().into());
-        read(value, &source).ok()
-    });
+    let source = Source::new("", text.trim().into());
+    let shallow = budget::check_depth(&source).is_ok();
+    let parsed = DeValue::parse(source.text()).ok().filter(|_| shallow);
+    let parsed = parsed.and_then(|value| read(value, &source).ok());
     let mut node = parsed.unwrap_or(Node {
         span: span.clone(),
         value: Value::Text(text.into()),
@@ -127,6 +129,13 @@ impl Table {
                 None => self.0.push(new.clone()),
             }
         }
+    }
+
+    pub fn weight(&self) -> usize {
+        let entries = self.0.iter();
+        entries
+            .map(|e| 1 + e.key.len() / 64 + e.node.weight())
+            .sum()
     }
 
     /// Sets `a.b.c`, making the tables on the way.
@@ -244,6 +253,16 @@ impl Node {
                 }
             }
             _ => {}
+        }
+    }
+
+    /// How much memory it takes: values, and bytes of text as fractions of one.
+    pub fn weight(&self) -> usize {
+        match &self.value {
+            Value::Text(text) => 1 + text.len() / 64,
+            Value::List(items) => 1 + items.iter().map(Node::weight).sum::<usize>(),
+            Value::Table(table) => 1 + table.weight(),
+            _ => 1,
         }
     }
 

@@ -1,8 +1,9 @@
 //! Reading values of a given shape out of nodes, with an error at the place where one is not.
 
 use super::node::{Entry, Node, Table, Value};
-use super::{Profile, without};
+use super::{Profile, names, without};
 use crate::diag::{Diagnostic, Source, suggest};
+use crate::plain;
 
 pub struct Reader<'a>(pub &'a Source);
 
@@ -82,9 +83,21 @@ impl Reader<'_> {
             match entry.key.as_str() {
                 "name" => name = self.text("name", &entry.node)?.into(),
                 "title" => title = self.text("title", &entry.node)?.into(),
-                "profile" => default = Some(self.text("profile", &entry.node)?.into()),
+                "profile" => {
+                    let name = self.text("profile", &entry.node)?;
+                    if let Some(why) = names::problem(name, &['/', '\\']) {
+                        let message = format!("a profile cannot be called so: {why}");
+                        return Err(self.0.error(&entry.node.span, message));
+                    }
+                    default = Some(name.into());
+                }
                 _ => {
                     for profile in &self.table("profiles", &entry.node)?.0 {
+                        if let Some(why) = names::problem(&profile.key, &['/', '\\']) {
+                            let name = plain::cut(&profile.key, 50);
+                            let message = format!("a profile cannot be called `{name}`: {why}");
+                            return Err(self.0.error(&profile.key_span, message));
+                        }
                         profiles.push(self.profile_head(profile)?);
                     }
                 }
