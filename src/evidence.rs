@@ -54,14 +54,14 @@ fn find(planner: &Planner, id: Id) -> Found {
 
 fn outcome(planner: &Planner, id: Id) -> anyhow::Result<Outcome> {
     let stage = &planner.graph.stages[id];
-    let made = planner.result(id).zip(stage.metrics_port());
-    let Some((entry, made)) = made.and_then(|(entry, port)| Some((entry, entry.out.get(port)?)))
-    else {
+    let made = stage.metrics_port().and_then(|port| planner.made(id, port));
+    let Some((entry, made)) = planner.result(id).zip(made) else {
         anyhow::bail!("its result is gone");
     };
     Ok(Outcome {
         fingerprint: entry.fp.to_string(),
         device: entry.device.clone(),
+        origin: entry.origin.clone(),
         metrics: metrics::load(&planner.store.output(&entry.fp, made))?,
     })
 }

@@ -10,7 +10,7 @@ use toml::Spanned;
 use crate::diag::{Diagnostic, suggest};
 use crate::graph::{Graph, Id};
 use crate::plan::{Planner, Verdict};
-use crate::spec::Spec;
+use crate::spec::{Spec, names};
 use crate::svg::{self, Drawing, Node, State};
 
 /// The label of outputs that are pictures.
@@ -101,6 +101,10 @@ impl Figures {
             .map_err(|e| source.error(&e.span().unwrap_or(0..0), e.message().replace('\n', " ")))?;
         for figure in &figure.0 {
             let name = figure.id.get_ref();
+            if let Some(why) = names::problem(name, &['/', '\\']) {
+                let message = format!("a figure cannot be called so: {why}");
+                return Err(source.error(&figure.id.span(), message));
+            }
             if figure.graph != figure.panels.is_empty() {
                 let hint = "a figure has either `graph = true` or [[figure.N.panel]]s with a stage";
                 let message = format!("figure {name} shows nothing, or two things");
@@ -172,7 +176,7 @@ pub enum Picture {
 /// What the store has of an output.
 pub fn picture(planner: &Planner, id: Id, output: usize) -> Picture {
     match planner.verdict(id) {
-        Some(Verdict::Fresh(fp)) => match planner.result(id).and_then(|e| e.out.get(output)) {
+        Some(Verdict::Fresh(fp)) => match planner.made(id, output) {
             Some(made) => Picture::File(planner.store.output(fp, made)),
             None => Picture::Stale("its result is gone".into()),
         },
@@ -187,6 +191,42 @@ pub fn picture(planner: &Planner, id: Id, output: usize) -> Picture {
         }
         None => Picture::NotRun,
     }
+}
+
+/// What makes a drawing more than a picture, if anything does: a browser that opens the file would run
+/// or fetch it.
+pub fn acts(svg: &[u8]) -> Option<&'static str> {
+    let text = String::from_utf8_lossy(svg).to_lowercase();
+    // Spaces, line feeds and slashes part attributes.
+    let handler = text.match_indices("on").any(|(at, _)| {
+        let before = text[..at].chars().next_back();
+        let parted =
+            before.is_some_and(|c| c.is_whitespace() || c.is_control() || "/\"'".contains(c));
+        let name = text[at..].trim_start_matches(|c: char| c.is_ascii_alphabetic());
+        parted && name.trim_start().starts_with('=') && name.len() < text.len() - at - 2
+    });
+    let signs = [
+        ("<script", "a script"),
+        ("<foreignobject", "a page"),
+        ("<iframe", "a page"),
+        ("<object", "a page"),
+        ("<embed", "a page"),
+        ("<!entity", "entities"),
+        ("<?xml-stylesheet", "a style from elsewhere"),
+        ("@import", "a style from elsewhere"),
+    ];
+    // However a script's address is written, it begins with none of these.
+    let link = text.split("href").skip(1).any(|rest| {
+        let value = rest.trim_start().strip_prefix('=').map(str::trim_start);
+        let value = value.map(|v| v.trim_start_matches(['"', '\'']));
+        let good = ["#", "data:image/", "http://", "https://"];
+        value.is_some_and(|v| !good.iter().any(|start| v.starts_with(start)))
+    });
+    if handler || link {
+        return Some("a script");
+    }
+    let found = signs.into_iter().find(|(sign, _)| text.contains(sign));
+    found.map(|(_, what)| what)
 }
 
 /// The graph of stages, a box for all instances of one. `link` makes boxes lead to `#stage-NAME`.
@@ -245,6 +285,27 @@ pub fn slug(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_drawing_that_does_something_is_told_from_a_picture() {
+        for bad in [
+            "<svg onload=\"alert(1)\">",
+            "<svg><SCRIPT>1</SCRIPT>",
+            "<a href=\"javascript:x\">",
+            "<svg/onclick = 'x'>",
+            "<foreignObject>",
+            "<!ENTITY x SYSTEM \"file:///etc/passwd\">",
+        ] {
+            assert!(acts(bad.as_bytes()).is_some(), "{bad}");
+        }
+        for good in [
+            "<svg xmlns=\"http://www.w3.org/2000/svg\"><text>once upon a = b</text>",
+            "<text>on = 3</text><use xlink:href=\"#a\"/>",
+            "<desc>description: accuracy</desc>",
+        ] {
+            assert_eq!(acts(good.as_bytes()), None, "{good}");
+        }
+    }
 
     #[test]
     fn captions_become_names_of_files() {

@@ -7,6 +7,7 @@ use std::fmt;
 use serde_json::Value;
 
 use crate::digest::Fingerprint;
+use crate::secret;
 
 /// `params.optim.lr` → `0.0001`, `input.images` → a digest, `code.nn::conv` → a digest.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -68,6 +69,11 @@ impl Manifest {
         rest
     }
 
+    /// Takes lines away.
+    pub fn remove(&mut self, which: impl Fn(&str) -> bool) {
+        self.0.retain(|key, _| !which(key));
+    }
+
     pub fn fingerprint(&self) -> Fingerprint {
         Fingerprint::of(&self.to_string())
     }
@@ -96,6 +102,12 @@ impl Manifest {
                 (Some(("read", path)), Some(_), Some(_)) => format!("file {path} changed"),
                 (Some(("code" | "file" | "read", name)), None, _) => format!("{name} is new"),
                 (Some(("code" | "file" | "read", name)), _, None) => format!("{name} is gone"),
+                // Digests of what is kept from view tell nothing.
+                (_, Some(was), Some(is))
+                    if [was, is].into_iter().all(|v| v.starts_with(secret::MARK)) =>
+                {
+                    format!("{key} changed")
+                }
                 (_, Some(was), Some(is)) => format!("{key}: {was} -> {is}"),
                 (_, None, Some(is)) => format!("{key}: {is} is new"),
                 (_, Some(was), None) => format!("{key}: {was} is gone"),

@@ -17,18 +17,22 @@ use serde::{Deserialize, Serialize};
 
 use crate::device::Device;
 use crate::digest::Digest;
+use crate::exec::this_program;
 use crate::files::Finder;
 use crate::graph::{Id, Kind};
 use crate::plan::Planner;
 use crate::project::{PipelineArgs, Request};
+use crate::read;
+use crate::secret::Key;
 use crate::store::stat::Stamp;
 
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 pub struct Memo<'a> {
     /// Of the request: the program, the pipeline's text, what the command line says.
     key: Digest,
-    /// How many stages were fresh.
+    /// How many stages were fresh, and how many of their results were not made here.
     stages: usize,
+    imported: usize,
     /// Everything known of results is in this file.
     index: Stamp,
     /// The device's name, where a stage measures it.
@@ -56,11 +60,11 @@ pub fn key(request: &Request, args: &PipelineArgs, targets: &[String]) -> Result
         hasher.update(bytes);
     };
     // Another build may judge otherwise. The stamp stands for the program as for any other file.
-    let program = Stamp::of(&fs::metadata("/proc/self/exe")?);
+    let program = Stamp::of(&fs::metadata(this_program())?);
     add(serde_json::to_string(&program)?.as_bytes());
     add(request.text.as_bytes());
     add(request.path.as_os_str().as_encoded_bytes());
-    add(&fs::read(request.dir.join("accepted.toml")).unwrap_or_default());
+    add(&read::bytes(&request.dir.join("accepted.toml"), read::WRITTEN).unwrap_or_default());
     add(args.profile.as_deref().unwrap_or_default().as_bytes());
     add(args.device.as_bytes());
     for list in [&args.set[..], targets] {
@@ -70,23 +74,33 @@ pub fn key(request: &Request, args: &PipelineArgs, targets: &[String]) -> Result
     Ok(Digest(*hasher.finalize().as_bytes()))
 }
 
-/// How many stages are fresh, if that can be told from the last time.
-pub fn recall(request: &Request, args: &PipelineArgs, key: &Digest) -> Option<usize> {
-    let text = fs::read(request.root.join(NAME)).ok()?;
+/// How many of these stages, all fresh, have results that were not made here.
+pub fn imported(planner: &Planner, wanted: &[Id]) -> usize {
+    let results = wanted.iter().filter_map(|id| planner.result(*id));
+    results.filter(|entry| entry.origin.is_some()).count()
+}
+
+/// How many stages are fresh and how many of them imported, if that can be told from the last time.
+pub fn recall(request: &Request, args: &PipelineArgs, key: &Digest) -> Option<(usize, usize)> {
+    let text = read::own_bytes(&request.root.join(NAME), read::TOLD).ok()?;
     let memo: Memo = serde_json::from_slice(&text).ok()?;
     let index = Stamp::of(&fs::metadata(request.root.join("index")).ok()?);
+    let secret = Key::of(&request.root);
     let holds = memo.key == *key
         && memo.index == index
-        && memo.env.iter().all(|(name, was)| variable(name) == *was)
+        && memo
+            .env
+            .iter()
+            .all(|(name, was)| variable(name, &secret) == *was)
         && memo.machine_is_here(args)
         && memo.patterns_find_the_same(request)
         && memo.stamps_hold(request)?;
-    holds.then_some(memo.stages)
+    holds.then_some((memo.stages, memo.imported))
 }
 
-fn variable(name: &str) -> Option<Digest> {
+fn variable(name: &str, key: &Key) -> Option<Digest> {
     let value = std::env::var_os(name)?;
-    Some(Digest::of(value.as_encoded_bytes()))
+    Some(key.digest(value.as_encoded_bytes()))
 }
 
 fn listing(files: &[String]) -> Digest {
@@ -160,7 +174,7 @@ fn try_remember(planner: &Planner, wanted: &[Id], key: Digest) -> Option<()> {
             paths.extend(command.script().map(str::to_owned));
             patterns.extend(command.files.iter().chain(&command.code).cloned());
             for name in command.env.iter().filter(|name| !name.contains('=')) {
-                env.insert(name.clone(), variable(name));
+                env.insert(name.clone(), variable(name, &planner.store.key));
             }
         }
     }
@@ -181,6 +195,7 @@ fn try_remember(planner: &Planner, wanted: &[Id], key: Digest) -> Option<()> {
     let memo = Memo {
         key,
         stages: wanted.len(),
+        imported: imported(planner, wanted),
         index: Stamp::of(&fs::metadata(planner.store.root.join("index")).ok()?),
         machine,
         env: env.into_iter().collect(),

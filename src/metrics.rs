@@ -7,6 +7,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use crate::plain;
+use crate::read;
+
 /// Which direction is an improvement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
@@ -78,13 +81,20 @@ struct File {
 
 /// Reads a metrics artifact.
 pub fn load(file: &Path) -> Result<Vec<Metric>> {
-    let text = std::fs::read_to_string(file)
+    let text = read::text(file, read::TOLD)
         .with_context(|| format!("cannot read the metrics file {}", file.display()))?;
     parse(&text).with_context(|| format!("{} is not a metrics file", file.display()))
 }
 
 fn parse(text: &str) -> Result<Vec<Metric>> {
-    let File { metrics } = serde_json::from_str(text)?;
+    let File { mut metrics } = serde_json::from_str(text)?;
+    // They head columns and stand in lines.
+    for text in metrics
+        .iter_mut()
+        .flat_map(|m| [&mut m.name, &mut m.label, &mut m.unit])
+    {
+        *text = plain::line(text).into_owned();
+    }
     for (i, metric) in metrics.iter().enumerate() {
         let name = &metric.name;
         ensure!(

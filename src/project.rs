@@ -1,5 +1,6 @@
 //! A pipeline file, its graph and its store: what every command starts from.
 
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -11,7 +12,10 @@ use crate::device::Device;
 use crate::diag::{Diagnostic, Source};
 use crate::figures::Figures;
 use crate::graph::Graph;
+use crate::plain;
 use crate::plan::Planner;
+use crate::read;
+use crate::say::say;
 use crate::spec::{Overrides, Spec};
 use crate::store::Store;
 use crate::table::Tables;
@@ -76,7 +80,7 @@ impl Request {
             Some(path) => path.clone(),
             None => find()?.ok_or_else(nowhere)?,
         };
-        let text = std::fs::read_to_string(&path)
+        let text = read::text(&path, read::WRITTEN)
             .with_context(|| format!("cannot read {}", path.display()))?;
         let path = std::path::absolute(&path)?;
         let dir = path.parent().unwrap_or(Path::new("/")).to_path_buf();
@@ -160,7 +164,7 @@ impl Project {
     pub fn hint_at_other_profiles(&self) {
         let (profile, profiles) = (&self.facts.profile, self.profiles_with_results());
         if !profiles.is_empty() && !profiles.contains(profile) {
-            eprintln!(
+            say!(
                 "hint: profile `{profile}` has no results; these have: {}",
                 profiles.join(", ")
             );
@@ -193,7 +197,31 @@ pub fn store(args: &PipelineArgs) -> Result<PathBuf> {
 fn find() -> Result<Option<PathBuf>> {
     let here = std::env::current_dir().context("the current folder is gone")?;
     let mut above = here.ancestors().map(|dir| dir.join("pipeline.toml"));
-    Ok(above.find(|p| p.is_file()))
+    let found = above.find(|p| p.is_file());
+    if let Some(path) = found.as_ref().filter(|p| p.parent() != Some(&*here)) {
+        check_owner(path)?;
+    }
+    Ok(found)
+}
+
+/// Whoever can write to a folder above could have us run their commands: there a pipeline counts only
+/// if it belongs to this user, or to root.
+fn check_owner(path: &Path) -> Result<()> {
+    let owner = std::fs::metadata(path)?.uid();
+    let me = rustix::process::geteuid().as_raw();
+    let sudo = std::env::var("SUDO_UID")
+        .ok()
+        .and_then(|uid| uid.parse().ok());
+    if owner == me || owner == 0 || me == 0 && sudo == Some(owner) {
+        return Ok(());
+    }
+    let path = path.display();
+    let message = format!("{path}, in a folder above this one, belongs to another user ({owner})");
+    let hint = format!(
+        "if you trust what it runs: --file {}",
+        plain::quoted(&path.to_string())
+    );
+    Err(Diagnostic::new(message).hint(hint).into())
 }
 
 pub fn nowhere() -> Diagnostic {

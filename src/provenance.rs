@@ -19,6 +19,8 @@ pub fn git(dir: &Path) -> Option<Git> {
         let output = Command::new("git")
             .arg("-C")
             .arg(dir)
+            // A folder from elsewhere may name a program of its own to be run as a monitor.
+            .args(["-c", "core.fsmonitor=false"])
             .args(arguments)
             .stdin(Stdio::null())
             .stderr(Stdio::null())

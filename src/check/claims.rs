@@ -10,6 +10,7 @@ use toml::Spanned;
 
 use crate::diag::{Diagnostic, suggest};
 use crate::graph::Graph;
+use crate::plain;
 use crate::spec::Spec;
 use crate::table::{Evidence, Found};
 
@@ -99,8 +100,8 @@ impl Claims {
         let held = |(name, claim): &(Spanned<String>, Claim)| {
             let (values, holds) = claim.judge(evidence);
             Held {
-                name: name.get_ref().clone(),
-                claim: claim.claim.clone(),
+                name: plain::line(name.get_ref()).into_owned(),
+                claim: plain::line(&claim.claim).into_owned(),
                 metric: claim.metric.clone(),
                 stage: claim.stage.get_ref().clone(),
                 than: claim.than.get_ref().clone(),

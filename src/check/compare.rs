@@ -82,6 +82,9 @@ pub struct Line {
     pub now: Option<f64>,
     pub n: Option<u64>,
     pub device: Option<String>,
+    /// Where the present number comes from, if it was not made here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub imported: Option<String>,
     /// Bytes of the baseline file.
     #[serde(skip)]
     pub span: Option<Range<usize>>,
@@ -159,6 +162,7 @@ fn now(stage: &str, metric: &Metric, outcome: &Outcome) -> Line {
         now: Some(metric.value),
         n: metric.n,
         device: Some(outcome.device.clone()),
+        imported: outcome.origin.clone(),
         span: None,
     }
 }
@@ -176,6 +180,7 @@ fn expected(entry: &Entry, evidence: &Evidence, cells: &dyn Fn(&str, &str) -> Ve
         now: None,
         n: entry.n,
         device: None,
+        imported: None,
         span: Some(entry.span.clone()),
     };
     line.verdict = match evidence.stages.get(&entry.stage) {
@@ -196,6 +201,7 @@ fn expected(entry: &Entry, evidence: &Evidence, cells: &dyn Fn(&str, &str) -> Ve
                 Some(metric) => {
                     line.now = Some(metric.value);
                     line.device = Some(outcome.device.clone());
+                    line.imported.clone_from(&outcome.origin);
                     judge(entry, metric)
                 }
             }

@@ -6,6 +6,7 @@ use std::ops::Range;
 
 use crate::diag::Source;
 use crate::human;
+use crate::plain;
 
 /// The numbers that moved or fail, aligned, and a sentence that counts all.
 pub fn text(report: &Report) -> String {
@@ -41,11 +42,16 @@ pub fn text(report: &Report) -> String {
             (Some(reason), false) => format!("{}: {reason}", line.cells.join("; ")),
             (None, _) => line.cells.join("; "),
         };
+        let place = match &line.imported {
+            Some(origin) => format!("{place}; imported from {origin}"),
+            None => place,
+        };
+        let place = plain::line(place.trim_start_matches("; ")).into_owned();
         let optional = |value: Option<f64>| value.map_or("-".into(), number);
         rows.push([
             line.verdict.word().into(),
-            line.stage.clone(),
-            line.metric.clone(),
+            plain::line(&line.stage).into_owned(),
+            plain::line(&line.metric).into_owned(),
             optional(line.baseline),
             optional(line.now),
             change.unwrap_or_else(|| "-".into()),
@@ -125,6 +131,10 @@ pub fn summary(report: &Report) -> String {
         if count > 0 {
             parts.push(format!("{count} {say}"));
         }
+    }
+    let imported = report.lines.iter().filter(|l| l.imported.is_some()).count();
+    if imported > 0 {
+        parts.push(format!("{imported} imported, not made here"));
     }
     let claims = &report.claims;
     if !claims.is_empty() {
@@ -218,7 +228,7 @@ fn xml(text: &str) -> String {
             '<' => out += "&lt;",
             '>' => out += "&gt;",
             '"' => out += "&quot;",
-            c if c.is_control() => out.push(' '),
+            c if c.is_control() || plain::is_odd(c) => out.push(' '),
             c => out.push(c),
         }
     }
@@ -230,10 +240,9 @@ pub fn github(report: &Report, baseline: &Source, pipeline: &Source) -> String {
     let mut out = String::new();
     let mut say = |source: &Source, span: Option<&Range<usize>>, message: String| {
         let line = span.map_or(1, |s| source.line(s.start));
-        let (file, message) = (
-            source.name(),
-            message.replace('%', "%25").replace('\n', "%0A"),
-        );
+        let message = plain::line(&message).replace('%', "%25");
+        let file = plain::line(source.name()).replace('%', "%25");
+        let file = file.replace(':', "%3A").replace(',', "%2C");
         out += &format!("::error file={file},line={line},title=repro check::{message}\n");
     };
     for line in report.failures() {

@@ -25,6 +25,7 @@ fn present(value: f64, n: u64) -> Evidence {
     found(Found::Fresh(Outcome {
         fingerprint: "f00d".into(),
         device: "cpu".into(),
+        origin: None,
         metrics: vec![serde_json::from_value(metric).unwrap()],
     }))
 }

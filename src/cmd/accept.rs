@@ -10,6 +10,7 @@ use crate::graph::Kind;
 use crate::human;
 use crate::plan::Verdict;
 use crate::project::{PipelineArgs, Project};
+use crate::say::say;
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -72,6 +73,6 @@ pub fn run(pipeline: &PipelineArgs, args: &Args, kinds: &'static [StageDef]) -> 
     }
     accepted.all.extend(new);
     accepted.save(&path)?;
-    eprintln!("kept in {}; commit it", path.display());
+    say!("kept in {}; commit it", path.display());
     Ok(Ended::Done)
 }

@@ -13,9 +13,11 @@ use crate::archive;
 use crate::diag::Diagnostic;
 use crate::graph::{Id, Kind};
 use crate::human;
+use crate::plain;
 use crate::plan::Planner;
 use crate::project::{self, PipelineArgs, Project, Request};
-use crate::store::{Store, stat};
+use crate::say::say;
+use crate::store::{IMPORTED, Store};
 
 const ACCEPTED: &str = "accepted.toml";
 
@@ -29,12 +31,18 @@ pub struct ExportArgs {
     /// Only what tables read: stages whose output is metrics
     #[arg(long)]
     metrics: bool,
+    /// Also files that lie outside the project and are reached by a link in it
+    #[arg(long)]
+    outside: bool,
 }
 
 #[derive(Debug, clap::Args)]
 pub struct ImportArgs {
     /// A file that `repro export` wrote
     archive: PathBuf,
+    /// How much it may unpack to, such as 20GiB; by default a hundred times its own size
+    #[arg(long, value_name = "SIZE")]
+    max_size: Option<String>,
 }
 
 pub fn export(
@@ -69,11 +77,13 @@ pub fn export(
     }
     files.insert("pipeline.toml".into(), project.path.clone());
     files.insert(ACCEPTED.into(), project.facts.dir.join(ACCEPTED));
-    files.retain(|name, path| inside(name) && path.is_file());
+    files.retain(|name, path| {
+        path.is_file() && packed(name, path, &project.facts.dir, args.outside)
+    });
     archive::write(&args.archive, &project.store, &results, &files)?;
     let size = fs::metadata(&args.archive)?.len();
     let count = human::count(results.len(), "result");
-    eprintln!(
+    say!(
         "{count} and {} of the project in {}, {}",
         human::count(files.len(), "file"),
         args.archive.display(),
@@ -95,6 +105,27 @@ fn files_read(planner: &Planner, stages: &[Id]) -> BTreeSet<String> {
     names
 }
 
+/// Whether a file goes into the archive. One that lies outside the project does not unless it was asked
+/// for, and that is said.
+fn packed(name: &str, path: &Path, dir: &Path, outside: bool) -> bool {
+    if !inside(name) {
+        say!("left out {name}: it lies outside the project");
+        return false;
+    }
+    let own = ["pipeline.toml", ACCEPTED].contains(&name);
+    let (Ok(real), Ok(dir)) = (path.canonicalize(), dir.canonicalize()) else {
+        return false;
+    };
+    if real.starts_with(dir) || outside || own && !path.is_symlink() {
+        return true;
+    }
+    say!(
+        "left out {name}: it is {}, outside the project (--outside packs it)",
+        real.display()
+    );
+    false
+}
+
 /// True for a path that cannot leave the folder it is put into.
 fn inside(name: &str) -> bool {
     let mut parts = Path::new(name).components();
@@ -109,18 +140,24 @@ pub fn import(pipeline: &PipelineArgs, args: &ImportArgs) -> Result<Ended> {
     };
     let file = File::open(&args.archive)
         .with_context(|| format!("cannot read {}", args.archive.display()))?;
+    let limit = match &args.max_size {
+        Some(size) => human::parse_bytes(size).ok_or_else(|| {
+            Diagnostic::new(format!("`{size}` is no size")).hint("such as --max-size 20GiB")
+        })?,
+        None => archive::usual_limit(file.metadata()?.len()),
+    };
     let (mut store, _lock) = Store::lock(&project::store(pipeline)?, |_| {
-        eprintln!("waiting for another run")
+        say!("waiting for another run")
     })?;
     let scratch = tempfile::tempdir_in(&store.root)?;
-    let entries = archive::read(file, scratch.path())?;
+    let unpacked = archive::unpack(file, scratch.path(), limit)?;
     let packed = scratch.path().join(archive::PROJECT);
     let files = match &here {
-        None => arriving(&packed, &dir, &store.root)?,
+        None => arriving(&packed, unpacked.files, &dir, &store.root)?,
         Some(request) => {
             let theirs = fs::read_to_string(packed.join("pipeline.toml"));
             if theirs.is_ok_and(|theirs| theirs != request.text) {
-                eprintln!(
+                say!(
                     "the archive's pipeline is not the one here, which stays: results count where all \
                      they depend on is the same"
                 );
@@ -128,14 +165,23 @@ pub fn import(pipeline: &PipelineArgs, args: &ImportArgs) -> Result<Ended> {
             Vec::new()
         }
     };
+    let name = args.archive.file_name().unwrap_or(args.archive.as_os_str());
+    let name = name.to_string_lossy();
+    let origin = format!("the archive {}, {}", plain::line(&name), human::now());
     let mut new = Vec::new();
-    for entry in entries {
+    for mut entry in unpacked.entries {
         if store.index.results.contains_key(&entry.fp) {
             continue;
         }
         let from = scratch.path().join("results").join(entry.fp.to_string());
         let place = store.result(&entry.fp);
+        if fs::symlink_metadata(&place).is_ok() {
+            // What is there is no result that counts, or it would be known.
+            store.discard(&entry.fp)?;
+        }
+        fs::write(from.join(IMPORTED), &origin)?;
         fs::rename(&from, &place).with_context(|| format!("cannot place {}", place.display()))?;
+        entry.origin = Some(origin.clone());
         store.index.add_result(entry);
         new.push(place);
     }
@@ -145,34 +191,63 @@ pub fn import(pipeline: &PipelineArgs, args: &ImportArgs) -> Result<Ended> {
         let placed = fs::create_dir_all(to.parent().unwrap_or(&dir))
             .and_then(|()| fs::copy(packed.join(name), &to));
         placed.with_context(|| format!("cannot write {}", to.display()))?;
-        eprintln!("wrote {name}");
+        say!("wrote {name}");
     }
-    eprintln!(
-        "{} new, all as their records say",
+    for name in unpacked.left_out.iter().take(TOLD) {
+        say!("left out {name}: no manifest of the archive names it");
+    }
+    if unpacked.left_out.len() > TOLD {
+        say!("left out {} more", unpacked.left_out.len() - TOLD);
+    }
+    say!(
+        "{} new, all as their records say; marked as imported, for they were not made here",
         human::count(new.len(), "result")
     );
     Ok(Ended::Done)
 }
 
+/// Files that were left out and are named one by one.
+const TOLD: usize = 10;
+
 /// What an archive brings to a folder without a pipeline. Nothing that is there is replaced, and
 /// nothing goes where it would act by itself.
-fn arriving(packed: &Path, dir: &Path, store: &Path) -> Result<Vec<String>> {
+fn arriving(
+    packed: &Path,
+    mut names: Vec<String>,
+    dir: &Path,
+    store: &Path,
+) -> Result<Vec<String>> {
     if !packed.join("pipeline.toml").is_file() {
         return Err(project::nowhere().into());
     }
-    let mut names = stat::walk(packed)?;
+    // As they really are, whatever `..` or links stand in what was given.
+    let (dir, store) = (dir.canonicalize()?, store.canonicalize()?);
+    names.sort();
     // Last, so that an import that was interrupted can be repeated.
     names.sort_by_key(|name| name == "pipeline.toml");
     let mut new = Vec::new();
     for name in names {
         let to = dir.join(&name);
-        if to.starts_with(store) || Path::new(&name).iter().any(|part| part == ".git") {
+        // A folder on the way may be a link that leads elsewhere.
+        let there = to.ancestors().skip(1).find_map(|a| a.canonicalize().ok());
+        let there = there.unwrap_or_else(|| dir.clone());
+        let out = !there.starts_with(&dir) || there.starts_with(&store) || to.starts_with(&store);
+        if out || Path::new(&name).iter().any(|part| part == ".git") {
             let message = format!("the archive holds {name}, which does not belong there");
             return Err(Diagnostic::new(message).into());
         }
+        if Path::new(&name)
+            .iter()
+            .any(|part| acts(&part.to_string_lossy()))
+        {
+            say!("left out {name}: programs act on files of that name by themselves");
+            continue;
+        }
         match fs::read(&to) {
             Ok(bytes) if bytes == fs::read(packed.join(&name))? => {}
-            Err(e) if e.kind() == io::ErrorKind::NotFound => new.push(name),
+            Err(e) if e.kind() == io::ErrorKind::NotFound && fs::symlink_metadata(&to).is_err() => {
+                new.push(name);
+            }
             _ => {
                 let message = format!("{} is here already and is not the archive's", to.display());
                 let hint = "import into an empty folder, or into a clone of the project";
@@ -181,4 +256,31 @@ fn arriving(packed: &Path, dir: &Path, store: &Path) -> Result<Vec<String>> {
         }
     }
     Ok(new)
+}
+
+/// Names that a shell, an editor, Python or a desktop looks for and obeys without being asked.
+fn acts(name: &str) -> bool {
+    let others = [
+        "sitecustomize.py",
+        "usercustomize.py",
+        "mise.toml",
+        "autorun.inf",
+        "desktop.ini",
+    ];
+    name.starts_with('.') || others.contains(&name.to_lowercase().as_str())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_obeyed_by_itself_is_known_by_its_name() {
+        for name in [".envrc", ".bashrc", ".git", ".vscode", "SiteCustomize.py"] {
+            assert!(acts(name), "{name}");
+        }
+        for name in ["train.py", "data.csv", "a.b.c"] {
+            assert!(!acts(name), "{name}");
+        }
+    }
 }

@@ -5,11 +5,13 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use stages::contract::StageDef;
 
-use super::{Ended, print};
+use super::{Ended, print, write};
 use crate::check::{self, Baseline, Report};
 use crate::diag::{Diagnostic, Source};
 use crate::evidence;
 use crate::project::{PipelineArgs, Project};
+use crate::read;
+use crate::say::{self, say};
 use crate::table::Tables;
 
 #[derive(Debug, clap::Args)]
@@ -57,14 +59,13 @@ pub fn run(pipeline: &PipelineArgs, args: &Args, kinds: &'static [StageDef]) -> 
         print(&check::print::text(&report))?;
     }
     if let Some(file) = &args.junit {
-        std::fs::write(file, check::print::junit(&report))
-            .with_context(|| format!("cannot write {}", file.display()))?;
+        write(file, check::print::junit(&report).as_bytes())?;
     }
     if args.github {
         let annotations = check::print::github(&report, &source, &project.spec.source);
         // Beside JSON they would spoil it, and GitHub reads both streams.
         match args.json {
-            true => eprint!("{annotations}"),
+            true => say::part(&annotations),
             false => print(&annotations)?,
         }
     }
@@ -81,7 +82,7 @@ pub fn run(pipeline: &PipelineArgs, args: &Args, kinds: &'static [StageDef]) -> 
 
 /// The baseline, if there is one, and its text.
 fn load(name: &Path, path: &Path) -> Result<(Option<Baseline>, Source)> {
-    let text = match std::fs::read_to_string(path) {
+    let text = match read::text(path, read::WRITTEN) {
         Ok(text) => Some(text),
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => None,
         Err(e) => return Err(e).with_context(|| format!("cannot read {}", path.display())),
@@ -136,7 +137,7 @@ fn update(path: &Path, old: &Baseline, report: &Report, spread: &[PathBuf]) -> R
     }
     let mut others = Vec::new();
     for file in spread {
-        let text = std::fs::read_to_string(file)
+        let text = read::text(file, read::TOLD)
             .with_context(|| format!("cannot read {}", file.display()))?;
         let other: Report = serde_json::from_str(&text)
             .with_context(|| format!("{} is no report of `repro check --json`", file.display()))?;
@@ -151,9 +152,8 @@ fn update(path: &Path, old: &Baseline, report: &Report, spread: &[PathBuf]) -> R
     if let Some(dir) = path.parent() {
         std::fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
     }
-    std::fs::write(path, new.to_text()?)
-        .with_context(|| format!("cannot write {}", path.display()))?;
+    write(path, new.to_text()?.as_bytes())?;
     print(&(differences.join("\n") + "\n"))?;
-    eprintln!("wrote {}", path.display());
+    say!("wrote {}", path.display());
     Ok(Ended::Done)
 }

@@ -9,6 +9,7 @@ use stages::contract::StageDef;
 use super::{Ended, print};
 use crate::graph::{Id, Stage};
 use crate::human;
+use crate::plain;
 use crate::plan::{Planner, Verdict};
 use crate::project::{PipelineArgs, Project};
 
@@ -57,6 +58,7 @@ fn object(planner: &Planner, id: Id) -> serde_json::Value {
         "reasons": reasons,
         "manifest": lines,
         "record": record,
+        "origin": planner.result(id).and_then(|entry| entry.origin.clone()),
     })
 }
 
@@ -89,7 +91,7 @@ fn text(planner: &mut Planner, id: Id) -> Result<String> {
                 writeln!(
                     text,
                     "  if you know that the result is the same: repro accept {} --why \"...\"",
-                    stage.name
+                    plain::quoted(&stage.name)
                 )?;
             }
         }
@@ -118,18 +120,31 @@ fn text(planner: &mut Planner, id: Id) -> Result<String> {
         }
     }
     if let Some(fp) = planner.fresh(id) {
-        provenance(planner, &fp, &mut text)?;
+        provenance(planner, id, &fp, &mut text)?;
     }
     Ok(text)
 }
 
-fn provenance(planner: &Planner, fp: &crate::digest::Fingerprint, text: &mut String) -> Result<()> {
+fn provenance(
+    planner: &Planner,
+    id: Id,
+    fp: &crate::digest::Fingerprint,
+    text: &mut String,
+) -> Result<()> {
     let record = planner.store.record(fp)?;
     writeln!(
         text,
         "made      {} as {} (profile {}) on {} ({})",
         record.finished, record.result.stage, record.profile, record.host, record.system
     )?;
+    let entry = planner.store.index.results.get(fp);
+    if let Some(origin) = entry.and_then(|entry| entry.origin.as_ref()) {
+        writeln!(
+            text,
+            "origin    imported from {origin}: not made here; repro verify --rerun {} makes it again",
+            plain::quoted(&planner.graph.stages[id].name)
+        )?;
+    }
     writeln!(
         text,
         "used      {} on {}, {} of CPU time in {} threads, {} of memory",

@@ -1,5 +1,6 @@
 //! `repro figures`.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -7,10 +8,13 @@ use stages::contract::StageDef;
 
 use super::Ended;
 use crate::diag::{Diagnostic, suggest};
+use crate::digest::Digest;
 use crate::figures::{self, FigureDecl, Picture, slug};
 use crate::history;
 use crate::plan::Planner;
 use crate::project::{PipelineArgs, Project};
+use crate::read;
+use crate::say::say;
 use crate::svg;
 
 #[derive(Debug, clap::Args)]
@@ -51,7 +55,7 @@ pub fn run(pipeline: &PipelineArgs, args: &Args, kinds: &'static [StageDef]) -> 
         out.curves(&planner)?;
     }
     for line in &out.missing {
-        eprintln!("{line}");
+        say!("{line}");
     }
     if out.written == 0 {
         let message = "there is nothing to draw";
@@ -69,10 +73,26 @@ pub fn run(pipeline: &PipelineArgs, args: &Args, kinds: &'static [StageDef]) -> 
     Ok(Ended::Done)
 }
 
+/// A stage's name as part of a file's name. Two that differ in signs only, and one that is too long for
+/// a file system, are told apart by a digest.
+fn file_name(stage: &str, shared: bool) -> String {
+    const LONG: usize = 150;
+    let name = slug(stage);
+    if !shared && name.len() <= LONG {
+        return name;
+    }
+    let mut end = name.len().min(LONG);
+    while !name.is_char_boundary(end) {
+        end -= 1;
+    }
+    let digest = Digest::of(stage.as_bytes()).to_string();
+    format!("{}-{}", &name[..end], &digest[..8])
+}
+
 struct Out<'a> {
     dir: &'a Path,
     written: usize,
-    /// What could not be written, and why.
+    /// What could not be written, and why, and what is to be known of what was.
     missing: Vec<String>,
 }
 
@@ -90,13 +110,26 @@ impl Out<'_> {
             let place = format!("figure {}, {}", figure.id.get_ref(), panel.stage.get_ref());
             match figures::picture(planner, id, output) {
                 Picture::File(path) => {
-                    let bytes = std::fs::read(&path)
+                    let bytes = read::bytes(&path, read::TOLD)
                         .with_context(|| format!("cannot read {}", path.display()))?;
                     let part = match (figure.panels.len(), slug(&panel.caption)) {
                         (1, _) => String::new(),
                         (_, caption) if caption.is_empty() => format!("-{}", i + 1),
                         (_, caption) => format!("-{caption}"),
                     };
+                    if path
+                        .extension()
+                        .is_some_and(|e| e.eq_ignore_ascii_case("svg"))
+                        && let Some(what) = figures::acts(&bytes)
+                    {
+                        let text = format!("{place}: not copied, for it holds {what}");
+                        self.missing.push(text);
+                        continue;
+                    }
+                    if let Some(origin) = planner.result(id).and_then(|e| e.origin.as_ref()) {
+                        let text = format!("{place}: imported from {origin}, not made here");
+                        self.missing.push(text);
+                    }
                     let extension = path.extension().unwrap_or_default().to_string_lossy();
                     self.write(&format!("{name}{part}.{extension}"), &bytes)?;
                 }
@@ -109,6 +142,10 @@ impl Out<'_> {
 
     /// A sheet of curves for each training that is there.
     fn curves(&mut self, planner: &Planner) -> Result<()> {
+        let mut taken = HashMap::new();
+        for stage in &planner.graph.stages {
+            *taken.entry(slug(&stage.name)).or_insert(0) += 1;
+        }
         for (id, stage) in planner.graph.stages.iter().enumerate() {
             let histories = stage
                 .outputs
@@ -118,7 +155,8 @@ impl Out<'_> {
             for (output, _) in histories {
                 if let Picture::File(path) = figures::picture(planner, id, output) {
                     let drawing = svg::sheet(&stage.name, &history::load(&path)?);
-                    let name = format!("curves-{}.svg", slug(&stage.name));
+                    let shared = taken.get(&slug(&stage.name)).is_some_and(|n| *n > 1);
+                    let name = format!("curves-{}.svg", file_name(&stage.name, shared));
                     self.write(&name, svg::file(&drawing).as_bytes())?;
                 }
             }
@@ -130,8 +168,8 @@ impl Out<'_> {
         let dir = self.dir;
         std::fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
         let file = dir.join(name);
-        std::fs::write(&file, bytes).with_context(|| format!("cannot write {}", file.display()))?;
-        eprintln!("wrote {}", file.display());
+        super::write(&file, bytes)?;
+        say!("wrote {}", file.display());
         self.written += 1;
         Ok(())
     }

@@ -12,9 +12,11 @@ use crate::exec::{self, Options, Summary};
 use crate::graph::{Graph, Id, Kind};
 use crate::human;
 use crate::memo;
+use crate::plain;
 use crate::plan::{Planner, Start, Verdict};
 use crate::progress;
 use crate::project::{PipelineArgs, Project, Request};
+use crate::say::say;
 use crate::store::{Lock, Store};
 
 #[derive(Debug, clap::Args)]
@@ -62,9 +64,9 @@ pub fn run(pipeline: &PipelineArgs, args: &Args, kinds: &'static [StageDef]) -> 
     let key = memo::key(&request, pipeline, &named)?;
     if !args.force
         && !args.dry_run
-        && let Some(stages) = memo::recall(&request, pipeline, &key)
+        && let Some((stages, imported)) = memo::recall(&request, pipeline, &key)
     {
-        nothing_to_do(stages);
+        nothing_to_do(stages, imported);
         return Ok(Ended::Done);
     }
     let mut project = Project::understand(request, pipeline, kinds)?;
@@ -85,7 +87,7 @@ pub fn run(pipeline: &PipelineArgs, args: &Args, kinds: &'static [StageDef]) -> 
     // then the run has nothing to do but to remember that.
     let named_so = wanted.iter().all(|id| planner.is_named(*id));
     if all_fresh && force.is_empty() && named_so {
-        nothing_to_do(wanted.len());
+        nothing_to_do(wanted.len(), memo::imported(&planner, &wanted));
         keep_notes(planner.store);
         memo::remember(&planner, &wanted, key);
         std::mem::forget(planner);
@@ -99,11 +101,14 @@ pub fn run(pipeline: &PipelineArgs, args: &Args, kinds: &'static [StageDef]) -> 
     }
     let root = project.store.root.clone();
     let (store, _lock) = Store::lock(&root, |holder| match holder {
-        Some(h) => eprintln!(
+        Some(h) => say!(
             "waiting for `{}` (process {} on {}, since {})",
-            h.command, h.pid, h.host, h.since
+            h.command,
+            h.pid,
+            h.host,
+            h.since
         ),
-        None => eprintln!("waiting for another run"),
+        None => say!("waiting for another run"),
     })?;
     project.store = store;
     let options = Options {
@@ -131,7 +136,8 @@ pub fn run(pipeline: &PipelineArgs, args: &Args, kinds: &'static [StageDef]) -> 
     if wanted.iter().all(|id| planner.is_named(*id)) {
         memo::remember(&planner, &wanted, key);
     }
-    let ended = conclude(&project.graph, &summary, wanted.len());
+    let imported = memo::imported(&planner, &wanted);
+    let ended = conclude(&project.graph, &summary, wanted.len(), imported);
     let whole = named.is_empty() && !summary.ran.is_empty() && ended == Ended::Done;
     if whole && !args.json && !project.tables.0.is_empty() {
         super::tables::after_run(pipeline, kinds)?;
@@ -139,8 +145,12 @@ pub fn run(pipeline: &PipelineArgs, args: &Args, kinds: &'static [StageDef]) -> 
     Ok(ended)
 }
 
-fn nothing_to_do(stages: usize) {
-    eprintln!("nothing to do: {} fresh", human::count(stages, "stage"));
+fn nothing_to_do(stages: usize, imported: usize) {
+    let stages = human::count(stages, "stage");
+    match imported {
+        0 => say!("nothing to do: {stages} fresh"),
+        n => say!("nothing to do: {stages} fresh, {n} of them imported, not made here"),
+    }
 }
 
 /// Digests of files that had to be read are worth keeping, unless a run is writing the index now.
@@ -155,7 +165,7 @@ fn keep_notes(store: &mut Store) {
 }
 
 /// The last words, and what they mean for the exit code.
-fn conclude(graph: &Graph, summary: &Summary, wanted: usize) -> Ended {
+fn conclude(graph: &Graph, summary: &Summary, wanted: usize, imported: usize) -> Ended {
     let names = |ids: &[Id]| {
         ids.iter()
             .map(|i| graph.stages[*i].name.as_str())
@@ -165,20 +175,20 @@ fn conclude(graph: &Graph, summary: &Summary, wanted: usize) -> Ended {
     let ran = summary.ran.len();
     let left = summary.left.len();
     if !summary.failed.is_empty() {
-        eprintln!(
+        say!(
             "failed: {}; {ran} ran, {left} left. The log tells why: repro log {}",
             names(&summary.failed),
-            graph.stages[summary.failed[0]].name
+            plain::quoted(&graph.stages[summary.failed[0]].name)
         );
         return Ended::Failed;
     }
     if summary.interrupted && left > 0 {
-        eprintln!("stopped: {ran} ran, {left} left. `repro run` goes on from here");
+        say!("stopped: {ran} ran, {left} left. `repro run` goes on from here");
         return Ended::Interrupted;
     }
     match ran {
-        0 => nothing_to_do(wanted),
-        _ => eprintln!(
+        0 => nothing_to_do(wanted, imported),
+        _ => say!(
             "{} ran, {} fresh, {} of work",
             human::count(ran, "stage"),
             wanted - ran,

@@ -7,8 +7,10 @@ use stages::contract::StageDef;
 use super::{Ended, print};
 use crate::graph::Id;
 use crate::human;
+use crate::plain;
 use crate::plan::{Planner, Verdict};
 use crate::project::{PipelineArgs, Project};
+use crate::say::say;
 use crate::store::Holder;
 
 #[derive(Debug, clap::Args)]
@@ -48,13 +50,16 @@ pub fn run(pipeline: &PipelineArgs, args: &Args, kinds: &'static [StageDef]) -> 
     } else {
         print(&table(&planner, &shown, fresh))?;
         if let Some(h) = holder {
-            eprintln!(
+            say!(
                 "running: `{}` (process {} on {}, since {})",
-                h.command, h.pid, h.host, h.since
+                h.command,
+                h.pid,
+                h.host,
+                h.since
             );
         }
         if fresh == 0 && !profiles.is_empty() && !profiles.contains(&profile) {
-            eprintln!(
+            say!(
                 "hint: profile `{profile}` has no results; these have: {}",
                 profiles.join(", ")
             );
@@ -77,6 +82,9 @@ fn object(planner: &Planner, id: Id) -> serde_json::Value {
         Some(Verdict::Fresh(fp)) => {
             object["verdict"] = "fresh".into();
             object["fingerprint"] = fp.to_string().into();
+            if let Some(origin) = planner.result(id).and_then(|e| e.origin.clone()) {
+                object["origin"] = origin.into();
+            }
         }
         Some(Verdict::Stale(reasons)) => {
             object["verdict"] = "stale".into();
@@ -113,7 +121,11 @@ fn table(planner: &Planner, shown: &[Id], fresh: usize) -> String {
                     .collect();
                 ("waits", names.join(", "))
             }
-            _ => ("fresh", String::new()),
+            _ => {
+                let origin = planner.result(id).and_then(|e| e.origin.as_ref());
+                let why = origin.map(|o| format!("imported from {o}"));
+                ("fresh", why.unwrap_or_default())
+            }
         };
         if verdict != "fresh" {
             seconds += planner.estimate(id).unwrap_or_default();
@@ -127,7 +139,10 @@ fn table(planner: &Planner, shown: &[Id], fresh: usize) -> String {
         if seconds > 0.0 {
             last += &format!(", about {} to run", human::seconds(seconds));
         }
-        text += &format!("{last}.   why: repro explain {stale}   do: repro run\n");
+        text += &format!(
+            "{last}.   why: repro explain {}   do: repro run\n",
+            plain::quoted(stale)
+        );
     }
     text
 }

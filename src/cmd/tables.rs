@@ -9,6 +9,7 @@ use super::{Ended, print};
 use crate::diag::{Diagnostic, suggest};
 use crate::evidence;
 use crate::project::{PipelineArgs, Project};
+use crate::say::say;
 use crate::table::{self, Format, Table, TableDecl};
 
 #[derive(Debug, clap::Args)]
@@ -101,9 +102,8 @@ fn write(dir: &Path, tables: &[Table], formats: &[Format]) -> Result<()> {
         for format in formats {
             let file = dir.join(format!("table-{}.{}", table.id, format.extension()));
             let text = table::render(&table.title, std::slice::from_ref(table), *format)?;
-            std::fs::write(&file, text)
-                .with_context(|| format!("cannot write {}", file.display()))?;
-            eprintln!("wrote {}", file.display());
+            super::write(&file, text.as_bytes())?;
+            say!("wrote {}", file.display());
         }
     }
     Ok(())

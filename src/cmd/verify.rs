@@ -11,6 +11,7 @@ use crate::human;
 use crate::plan::Planner;
 use crate::progress;
 use crate::project::{PipelineArgs, Project};
+use crate::say::say;
 use crate::store::{Health, Store};
 
 #[derive(Debug, clap::Args)]
@@ -43,7 +44,19 @@ pub fn run(pipeline: &PipelineArgs, args: &Args, kinds: &'static [StageDef]) -> 
     }
     results.sort_by_key(|entry| entry.at);
     let mut bad = 0;
-    let mut files = 0;
+    for (fp, why) in project
+        .store
+        .refused
+        .iter()
+        .filter(|_| args.stages.is_empty())
+    {
+        bad += 1;
+        print(&format!(
+            "{}  is not used: {why}\n",
+            project.store.result(fp).display()
+        ))?;
+    }
+    let mut files = bad;
     for entry in &results {
         for (i, made) in entry.out.iter().enumerate() {
             files += 1;
@@ -63,13 +76,21 @@ pub fn run(pipeline: &PipelineArgs, args: &Args, kinds: &'static [StageDef]) -> 
             ))?;
         }
     }
-    eprintln!(
+    say!(
         "{} of {} as committed",
         files - bad,
         human::count(files, "artifact")
     );
+    let foreign = results
+        .iter()
+        .filter(|entry| entry.origin.is_some())
+        .count();
+    if foreign > 0 {
+        let count = human::count(foreign, "result");
+        say!("{count} imported, not made here: `repro verify --rerun STAGE` makes them again");
+    }
     if bad > 0 {
-        eprintln!("hint: `repro run` restores or rebuilds what the pipeline needs");
+        say!("hint: `repro run` restores or rebuilds what the pipeline needs");
         return Ok(Ended::Failed);
     }
     Ok(Ended::Done)
@@ -80,12 +101,14 @@ fn rerun(project: &mut Project, ids: &[Id], args: &Args) -> Result<Ended> {
     let order = project.graph.with_needs(ids);
     let mut planner = project.planner();
     planner.judge_all(&order);
-    let before: Vec<(Id, Vec<Digest>)> = ids
+    let before: Vec<(Id, Vec<(String, Digest)>)> = ids
         .iter()
         .filter_map(|id| {
             Some((
                 *id,
-                planner.result(*id)?.out.iter().map(|m| m.digest).collect(),
+                (planner.result(*id)?.out.iter())
+                    .map(|m| (m.port.clone(), m.digest))
+                    .collect(),
             ))
         })
         .collect();
@@ -109,14 +132,14 @@ fn rerun(project: &mut Project, ids: &[Id], args: &Args) -> Result<Ended> {
     }
     let scratch = tempfile::tempdir_in(&project.store.root)?;
     let (mut store, _lock) = Store::lock(scratch.path(), |_| {})?;
+    store.key = project.store.key;
     // Everything upstream is borrowed; only the stages in question run.
     for id in order.iter().filter(|id| !ids.contains(id)) {
         let mut planner = Planner::new(&project.graph, &mut project.store, &project.facts, false);
         planner.judge_all(&order);
         if let Some(entry) = planner.result(*id).cloned() {
             let from = project.store.result(&entry.fp);
-            std::os::unix::fs::symlink(from, store.result(&entry.fp))?;
-            store.index.add_result(entry);
+            store.borrow(entry, from);
         }
     }
     let options = Options {
@@ -145,8 +168,8 @@ fn rerun(project: &mut Project, ids: &[Id], args: &Args) -> Result<Ended> {
         let Some(entry) = planner.result(id) else {
             continue;
         };
-        for (made, was) in entry.out.iter().zip(old) {
-            let same = made.digest == was;
+        for made in &entry.out {
+            let same = old.contains(&(made.port.clone(), made.digest));
             let word = match (same, stage.kind.measures_machine()) {
                 (true, _) => "same bytes",
                 (false, true) => "differs, as what measures the machine may",

@@ -9,6 +9,7 @@ use fill::{placeholders, scalar};
 use crate::diag::{Diagnostic, suggest};
 use crate::graph::Output;
 use crate::manifest::Manifest;
+use crate::secret::{self, Key};
 use crate::spec::node::{Node, Value};
 use crate::spec::{Instance, Spec, texts};
 
@@ -136,7 +137,7 @@ impl Command {
     }
 
     /// Adds what the declaration itself says; files are added by whoever can read them.
-    pub fn describe(&self, manifest: &mut Manifest, outputs: &[Output]) {
+    pub fn describe(&self, manifest: &mut Manifest, outputs: &[Output], key: &Key) {
         match &self.run {
             Run::Program(arguments) => {
                 for (i, argument) in arguments.iter().enumerate() {
@@ -150,10 +151,15 @@ impl Command {
         }
         for variable in &self.env {
             match variable.split_once('=') {
-                Some((name, value)) => manifest.add(format!("env.{name}"), value),
+                Some((name, value)) => {
+                    let told = secret::told(name, value, value.into(), key);
+                    manifest.add(format!("env.{name}"), told);
+                }
                 None => {
                     let value = std::env::var(variable).ok();
-                    let text = value.map_or("not set".into(), |v| format!("{v:?}"));
+                    let text = value.map_or("not set".into(), |v| {
+                        secret::told(variable, &v, format!("{v:?}"), key)
+                    });
                     manifest.add(format!("env.{variable}"), text);
                 }
             }

@@ -2,9 +2,12 @@
 
 use std::collections::HashMap;
 use std::fs;
+use std::io;
+use std::path::Path;
 
 use super::Planner;
 use crate::digest::{Digest, Fingerprint};
+use crate::read;
 use crate::store::Health;
 
 impl Planner<'_> {
@@ -24,7 +27,7 @@ impl Planner<'_> {
                 .index
                 .results
                 .get(fp)
-                .map(|e| e.out[number].port.clone());
+                .and_then(|e| Some(e.out.get(number)?.port.clone()));
             let port = port.unwrap_or_default();
             reasons.extend(match health {
                 Health::Good => None,
@@ -52,7 +55,7 @@ impl Planner<'_> {
             .index
             .results
             .get(fp)
-            .map(|e| e.out[number].clone())
+            .and_then(|e| e.out.get(number).cloned())
         else {
             return false;
         };
@@ -66,20 +69,29 @@ impl Planner<'_> {
                 .index
                 .results
                 .get(&other)
-                .map(|e| self.store.output(&other, &e.out[i]))
+                .and_then(|e| Some(self.store.output(&other, e.out.get(i)?)))
             else {
                 continue;
             };
             let to = self.store.output(fp, &made);
-            let part = to.with_extension("restoring");
-            let copied = from.is_file()
-                && fs::copy(&from, &part)
-                    .and_then(|_| fs::rename(&part, &to))
-                    .is_ok();
-            if copied {
+            if from.is_file() && copy(&from, &to).is_ok() {
                 return true;
             }
         }
         false
     }
+}
+
+/// Through a file of a new name, so that a link in the place of the output is replaced, not followed.
+fn copy(from: &Path, to: &Path) -> io::Result<()> {
+    let folder = to.parent().unwrap_or(Path::new("."));
+    if !fs::symlink_metadata(folder)?.is_dir() {
+        return Err(io::ErrorKind::NotADirectory.into());
+    }
+    let mut part = tempfile::NamedTempFile::new_in(folder)?;
+    io::copy(&mut read::open(from)?, &mut part)?;
+    let mode = fs::metadata(from)?.permissions();
+    part.as_file().set_permissions(mode)?;
+    part.persist(to).map_err(|e| e.error)?;
+    Ok(())
 }

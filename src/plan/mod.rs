@@ -13,7 +13,7 @@ use crate::files::Finder;
 use crate::graph::{Graph, Id, Kind};
 use crate::manifest::Manifest;
 use crate::project::Facts;
-use crate::store::{Entry, Store};
+use crate::store::{Entry, Made, Store};
 pub use resume::{Start, extends_key};
 
 #[derive(Debug, Clone, PartialEq)]
@@ -82,6 +82,13 @@ impl<'a> Planner<'a> {
         self.store.index.results.get(&self.fresh(id)?)
     }
 
+    /// What a fresh stage's result has for one of its output ports. Their order in the pipeline may
+    /// have changed since.
+    pub fn made(&self, id: Id, output: usize) -> Option<&Made> {
+        let port = &self.graph.stages[id].outputs.get(output)?.port;
+        self.result(id)?.out.iter().find(|made| made.port == *port)
+    }
+
     /// The manifest without what runs are found to read; known if every input is.
     pub fn manifest(&self, id: Id) -> Option<&Manifest> {
         self.manifests[id].as_ref()
@@ -111,7 +118,7 @@ impl<'a> Planner<'a> {
         }
         for input in &stage.inputs {
             for (i, (from, output)) in input.from.iter().enumerate() {
-                let digest = self.result(*from).map(|entry| entry.out[*output].digest);
+                let digest = self.made(*from, *output).map(|made| made.digest);
                 let key = match input.from.len() {
                     1 => format!("input.{}", input.port),
                     _ => format!("input.{}.{i}", input.port),
@@ -134,7 +141,7 @@ impl<'a> Planner<'a> {
                 }
             }
             Kind::Command(command) => {
-                command.describe(&mut manifest, &stage.outputs);
+                command.describe(&mut manifest, &stage.outputs, &self.store.key);
                 let files = self.finder.find(&command.files);
                 for (path, digest) in self.files(files) {
                     manifest.add(format!("file.{path}"), digest);
@@ -207,6 +214,9 @@ impl<'a> Planner<'a> {
                 .map(|e| (e.fp, e.reads.clone()))
                 .collect();
         for (fp, reads) in candidates {
+            if !self.has_outputs_of(id, &fp) {
+                continue;
+            }
             let same = |(path, was): &(String, Digest)| self.read_again(id, path, *was).is_none();
             if reads.iter().all(same) {
                 return match self.damage(&fp) {
@@ -216,6 +226,20 @@ impl<'a> Planner<'a> {
             }
         }
         Verdict::Stale(self.reasons(id, manifest))
+    }
+
+    /// Whether a result has what the stage declares to make.
+    fn has_outputs_of(&self, id: Id, fp: &Fingerprint) -> bool {
+        let made = self.store.index.results.get(fp).map(|entry| &entry.out[..]);
+        let has = |port: &str| {
+            made.unwrap_or_default()
+                .iter()
+                .any(|made| made.port == port)
+        };
+        self.graph.stages[id]
+            .outputs
+            .iter()
+            .all(|output| has(&output.port))
     }
 
     /// The digest of a file that a run was found to read, if it is another now, accepted changes apart.

@@ -93,10 +93,15 @@ fn origin(m: &Measured) -> Markup {
             @if let [run] = &m.runs[..] {
                 dt { "result of" } dd { (link(&run.stage)) }
                 dt { "fingerprint" } dd { code { (run.fingerprint) } }
+                @if let Some(origin) = &run.origin {
+                    dt { "imported from" } dd { (origin) ": not made here" }
+                }
             } @else {
                 dt { "mean of" }
                 @for run in &m.runs {
-                    dd { (run.value) " by " (link(&run.stage)) ", " code { (run.fingerprint) } }
+                    dd { (run.value) " by " (link(&run.stage)) ", " code { (run.fingerprint) }
+                        @if let Some(origin) = &run.origin { ", imported from " (origin) }
+                    }
                 }
             }
         }

@@ -93,6 +93,14 @@ pub fn warn(
             warnings.push(format!("{n} {what}: `repro run --profile {profile}`."));
         }
     }
+    let imported = stages.iter().filter(|s| s.origin.is_some()).count();
+    if imported > 0 {
+        let n = human::count(imported, "result");
+        warnings.push(format!(
+            "{n} imported: not made here, and believed as the records that came with them. \
+             `repro verify --rerun STAGE` makes one again."
+        ));
+    }
     let dirty = |(_, r): &&(String, Record)| r.git.as_ref().is_some_and(|g| g.dirty);
     let dirty = records.iter().filter(dirty).count();
     if dirty > 0 {

@@ -10,6 +10,7 @@ use crate::human;
 use crate::metrics::{self, Metric};
 use crate::plan::{Planner, Verdict};
 use crate::project::Project;
+use crate::read;
 use crate::record::Record;
 use crate::spec::Profile;
 use crate::svg::{self, Drawing, State};
@@ -59,6 +60,8 @@ pub struct Stage {
     pub needs: Vec<String>,
     pub users: Vec<String>,
     pub fingerprint: Option<String>,
+    /// Where its result comes from, if it was not made here.
+    pub origin: Option<String>,
     pub manifest: Vec<(String, String)>,
     pub record: Vec<(String, String)>,
     pub metrics: Vec<Metric>,
@@ -142,7 +145,7 @@ fn shown(planner: &Planner, id: Id, output: usize) -> Shown {
     match figures::picture(planner, id, output) {
         Picture::NotRun => Shown::Words("not run".into()),
         Picture::Stale(reason) => Shown::Words(format!("stale: {reason}")),
-        Picture::File(path) => match std::fs::read(&path) {
+        Picture::File(path) => match read::bytes(&path, read::TOLD) {
             Err(e) => Shown::Words(format!("cannot read {}: {e}", path.display())),
             Ok(bytes) if bytes.starts_with(b"\x89PNG") => Shown::Png(bytes),
             Ok(bytes) if path.extension().is_some_and(|e| e == "svg") => Shown::Svg(bytes),
@@ -180,6 +183,7 @@ fn stage(
         needs: node.needs().iter().map(name).collect(),
         users: node.users.iter().map(name).collect(),
         fingerprint: None,
+        origin: None,
         manifest: Vec::new(),
         record: Vec::new(),
         metrics: Vec::new(),
@@ -189,6 +193,7 @@ fn stage(
         return stage;
     };
     stage.fingerprint = Some(entry.fp.to_string());
+    stage.origin.clone_from(&entry.origin);
     if let Some(manifest) = planner.store.manifest(&entry.fp) {
         stage.manifest = manifest.iter().map(|(k, v)| (k.into(), v.into())).collect();
     }
@@ -199,7 +204,10 @@ fn stage(
         }
         Err(error) => warnings.push(format!("{}: {error:#}", node.name)),
     }
-    for (output, made) in node.outputs.iter().zip(&entry.out) {
+    for (i, output) in node.outputs.iter().enumerate() {
+        let Some(made) = planner.made(id, i) else {
+            continue;
+        };
         let path = planner.store.output(&entry.fp, made);
         let read = match output.holds.as_str() {
             "metrics" => metrics::load(&path).map(|m| stage.metrics = m),

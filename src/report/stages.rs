@@ -46,6 +46,9 @@ pub fn section(stage: &Stage) -> Markup {
                     }
                 }
             }
+            @if let Some(origin) = &stage.origin {
+                p.reason { "Imported from " (origin) ": not made here." }
+            }
             @if let Some(fingerprint) = &stage.fingerprint {
                 h3 { "Record" }
                 (pairs("record", &stage.record))

@@ -12,6 +12,7 @@ use super::durable;
 use super::facts::{Entry, Made};
 use super::stat::{self, Stamp, Tree};
 use crate::digest::{Digest, Fingerprint};
+use crate::read;
 use crate::record::Record;
 
 /// `work/FINGERPRINT/`.
@@ -34,10 +35,15 @@ impl Work {
             if e.kind() != io::ErrorKind::AlreadyExists {
                 return Err(e);
             }
+            if !fs::symlink_metadata(&work.dir)?.is_dir() {
+                let message = format!("{} is not a folder", work.dir.display());
+                return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
+            }
             match fs::remove_dir_all(work.result()) {
                 Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
                 _ => {}
             }
+            remove_links(&work.dir)?;
         }
         fs::create_dir(work.result())?;
         Ok(work)
@@ -63,10 +69,7 @@ impl Work {
     }
 
     pub fn open_log(&self) -> io::Result<File> {
-        OpenOptions::new()
-            .create(true)
-            .append(true)
-            .open(self.log())
+        read::open_own(OpenOptions::new().create(true).append(true), &self.log())
     }
 
     /// Digests the outputs and makes them read-only. Fails if one was not written.
@@ -145,6 +148,19 @@ impl Work {
     }
 }
 
+/// What we write into a folder of work must stay in it. We make no links there; one that came with a
+/// copy would lead out.
+fn remove_links(dir: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        let kind = entry.file_type()?;
+        if !kind.is_file() && !kind.is_dir() {
+            fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
+}
+
 /// Renames `new` to `place`. What was there takes the name of `new`.
 fn replace(new: &Path, place: &Path) -> io::Result<()> {
     match renameat_with(CWD, new, CWD, place, RenameFlags::NOREPLACE) {
@@ -164,7 +180,12 @@ fn replace(new: &Path, place: &Path) -> io::Result<()> {
 
 fn write(path: &Path, bytes: &[u8]) -> Result<()> {
     let attempt = || {
-        let mut file = File::create(path)?;
+        // Whatever the program left by that name, a link perhaps, is not written through.
+        match fs::remove_file(path) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+            _ => {}
+        }
+        let mut file = File::create_new(path)?;
         file.write_all(bytes)
     };
     attempt().with_context(|| format!("cannot write {}", path.display()))

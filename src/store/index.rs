@@ -11,9 +11,10 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use super::durable::sync_folder;
-use super::facts::{Entry, Line, Names};
+use super::facts::{Entry, Home, Line, Names};
 use super::stat::Stamp;
 use crate::digest::{Digest, Fingerprint};
+use crate::read;
 
 /// What the index tells of and cannot vouch for yet, besides results that were just committed.
 #[derive(Debug, Default)]
@@ -36,6 +37,8 @@ pub struct Index {
     pub clean: bool,
     /// Of `results/` at that time.
     pub folder: Option<Stamp>,
+    /// Which folder `results/` was when this was written.
+    pub home: Option<Home>,
     pub unsynced: Unsynced,
     pending: String,
     lines: usize,
@@ -44,7 +47,7 @@ pub struct Index {
 
 impl Index {
     pub fn load(path: &Path) -> io::Result<Self> {
-        let text = match fs::read(path) {
+        let text = match read::own_bytes(path, read::INDEX) {
             Ok(bytes) => bytes,
             Err(e) if e.kind() == io::ErrorKind::NotFound => Vec::new(),
             Err(e) => return Err(e),
@@ -68,6 +71,9 @@ impl Index {
                     files.clear();
                 }
                 Ok(Line::Boot(id)) => boot = id,
+                Ok(Line::Home(home)) => index.home = Some(home),
+                // As good as torn: what it tells of is looked for in `results/`.
+                Ok(Line::Result(entry)) if entry.problem().is_some() => {}
                 Ok(line) => {
                     match &line {
                         Line::Result(entry) => results.push(entry.fp),
@@ -113,17 +119,44 @@ impl Index {
             Line::Gone(fp) => {
                 self.results.remove(&fp);
             }
-            Line::Synced(_) | Line::Boot(_) => {}
+            Line::Synced(_) | Line::Boot(_) | Line::Home(_) => {}
         }
     }
 
     /// Results for a manifest, newest first: the one with that fingerprint, or those whose runs
-    /// were found to read more.
+    /// were found to read more. What was made elsewhere comes after all that was made here.
     pub fn candidates(&self, fp: &Fingerprint) -> Vec<&Entry> {
         let same = self.results.get(fp).into_iter();
         let more = self.by_base.get(fp).into_iter().flatten().rev();
-        same.chain(more.filter_map(|fp| self.results.get(fp)))
-            .collect()
+        let all = same.chain(more.filter_map(|fp| self.results.get(fp)));
+        let mut all: Vec<&Entry> = all.collect();
+        all.sort_by_key(|entry| entry.origin.is_some());
+        all
+    }
+
+    /// Forgets all results and files.
+    pub fn forget(&mut self) {
+        self.results.clear();
+        self.by_base.clear();
+        self.files.clear();
+        self.unsynced = Unsynced::default();
+    }
+
+    /// Says of all results that they were not made here, unless that is known of them.
+    pub fn disown(&mut self, origin: &str) {
+        let ours = self.results.values().filter(|entry| entry.origin.is_none());
+        for mut entry in ours.cloned().collect::<Vec<_>>() {
+            entry.origin = Some(origin.into());
+            self.add_result(entry);
+        }
+    }
+
+    /// Notes where the index is written, if that is not known.
+    pub fn settle_in(&mut self, home: Home) {
+        if self.home != Some(home) {
+            self.home = Some(home);
+            self.push(&Line::Home(home));
+        }
     }
 
     /// Forgets what is believed of a result's files, so that they are read before use.
@@ -205,7 +238,7 @@ impl Index {
 
     /// Rewrites the file without what is out of date, if that halves it.
     pub fn compact(&mut self) -> io::Result<()> {
-        let live = self.results.len() + self.names.iter().count() + self.files.len() + 2;
+        let live = self.results.len() + self.names.iter().count() + self.files.len() + 3;
         if self.lines < 2 * live + 100 {
             return Ok(());
         }
@@ -227,6 +260,9 @@ impl Index {
         for (path, (stamp, digest)) in &self.files {
             line(Line::File(path.clone(), *stamp, *digest));
         }
+        self.home
+            .into_iter()
+            .for_each(|home| line(Line::Home(home)));
         line(Line::Synced(self.folder));
         let folder = self.path.parent().unwrap_or(Path::new("."));
         let mut file = tempfile::NamedTempFile::new_in(folder)?;
@@ -243,11 +279,10 @@ impl Index {
 /// Opens for appending whole lines, also after a line that was torn.
 fn open_append(path: &Path) -> io::Result<File> {
     use std::os::unix::fs::FileExt;
-    let mut file = OpenOptions::new()
-        .create(true)
-        .read(true)
-        .append(true)
-        .open(path)?;
+    let mut file = read::open_own(
+        OpenOptions::new().create(true).read(true).append(true),
+        path,
+    )?;
     let len = file.metadata()?.len();
     let mut last = [b'\n'];
     if len > 0 {

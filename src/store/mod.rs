@@ -5,6 +5,7 @@
 //!   index                  facts, one a line (index.rs)
 //!   lock                   held by the run that writes
 //!   readers                held by those who read results for long; `gc` waits for them
+//!   key                    for digests of secrets (secret.rs); never leaves the store
 //!   fresh                  what was looked at when all was last found fresh (memo.rs)
 //!   results/FINGERPRINT/   manifest.txt record.json log, the outputs, state/ — never edited
 //!   work/FINGERPRINT/      job.json log checkpoint/ reached.json spent.json result/ — result/ is
@@ -35,7 +36,8 @@ use rustix::fs::{AtFlags, FileType};
 
 pub use commit::Work;
 pub use durable::Syncer;
-pub use facts::{Entry, Made};
+use facts::Home;
+pub use facts::{Entry, Made, is_plain_name};
 pub use gc::{Usage, size_of};
 pub use index::Index;
 pub use lock::{Holder, Lock};
@@ -43,17 +45,33 @@ pub use reached::Reached;
 pub use spent::Spent;
 use stat::{Stamp, Tree};
 
+use crate::diag::Diagnostic;
 use crate::digest::{Digest, Fingerprint};
 use crate::manifest::Manifest;
+use crate::plain;
+use crate::read;
 use crate::record::Record;
+use crate::secret::Key;
 
 #[derive(Debug)]
 pub struct Store {
     pub root: PathBuf,
     pub index: Index,
+    /// Under which secrets are digested.
+    pub key: Key,
     /// `results/`, open.
     results: Option<File>,
+    /// Folders in `results/` that are not used, and why.
+    pub refused: Vec<(Fingerprint, String)>,
+    /// Results of another store, and where they are.
+    borrowed: HashMap<Fingerprint, PathBuf>,
 }
+
+/// What a store is made of, besides its files.
+const FOLDERS: [&str; 3] = ["results", "work", "downloads"];
+
+/// Where results come from that this store has not seen being made.
+const COPIED: &str = "a store that was copied here, or that has lost its index";
 
 /// How an output is found.
 #[derive(Debug, Clone, PartialEq)]
@@ -74,27 +92,51 @@ impl Store {
         let mut store = Self {
             root: root.into(),
             index,
+            key: Key::of(root),
             results: File::open(root.join("results")).ok(),
+            refused: Vec::new(),
+            borrowed: HashMap::new(),
         };
         let folder = store.results.as_ref().and_then(|f| f.metadata().ok());
+        let home = folder.as_ref().map(Home::of);
         let folder = folder.as_ref().map(Stamp::of);
+        let unchanged = folder.is_some() && store.index.folder == folder;
+        let ours = unchanged || home.is_some() && store.index.home == home;
+        if !ours {
+            // Written elsewhere, by whomever: what results there are tells their records.
+            store.index.forget();
+        }
         // A run that died, or a machine that went down, may have left results and no word of them.
-        if !store.index.clean || store.index.folder.is_none() || store.index.folder != folder {
+        if !ours || !store.index.clean || !unchanged {
             store.adopt();
+        }
+        if !ours {
+            store.index.disown(COPIED);
+        }
+        if let Some(home) = home {
+            store.index.settle_in(home);
         }
         Ok(store)
     }
 
     /// Makes the folders, takes the lock, and reads what is known.
     pub fn lock(root: &Path, waiting: impl FnOnce(Option<Holder>)) -> Result<(Self, Lock)> {
-        for folder in ["results", "work", "downloads"] {
+        check_place(root)?;
+        for folder in FOLDERS {
             let path = root.join(folder);
             make_folder(&path).with_context(|| format!("cannot make {}", path.display()))?;
         }
         let lock = Lock::take(&root.join("lock"), waiting)?;
         let _ = fs::remove_dir_all(root.join("trash"));
-        let store = Self::open(root)?;
+        // Without one, on a full disk, secrets count under a key that everybody knows, until there is one.
+        let _ = Key::make(root);
+        let mut store = Self::open(root)?;
         store.sweep();
+        if store.index.results.is_empty() {
+            // From now on what is found here was made here. A disk that will not take the note now
+            // will be told of by whoever writes results.
+            let _ = store.index.flush();
+        }
         Ok((store, lock))
     }
 
@@ -117,18 +159,30 @@ impl Store {
             if self.index.results.contains_key(&fp) {
                 continue;
             }
-            // A record that does not load was torn; its stage runs again.
-            if let Ok(record) = Record::load(&folder.path().join("record.json"))
-                && record.result.fp == fp
-            {
-                self.index.add_result(record.result);
-                self.index.distrust(&fp);
-                self.index.unsynced.earlier = true;
+            // A link is never ours, and a record that does not load was torn: its stage runs again.
+            let real = folder.file_type().is_ok_and(|kind| kind.is_dir());
+            match checked(&folder.path(), &fp).filter(|_| real) {
+                Some(Ok(entry)) => {
+                    self.index.add_result(entry);
+                    self.index.distrust(&fp);
+                    self.index.unsynced.earlier = true;
+                }
+                Some(Err(why)) => self.refused.push((fp, why)),
+                None => {}
             }
         }
     }
 
+    /// Lends a result of another store, to be read here.
+    pub fn borrow(&mut self, entry: Entry, place: PathBuf) {
+        self.borrowed.insert(entry.fp, place);
+        self.index.add_result(entry);
+    }
+
     pub fn result(&self, fp: &Fingerprint) -> PathBuf {
+        if let Some(place) = self.borrowed.get(fp) {
+            return place.clone();
+        }
         self.root.join("results").join(fp.to_string())
     }
 
@@ -137,7 +191,7 @@ impl Store {
     }
 
     pub fn manifest(&self, fp: &Fingerprint) -> Option<Manifest> {
-        let text = fs::read_to_string(self.result(fp).join("manifest.txt")).ok()?;
+        let text = read::own_text(&self.result(fp).join("manifest.txt"), read::TOLD).ok()?;
         Some(Manifest::parse(&text))
     }
 
@@ -160,6 +214,11 @@ impl Store {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Health::Missing,
             Err(e) => return Health::Unreadable(e.to_string()),
         };
+        let folder = fs::symlink_metadata(self.result(fp));
+        if meta.is_symlink() || !folder.is_ok_and(|folder| folder.is_dir()) {
+            // Nobody commits a link in the place of an output.
+            return Health::Changed;
+        }
         let stamp = Stamp::of(&meta);
         match self.digest_of(&path, read) {
             Ok(digest) if digest == made.digest => {
@@ -177,7 +236,7 @@ impl Store {
 
     /// What the file system says of a regular file in a result.
     fn stamp_below(&self, fp: &Fingerprint, file: &str) -> Option<Stamp> {
-        let dir = self.results.as_ref()?;
+        let dir = self.results.as_ref().filter(|_| self.borrowed.is_empty())?;
         let path = format!("{fp}/{file}");
         let stat = rustix::fs::statat(dir, path, AtFlags::SYMLINK_NOFOLLOW).ok()?;
         let regular = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
@@ -186,8 +245,7 @@ impl Store {
 
     /// Digest of a file or directory; unchanged files are not read again unless `read` says so.
     pub fn digest_of(&mut self, path: &Path, read: bool) -> io::Result<Digest> {
-        let meta = fs::metadata(path)?;
-        if meta.is_file() {
+        if !fs::metadata(path)?.is_dir() {
             return self.digest_of_file(path, read);
         }
         let names = stat::walk(path)?;
@@ -251,6 +309,59 @@ impl Store {
     }
 }
 
+/// The entry of a result's record, or what is wrong with it; nothing if there is none.
+fn checked(folder: &Path, fp: &Fingerprint) -> Option<Result<Entry, String>> {
+    let record = Record::load(&folder.join("record.json")).ok()?;
+    let mut entry = record.result;
+    let manifest = read::own_text(&folder.join("manifest.txt"), read::TOLD);
+    let problem = entry.problem().or_else(|| match manifest {
+        _ if entry.fp != *fp => Some("its record is another's".into()),
+        Ok(manifest) => entry.contradiction(&manifest),
+        Err(e) => Some(format!("its manifest cannot be read: {e}")),
+    });
+    if let Some(problem) = problem {
+        return Some(Err(problem));
+    }
+    let origin = read::own_text(&folder.join(IMPORTED), NOTE).ok();
+    entry.origin = origin.map(|text| plain::line(&text).into_owned());
+    Some(Ok(entry))
+}
+
+/// Beside an imported result's outputs: where it comes from.
+pub const IMPORTED: &str = "imported";
+/// Bytes of such a note.
+const NOTE: u64 = 4 << 10;
+
+/// Fails where a store must not be made: in a folder that holds something else. A repository may bring
+/// a link by the name of the store, which leads to a folder of the person's.
+fn check_place(root: &Path) -> Result<()> {
+    for folder in FOLDERS {
+        let path = root.join(folder);
+        if fs::symlink_metadata(&path).is_ok_and(|m| m.is_symlink()) {
+            let message = format!("{} is a link, which a store never holds", path.display());
+            return Err(Diagnostic::new(message)
+                .hint("remove it; --store DIR names another place, --data DIR one for data")
+                .into());
+        }
+    }
+    if root.join("results").is_dir() {
+        return Ok(());
+    }
+    let known = ["index", "lock", "readers", "fresh", "trash", "key"];
+    let ours = |name: &str| known.contains(&name) || FOLDERS.contains(&name);
+    let usual = |name: &str| [".gitignore", ".gitkeep", "CACHEDIR.TAG"].contains(&name);
+    for entry in fs::read_dir(root).into_iter().flatten().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if !ours(&name) && !usual(&name) {
+            let message = format!("{} is no store: it holds {name}", root.display());
+            return Err(Diagnostic::new(message)
+                .hint("--store DIR names another folder, which may be new")
+                .into());
+        }
+    }
+    Ok(())
+}
+
 /// A folder whose name is on the disk, with those above it.
 fn make_folder(path: &Path) -> io::Result<()> {
     match fs::create_dir(path) {
@@ -268,9 +379,11 @@ fn make_folder(path: &Path) -> io::Result<()> {
 }
 
 /// Digest of a file, known or read; with its stamp if it was read and may be trusted next time.
-fn look_at(index: &Index, path: &Path, read: bool) -> io::Result<(Digest, Option<Stamp>)> {
-    let stamp = Stamp::of(&fs::metadata(path)?);
-    if !read
+fn look_at(index: &Index, path: &Path, again: bool) -> io::Result<(Digest, Option<Stamp>)> {
+    let meta = fs::metadata(path)?;
+    read::regular(meta.file_type())?;
+    let stamp = Stamp::of(&meta);
+    if !again
         && let Some((known, digest)) = index.files.get(path.to_string_lossy().as_ref())
         && *known == stamp
     {

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use stages::contract::Progress;
 
 use super::Work;
+use crate::read;
 
 /// As of the last checkpoint, in `work/FINGERPRINT/reached.json`. The checkpoint itself is what
 /// a run goes on from; this may lag behind it, and may be missing.
@@ -53,7 +54,7 @@ impl Reached {
 
 impl Work {
     pub fn reached(&self) -> Option<Reached> {
-        let text = fs::read(self.dir.join("reached.json")).ok()?;
+        let text = read::own_bytes(&self.dir.join("reached.json"), read::TOLD).ok()?;
         serde_json::from_slice(&text).ok()
     }
 

@@ -6,6 +6,7 @@ use std::io;
 use serde::{Deserialize, Serialize};
 
 use super::Work;
+use crate::read;
 
 /// In `work/FINGERPRINT/spent.json`, as of the last checkpoint.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
@@ -28,7 +29,7 @@ impl Spent {
 
 impl Work {
     pub fn spent(&self) -> Option<Spent> {
-        let text = fs::read(self.dir.join("spent.json")).ok()?;
+        let text = read::own_bytes(&self.dir.join("spent.json"), read::TOLD).ok()?;
         serde_json::from_slice(&text).ok()
     }
 

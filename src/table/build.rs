@@ -12,6 +12,7 @@ use super::content::{
 use super::decl::{CellDecl, ColumnDecl, RowDecl, TableDecl};
 use crate::graph::matches;
 use crate::metrics::Metric;
+use crate::plain;
 
 /// What is known of the stages under one profile.
 #[derive(Debug, Clone, Default)]
@@ -35,6 +36,8 @@ pub struct Outcome {
     pub fingerprint: String,
     /// As recorded: `cpu`, `NVIDIA H100 80GB HBM3`.
     pub device: String,
+    /// Where it comes from, if it was not made here.
+    pub origin: Option<String>,
     pub metrics: Vec<Metric>,
 }
 
@@ -48,9 +51,9 @@ pub fn build(decl: &TableDecl, evidence: &Evidence) -> Result<Table> {
             .iter()
             .map(|column| cell(decl, column, row, evidence));
         rows.push(Row {
-            name: row.name.get_ref().clone(),
-            group: row.group.clone(),
-            note: row.note.clone(),
+            name: plain::line(row.name.get_ref()).into_owned(),
+            group: plain::line(&row.group).into_owned(),
+            note: row.note.as_ref().map(|note| plain::line(note).into_owned()),
             cells: cells.collect::<Result<_>>()?,
         });
     }
@@ -59,11 +62,12 @@ pub fn build(decl: &TableDecl, evidence: &Evidence) -> Result<Table> {
         one_protocol(decl, column, i, &rows)?;
         columns.push(finish(column, i, &mut rows, &evidence.profile));
     }
+    // A heading is one line, whatever the pipeline says.
     Ok(Table {
-        id: decl.id.get_ref().clone(),
-        title: decl.title.clone(),
-        head: decl.head.clone(),
-        group_head: decl.group_head.clone(),
+        id: plain::line(decl.id.get_ref()).into_owned(),
+        title: plain::line(&decl.title).into_owned(),
+        head: plain::line(&decl.head).into_owned(),
+        group_head: plain::line(&decl.group_head).into_owned(),
         profile: evidence.profile.clone(),
         columns,
         rows,
@@ -84,7 +88,7 @@ fn cell(decl: &TableDecl, column: &ColumnDecl, row: &RowDecl, evidence: &Evidenc
         source: cell
             .source
             .as_ref()
-            .map(|s| s.get_ref().clone())
+            .map(|s| plain::line(s.get_ref()).into_owned())
             .unwrap_or_default(),
         best: false,
     });
@@ -143,6 +147,7 @@ fn reproduced(
                     stage: stage.clone(),
                     fingerprint: outcome.fingerprint.clone(),
                     value: metric.value,
+                    origin: outcome.origin.clone(),
                 };
                 runs.push((run, metric, &outcome.device));
             }

@@ -103,6 +103,19 @@ pub struct Measured {
     pub runs: Vec<Run>,
 }
 
+impl Measured {
+    /// Where the results behind it come from, of those that were not made here.
+    pub fn origins(&self) -> Vec<&str> {
+        let mut origins: Vec<&str> = Vec::new();
+        for origin in self.runs.iter().filter_map(|run| run.origin.as_deref()) {
+            if !origins.contains(&origin) {
+                origins.push(origin);
+            }
+        }
+        origins
+    }
+}
+
 /// What stands behind `±`.
 #[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
@@ -126,4 +139,7 @@ pub struct Run {
     pub stage: String,
     pub fingerprint: String,
     pub value: f64,
+    /// Where the result comes from, if it was not made here.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub origin: Option<String>,
 }

@@ -1,10 +1,12 @@
 //! CSV: one line for each cell, so that any number of tables is one file with one head.
 
+use std::borrow::Cow;
+
 use anyhow::Result;
 
 use super::content::{Cell, Reproduced, SpreadOf, Table};
 
-const HEAD: [&str; 21] = [
+const HEAD: [&str; 22] = [
     "table",
     "group",
     "row",
@@ -26,6 +28,7 @@ const HEAD: [&str; 21] = [
     "profile",
     "difference",
     "stage",
+    "imported_from",
 ];
 
 pub fn render(tables: &[Table]) -> Result<String> {
@@ -43,11 +46,22 @@ pub fn render(tables: &[Table]) -> Result<String> {
                         .into();
                 record.extend(published(cell, column.published.as_deref()));
                 record.extend(reproduced(cell, &table.profile.name));
-                writer.write_record(record)?;
+                let record: Vec<_> = record.iter().map(|field| harmless(field)).collect();
+                writer.write_record(record.iter().map(|field| field.as_bytes()))?;
             }
         }
     }
     Ok(String::from_utf8(writer.into_inner()?)?)
+}
+
+/// A spreadsheet takes a field that begins so for a formula, which may start programs and call hosts.
+/// An apostrophe tells it that this is text.
+fn harmless(field: &str) -> Cow<'_, str> {
+    let formula = field.starts_with(['=', '+', '-', '@', '\t', '\r', '＝', '＋', '－', '＠']);
+    match formula && field.parse::<f64>().is_err() {
+        true => Cow::Owned(format!("'{field}")),
+        false => Cow::Borrowed(field),
+    }
 }
 
 fn published(cell: &Cell, label: Option<&str>) -> [String; 4] {
@@ -66,14 +80,14 @@ fn reproduced(cell: &Cell, profile: &str) -> Vec<String> {
     let text = |t: &str| t.to_owned();
     let optional = |value: Option<String>| value.unwrap_or_default();
     let unmeasured = |state: &str, stage: &str| {
-        let mut fields = vec![String::new(); 12];
+        let mut fields = vec![String::new(); 13];
         fields[0] = text(state);
         fields[9] = text(profile);
         fields[11] = text(stage);
         fields
     };
     match &cell.reproduced {
-        None => vec![String::new(); 12],
+        None => vec![String::new(); 13],
         Some(Reproduced::Stale { stage, .. }) => unmeasured("stale", stage),
         Some(Reproduced::NotRun { stage }) => unmeasured("not-run", stage),
         Some(Reproduced::Measured(m)) => vec![
@@ -96,6 +110,25 @@ fn reproduced(cell: &Cell, profile: &str) -> Vec<String> {
                 .map(|r| r.stage.as_str())
                 .collect::<Vec<_>>()
                 .join(" "),
+            m.origins().join("; "),
         ],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::harmless;
+
+    #[test]
+    fn a_formula_is_told_to_be_text_and_a_number_stays_one() {
+        assert_eq!(
+            harmless("=HYPERLINK(\"http://x\")"),
+            "'=HYPERLINK(\"http://x\")"
+        );
+        assert_eq!(
+            (&*harmless("@SUM(1)"), &*harmless("-1+2")),
+            ("'@SUM(1)", "'-1+2")
+        );
+        assert_eq!((&*harmless("-0.5"), &*harmless("FID")), ("-0.5", "FID"));
     }
 }

@@ -11,7 +11,7 @@ use super::problems::Problem;
 use crate::diag::Diagnostic;
 use crate::graph::Graph;
 use crate::metrics::Better;
-use crate::spec::Spec;
+use crate::spec::{Spec, names};
 
 /// All declared tables, in the order of the file.
 #[derive(Debug, Clone, Default)]
@@ -88,6 +88,12 @@ impl Tables {
             .map_err(|e| source.error(&e.span().unwrap_or(0..0), e.message().replace('\n', " ")))?;
         let has_metrics = |s: &crate::graph::Stage| (s.name.clone(), s.metrics_port().is_some());
         let stages: Vec<(String, bool)> = graph.stages.iter().map(has_metrics).collect();
+        for decl in &table.0 {
+            if let Some(why) = names::problem(decl.id.get_ref(), &['/', '\\']) {
+                let message = format!("a table cannot be called so: {why}");
+                return Err(source.error(&decl.id.span(), message));
+            }
+        }
         match table.problems(&stages).into_iter().next() {
             None => Ok(table),
             Some(Problem {

@@ -122,6 +122,17 @@ pub fn layout(table: &Table) -> Layout {
                         ..
                     },
                 ) => vec![notes.number(&format!("{stage}: {reason}"))],
+                (
+                    Part::Reproduced,
+                    Cell {
+                        reproduced: Some(Reproduced::Measured(m)),
+                        ..
+                    },
+                ) => {
+                    let origins = m.origins().into_iter();
+                    let note = |origin| format!("Imported from {origin}: not made here.");
+                    origins.map(|origin| notes.number(&note(origin))).collect()
+                }
                 _ => Vec::new(),
             };
             text.origin = Some(Origin {

@@ -85,11 +85,12 @@ fn escape(text: &str) -> String {
     let mut out = String::new();
     for (code, part) in code_spans(text) {
         if code {
-            out += &format!("`{part}`");
+            // A bar ends the cell of a table in code, too.
+            out += &format!("`{}`", part.replace('|', "\\|"));
             continue;
         }
         for c in part.chars() {
-            if matches!(c, '|' | '*' | '_' | '<' | '[') {
+            if matches!(c, '|' | '*' | '_' | '<' | '[' | '\\') {
                 out.push('\\');
             }
             out.push(c);

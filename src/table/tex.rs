@@ -103,6 +103,8 @@ fn letter(c: char) -> String {
     match c {
         '\\' => r"\textbackslash{}".into(),
         '&' | '%' | '$' | '#' | '_' | '{' | '}' => format!("\\{c}"),
+        // After the end of a row these would belong to it.
+        '[' | '*' => format!("{{{c}}}"),
         '~' => r"\textasciitilde{}".into(),
         '^' => r"\textasciicircum{}".into(),
         '<' | '>' | '|' => format!(
