@@ -169,6 +169,14 @@ fn unpack_from(from: impl Read, to: &Path, limit: u64) -> Result<Unpacked> {
             .take()
             .unwrap_or_else(|| entry.path_bytes().into_owned());
         let path = checked_path(&path)?;
+        if path
+            .split('/')
+            .any(|part| part.eq_ignore_ascii_case(".git"))
+        {
+            // Nobody packs it by mistake.
+            let message = format!("the archive holds {path}, which does not belong there");
+            return Err(Diagnostic::new(message).into());
+        }
         if entry.header().entry_type() != EntryType::Regular {
             bail!("the archive holds {path}, which does not belong there");
         }
@@ -208,8 +216,17 @@ fn unpack_from(from: impl Read, to: &Path, limit: u64) -> Result<Unpacked> {
         let (entry, manifest) = check(&dir, &fp)?;
         for file in stat::walk(&dir)? {
             if !belongs(&file, &entry.out) {
-                fs::remove_file(dir.join(&file))?;
                 left_out.push(format!("results/{fp}/{file}"));
+            }
+        }
+        for place in fs::read_dir(&dir)? {
+            let place = place?;
+            if belongs(&place.file_name().to_string_lossy(), &entry.out) {
+                continue;
+            }
+            match place.file_type()?.is_dir() {
+                true => fs::remove_dir_all(place.path())?,
+                false => fs::remove_file(place.path())?,
             }
         }
         names.extend(named(&manifest));

@@ -1,5 +1,6 @@
 //! `[figure.*]` of pipeline.toml: which stages draw what, and the graph as a figure of its own.
 
+use std::collections::HashSet;
 use std::fmt;
 use std::path::PathBuf;
 
@@ -229,9 +230,28 @@ pub fn acts(svg: &[u8]) -> Option<&'static str> {
     found.map(|(_, what)| what)
 }
 
+/// Boxes, and inputs of all stages, beyond which a drawing shows nothing and takes for ever.
+const DRAWN: usize = 400;
+const WAYS: usize = 100_000;
+
 /// The graph of stages, a box for all instances of one. `link` makes boxes lead to `#stage-NAME`.
 pub fn graph(planner: &Planner, title: &str, link: bool) -> Drawing {
     let stages = &planner.graph.stages;
+    let names: HashSet<&str> = stages.iter().map(|s| s.family.as_str()).collect();
+    let ways: usize = stages
+        .iter()
+        .map(|s| s.inputs.iter().map(|i| i.from.len()).sum::<usize>())
+        .sum();
+    if names.len() > DRAWN || ways > WAYS {
+        let name = format!("{} stages: too many to draw", names.len());
+        let node = Node {
+            name,
+            kind: String::new(),
+            states: Vec::new(),
+            link: None,
+        };
+        return svg::graph(title, &[node], &[]);
+    }
     let mut families: Vec<&str> = Vec::new();
     let mut nodes: Vec<Node> = Vec::new();
     let mut family_of = Vec::with_capacity(stages.len());

@@ -35,7 +35,7 @@ pub fn clean(text: &str) -> Cow<'_, str> {
 
 /// The same on one line: what stands in a row of a table must not begin another.
 pub fn line(text: &str) -> Cow<'_, str> {
-    if !text.contains(|c| c == '\n' || c == '\t' || c == '\r') {
+    if !text.contains(['\n', '\t', '\r']) {
         return clean(text);
     }
     let words: Vec<&str> = text.split_whitespace().collect();

@@ -1,5 +1,5 @@
 //! What comes from outside, mutated at random, never panics: pipelines, records, depfiles,
-//! archives.
+//! archives, up to planning, restoring and exporting.
 //!
 //! The seeds are in tests/corpus; `REPRO_FUZZ=1000000 cargo test --release --test parsers` runs
 //! longer. A text that panics is printed, and belongs in the corpus once it is mended. The same
@@ -94,7 +94,10 @@ fn corpus(ending: &str) -> Vec<Vec<u8>> {
 
 #[test]
 fn pipelines() {
-    fuzz("pipeline.toml", &corpus("toml"), bodies::pipeline);
+    let scratch = tempfile::tempdir().expect("a folder");
+    fuzz("pipeline.toml", &corpus("toml"), |bytes| {
+        bodies::pipeline(bytes, scratch.path());
+    });
 }
 
 #[test]
@@ -118,27 +121,71 @@ fn files_of_the_store() {
 /// Mutated inside and outside of the compression; nothing is ever written beside the folder.
 #[test]
 fn archives() {
-    let mut tar = tar::Builder::new(Vec::new());
-    for (name, text) in [
-        ("pipeline.toml", "x = 1\n"),
+    let broken = packed(&[
+        ("pipeline.toml".into(), "x = 1\n".into()),
         (
-            "results/00112233445566778899aabbccddeeff/manifest.txt",
-            "kind: a\n",
+            format!("results/{}/manifest.txt", "0".repeat(32)),
+            "kind: a\n".into(),
         ),
-        ("results/00112233445566778899aabbccddeeff/record.json", "{}"),
-    ] {
+        (
+            format!("results/{}/record.json", "0".repeat(32)),
+            "{}".into(),
+        ),
+    ]);
+    let seeds = [broken, genuine()];
+    let above = tempfile::tempdir().expect("a folder");
+    fuzz("archive", &seeds, |bytes| {
+        let mut packed = GzEncoder::new(Vec::new(), Compression::fast());
+        packed.write_all(bytes).expect("in memory");
+        bodies::archived(&packed.finish().expect("in memory"), above.path());
+        bodies::archived(bytes, above.path());
+    });
+}
+
+fn packed(files: &[(String, String)]) -> Vec<u8> {
+    let mut tar = tar::Builder::new(Vec::new());
+    for (name, text) in files {
         let mut header = tar::Header::new_gnu();
         header.set_size(text.len() as u64);
         header.set_mode(0o644);
         tar.append_data(&mut header, name, text.as_bytes())
             .expect("in memory");
     }
-    let tar = tar.into_inner().expect("in memory");
-    let above = tempfile::tempdir().expect("a folder");
-    fuzz("archive", &[tar], |bytes| {
-        let mut packed = GzEncoder::new(Vec::new(), Compression::fast());
-        packed.write_all(bytes).expect("in memory");
-        bodies::archived(&packed.finish().expect("in memory"), above.path());
-        bodies::archived(bytes, above.path());
+    tar.into_inner().expect("in memory")
+}
+
+/// An archive with one result that is what it claims to be.
+fn genuine() -> Vec<u8> {
+    let record = fs::read(concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/tests/corpus/record.json"
+    ));
+    let mut record: serde_json::Value =
+        serde_json::from_slice(&record.expect("the corpus")).expect("JSON");
+    let mut manifest = repro::manifest::Manifest::new("command");
+    manifest.add("file.data.csv", "missing");
+    let fp = manifest.fingerprint().to_string();
+    let digest = blake3::hash(b"1\n").to_hex().to_string();
+    record["result"] = serde_json::json!({
+        "fp": fp, "stage": "a", "at": 1, "wall": 1.0, "device": "cpu",
+        "out": [{"port": "x", "file": "x", "digest": digest}],
     });
+    packed(&[
+        ("project/pipeline.toml".into(), "x = 1\n".into()),
+        ("project/data.csv".into(), "1\n".into()),
+        (format!("results/{fp}/manifest.txt"), manifest.to_string()),
+        (format!("results/{fp}/record.json"), record.to_string()),
+        (format!("results/{fp}/x"), "1\n".into()),
+    ])
+}
+
+/// What the seed is for: it is taken, so that its mutants come as far.
+#[test]
+fn a_genuine_archive_is_taken() {
+    let mut packed = GzEncoder::new(Vec::new(), Compression::fast());
+    packed.write_all(&genuine()).expect("in memory");
+    let to = tempfile::tempdir().expect("a folder");
+    let bytes = packed.finish().expect("in memory");
+    let unpacked = repro::archive::unpack(&*bytes, to.path(), 1 << 20).expect("a result");
+    assert_eq!((unpacked.entries.len(), unpacked.files.len()), (1, 2));
 }

@@ -5,13 +5,14 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use serde_json::Value;
 use stages::contract::Event;
 use stages::tools::fid::{Request, fid};
 
 use super::Ended;
 use crate::plain;
+use crate::read;
 use crate::say::{self, say};
 
 #[derive(Debug, clap::Args)]
@@ -53,6 +54,15 @@ pub struct Args {
 }
 
 pub fn run(args: &Args) -> Result<Ended> {
+    for path in [Some(&args.real), Some(&args.fake), args.weights.as_ref()] {
+        let Some(path) = path else { continue };
+        // What is not there is told with more words by whoever opens it. A pipe would be waited for.
+        if let Ok(meta) = std::fs::metadata(path).as_ref().map(|m| m.file_type())
+            && !meta.is_dir()
+        {
+            read::regular(meta).with_context(|| format!("cannot read {}", path.display()))?;
+        }
+    }
     let request = Request {
         real: args.real.clone(),
         fake: args.fake.clone(),

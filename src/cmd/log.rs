@@ -1,7 +1,7 @@
 //! `repro log`: what a stage has said.
 
 use std::io::Read;
-use std::path::PathBuf;
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -65,7 +65,7 @@ pub fn run(pipeline: &PipelineArgs, args: &Args, kinds: &'static [StageDef]) -> 
 const LONG: usize = 64 << 10;
 
 /// Colours and other sequences stay in the file: whoever wrote them may not have meant this terminal.
-fn follow(path: &PathBuf, on: bool) -> Result<Ended> {
+fn follow(path: &Path, on: bool) -> Result<Ended> {
     let mut file = read::open(path).with_context(|| format!("cannot read {}", path.display()))?;
     let mut piece = [0; 16 << 10];
     let mut open: Vec<u8> = Vec::new();

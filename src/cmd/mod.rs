@@ -123,7 +123,12 @@ pub fn main(kinds: &'static [StageDef]) -> ExitCode {
             Ended::Wrong
         }
         None => {
-            say!("error: {e:#}");
+            // With RUST_BACKTRACE candle's errors go on with where they arose, which helps nobody here.
+            let text = format!("{e:#}");
+            say!(
+                "error: {}",
+                text.split("\n   0: ").next().unwrap_or_default()
+            );
             Ended::Failed
         }
     });

@@ -169,8 +169,11 @@ fn command(
         threads: grant.threads,
     };
     let arguments = command.arguments(&fill);
-    program.name = OsString::from(&arguments[0]);
-    program.arguments = arguments[1..].iter().map(OsString::from).collect();
+    let (name, rest) = arguments
+        .split_first()
+        .context("there is no program to run")?;
+    program.name = OsString::from(name);
+    program.arguments = rest.iter().map(OsString::from).collect();
     for variable in &command.env {
         if let Some((name, value)) = variable.split_once('=') {
             program.env(name, value);

@@ -57,7 +57,7 @@ impl Index {
             clean: !text.is_empty(),
             ..Self::default()
         };
-        let mut boot = String::new();
+        let (mut boot, mut odd) = (String::new(), false);
         let mut results = Vec::new();
         let mut files = Vec::new();
         for line in text.split(|b| *b == b'\n').filter(|l| !l.is_empty()) {
@@ -73,7 +73,7 @@ impl Index {
                 Ok(Line::Boot(id)) => boot = id,
                 Ok(Line::Home(home)) => index.home = Some(home),
                 // As good as torn: what it tells of is looked for in `results/`.
-                Ok(Line::Result(entry)) if entry.problem().is_some() => {}
+                Ok(Line::Result(entry)) if entry.problem().is_some() => odd = true,
                 Ok(line) => {
                     match &line {
                         Line::Result(entry) => results.push(entry.fp),
@@ -92,6 +92,9 @@ impl Index {
             for path in files.drain(..) {
                 index.files.remove(&path);
             }
+        }
+        if odd {
+            index.folder = None;
         }
         index.unsynced = Unsynced {
             files,

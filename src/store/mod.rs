@@ -101,7 +101,8 @@ impl Store {
         let home = folder.as_ref().map(Home::of);
         let folder = folder.as_ref().map(Stamp::of);
         let unchanged = folder.is_some() && store.index.folder == folder;
-        let ours = unchanged || home.is_some() && store.index.home == home;
+        // Where the folder is gone there is nothing to be taken for ours.
+        let ours = unchanged || home.is_none() || store.index.home == home;
         if !ours {
             // Written elsewhere, by whomever: what results there are tells their records.
             store.index.forget();
@@ -214,8 +215,7 @@ impl Store {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Health::Missing,
             Err(e) => return Health::Unreadable(e.to_string()),
         };
-        let folder = fs::symlink_metadata(self.result(fp));
-        if meta.is_symlink() || !folder.is_ok_and(|folder| folder.is_dir()) {
+        if meta.is_symlink() || self.result(fp).is_symlink() {
             // Nobody commits a link in the place of an output.
             return Health::Changed;
         }

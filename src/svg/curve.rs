@@ -165,6 +165,10 @@ fn ticks(low: f64, high: f64, n: usize) -> Vec<f64> {
     let step = step.unwrap_or(10.0 * power);
     let first = (low / step).floor() as i64;
     let last = (high / step).ceil() as i64;
+    // Numbers at the edge of what a float can hold have no round ones near them.
+    if !step.is_normal() || last.saturating_sub(first) > 100 || first.abs() > 1 << 53 {
+        return vec![low, high];
+    }
     (first..=last.max(first + 1))
         .map(|i| i as f64 * step)
         .collect()
@@ -208,6 +212,13 @@ mod tests {
         assert_eq!(ticks(0.0, 10.0, 5), [0.0, 2.0, 4.0, 6.0, 8.0, 10.0]);
         assert_eq!(ticks(1.0, 8.0, 5), [0.0, 2.0, 4.0, 6.0, 8.0]);
         assert_eq!(ticks(3.0, 3.0, 4), [3.0, 4.0]);
+        for (low, high) in [
+            (0.0, 5e-324),
+            (-1e308, 1e308),
+            (1e300, 1.0000000000000002e300),
+        ] {
+            assert_eq!(ticks(low, high, 4), [low, high]);
+        }
         assert_eq!(decades(2e-4, 0.5), [1e-4, 1e-3, 1e-2, 1e-1, 1.0]);
     }
 

@@ -29,6 +29,12 @@ impl Default for Patience {
 
 /// Downloads into `part`, going on from what is there. A try that got anywhere does not count.
 pub fn fetch(url: &str, part: &Path, bytes: u64, patience: Patience, job: &mut Job) -> Result<()> {
+    for path in [part, &part.with_extension("etag")] {
+        // We make none; what it leads to would be written over.
+        if path.is_symlink() {
+            std::fs::remove_file(path)?;
+        }
+    }
     let (mut left, mut pause) = (patience.tries, patience.pause);
     loop {
         let before = size(part);
@@ -236,6 +242,22 @@ mod tests {
             assert!(request.contains("range: bytes=8-"), "{request}");
             assert!(request.contains("if-range: \"v1\""), "{request}");
         }
+        Ok(())
+    }
+
+    #[test]
+    fn what_a_link_leads_to_is_not_written_over() -> Result<()> {
+        let dir = tempfile::tempdir()?;
+        let (part, mine) = (dir.path().join("file.part"), dir.path().join("mine"));
+        std::fs::write(&mine, b"mine")?;
+        std::os::unix::fs::symlink(&mine, &part)?;
+        std::os::unix::fs::symlink(&mine, part.with_extension("etag"))?;
+        let (got, _) = get(vec![answer("200 OK", 20, "ETag: \"v1\"\r\n", BODY)], &part);
+        got?;
+        assert_eq!(
+            (std::fs::read(&mine)?, std::fs::read(&part)?),
+            (b"mine".to_vec(), BODY.to_vec())
+        );
         Ok(())
     }
 

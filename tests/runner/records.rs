@@ -23,7 +23,11 @@ out.x = "x"
 #[test]
 fn an_interrupted_command_is_charged_for_all_its_parts() {
     let space = Space::new(TWICE);
-    assert_eq!(space.repro(&["run"]).code, Some(5));
+    assert_eq!(
+        space.repro(&["run"]).code,
+        Some(1),
+        "nobody asked it to stop"
+    );
     assert_eq!(space.run(), ["a"]);
     let record = record(&space, "a");
     let before = &record["before"];

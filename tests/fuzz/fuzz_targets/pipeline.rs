@@ -4,4 +4,9 @@
 #[allow(dead_code, reason = "each target asks one thing")]
 mod bodies;
 
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| bodies::pipeline(bytes));
+use std::sync::LazyLock;
+
+static SCRATCH: LazyLock<tempfile::TempDir> =
+    LazyLock::new(|| tempfile::tempdir().expect("a folder"));
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| bodies::pipeline(bytes, SCRATCH.path()));
