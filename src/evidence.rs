@@ -38,7 +38,7 @@ fn find(planner: &Planner, id: Id) -> Found {
             Ok(outcome) => return Found::Fresh(outcome),
             Err(error) => format!("{error:#}"),
         },
-        _ if planner.last(id).is_none() => return Found::NotRun,
+        _ if !planner.known(id) => return Found::NotRun,
         Some(Verdict::Stale(reasons)) => reasons.join("; "),
         Some(Verdict::Waits(ids)) => {
             let names: Vec<&str> = ids

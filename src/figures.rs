@@ -176,7 +176,7 @@ pub fn picture(planner: &Planner, id: Id, output: usize) -> Picture {
             Some(made) => Picture::File(planner.store.output(fp, made)),
             None => Picture::Stale("its result is gone".into()),
         },
-        _ if planner.last(id).is_none() => Picture::NotRun,
+        _ if !planner.known(id) => Picture::NotRun,
         Some(Verdict::Stale(reasons)) => Picture::Stale(reasons.join("; ")),
         Some(Verdict::Waits(ids)) => {
             let names: Vec<&str> = ids
@@ -211,7 +211,7 @@ pub fn graph(planner: &Planner, title: &str, link: bool) -> Drawing {
             });
         nodes[at].states.push(match planner.verdict(id) {
             Some(Verdict::Fresh(_)) => State::Fresh,
-            _ if planner.last(id).is_some() => State::Stale,
+            _ if planner.known(id) => State::Stale,
             _ => State::Absent,
         });
         family_of.push(at);

@@ -68,6 +68,15 @@ impl Manifest {
         rest
     }
 
+    /// The same without what a run was found to read.
+    pub fn declared(&self) -> Self {
+        let is_read = |key: &str| {
+            key == "reads" || crate::reads::KEYS.contains(&key.split('.').next().unwrap_or(key))
+        };
+        let kept = self.0.iter().filter(|(key, _)| !is_read(key));
+        Self(kept.map(|(k, v)| (k.clone(), v.clone())).collect())
+    }
+
     pub fn fingerprint(&self) -> Fingerprint {
         Fingerprint::of(&self.to_string())
     }
@@ -93,9 +102,8 @@ impl Manifest {
                 (Some(("input", port)), Some(_), Some(_)) => format!("input {port} changed"),
                 (Some(("code", module)), Some(_), Some(_)) => format!("code {module} changed"),
                 (Some(("file", path)), Some(_), Some(_)) => format!("file {path} changed"),
-                (Some(("read", path)), Some(_), Some(_)) => format!("file {path} changed"),
-                (Some(("code" | "file" | "read", name)), None, _) => format!("{name} is new"),
-                (Some(("code" | "file" | "read", name)), _, None) => format!("{name} is gone"),
+                (Some(("code" | "file", name)), None, _) => format!("{name} is new"),
+                (Some(("code" | "file", name)), _, None) => format!("{name} is gone"),
                 (_, Some(was), Some(is)) => format!("{key}: {was} -> {is}"),
                 (_, None, Some(is)) => format!("{key}: {is} is new"),
                 (_, Some(was), None) => format!("{key}: {was} is gone"),

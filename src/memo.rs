@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::Path;
+use std::time::SystemTime;
 
 use anyhow::Result;
 use rayon::prelude::*;
@@ -21,6 +22,7 @@ use crate::files::Finder;
 use crate::graph::{Id, Kind};
 use crate::plan::Planner;
 use crate::project::{PipelineArgs, Request};
+use crate::reads::What;
 use crate::store::stat::Stamp;
 
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
@@ -41,6 +43,12 @@ pub struct Memo<'a> {
     /// Files of the project, relative to it; without a stamp those that are not there.
     #[serde(borrow)]
     files: Vec<(&'a str, Option<Stamp>)>,
+    /// What was only asked to be there, and is.
+    #[serde(borrow)]
+    there: Vec<&'a str>,
+    /// Links.
+    #[serde(borrow)]
+    links: Vec<(&'a str, Option<Stamp>)>,
     /// Outputs, relative to `results/`.
     #[serde(borrow)]
     outputs: Vec<(&'a str, Stamp)>,
@@ -115,6 +123,12 @@ impl Memo<'_> {
             let meta = fs::metadata(request.dir.join(path));
             meta.ok().map(|m| Stamp::of(&m)) == *was
         });
+        let there = self.there.par_iter();
+        let there = there.all(|path| fs::metadata(request.dir.join(path)).is_ok());
+        let links = self.links.par_iter().all(|(path, was)| {
+            let meta = fs::symlink_metadata(request.dir.join(path));
+            meta.ok().map(|m| Stamp::of(&m)) == *was
+        });
         // By far the most; relative to an open folder they cost the kernel half the path.
         let outputs = self
             .outputs
@@ -124,33 +138,46 @@ impl Memo<'_> {
                 let stat = rustix::fs::statat(&results, *path, AtFlags::SYMLINK_NOFOLLOW);
                 stat.is_ok_and(|s| Stamp::of_stat(&s) == *was)
             });
-        Some(files && outputs)
+        Some(files && there && links && outputs)
     }
 }
 
 /// Remembers that all of `wanted` is fresh. Where something cannot be told by a stamp (a folder,
 /// a file that has only just changed), or the disk will not take it, nothing is remembered.
-pub fn remember(planner: &Planner, wanted: &[Id], key: Digest) {
+pub fn remember(planner: &mut Planner, wanted: &[Id], key: Digest) {
     // The next run finds out anew.
     let _ = try_remember(planner, wanted, key);
 }
 
-fn try_remember(planner: &Planner, wanted: &[Id], key: Digest) -> Option<()> {
-    let (index, dir) = (&planner.store.index, &planner.facts().dir);
-    if !index.clean || index.has_notes() {
+fn try_remember(planner: &mut Planner, wanted: &[Id], key: Digest) -> Option<()> {
+    if !planner.store.index.clean || planner.store.index.has_notes() {
         return None;
     }
+    let dir = planner.facts().dir.clone();
     let mut env = BTreeMap::new();
     let mut patterns = BTreeSet::new();
     let mut paths = BTreeSet::new();
     let mut outputs = Vec::with_capacity(wanted.len());
     let mut machine = None;
+    let mut folders = BTreeSet::new();
+    let (mut there, mut links) = (BTreeSet::new(), BTreeSet::new());
     for &id in wanted {
+        let fp = planner.fresh(id)?;
+        for read in planner.store.reads(&fp)?.iter() {
+            // The memo holds names as they stand in the file system.
+            let path = (!read.path.contains('\\')).then(|| read.path.clone())?;
+            let set = match read.what {
+                What::Content | What::Absent => &mut paths,
+                What::There => &mut there,
+                What::Link => &mut links,
+                What::Names | What::Importable | What::Imports => &mut folders,
+            };
+            set.insert(path);
+        }
         let entry = planner.result(id)?;
         for made in &entry.out {
             outputs.push((format!("{}/{}", entry.fp, made.file), made.stamp?));
         }
-        paths.extend(entry.reads.iter().map(|(path, _)| path.clone()));
         let stage = &planner.graph.stages[id];
         if stage.kind.measures_machine() {
             machine = Some(planner.facts().device.name.clone());
@@ -158,13 +185,21 @@ fn try_remember(planner: &Planner, wanted: &[Id], key: Digest) -> Option<()> {
         if let Kind::Command(command) = &stage.kind {
             paths.extend(planner.files_of(id));
             paths.extend(command.script().map(str::to_owned));
+            paths.extend(planner.facts().environment.iter().cloned());
             patterns.extend(command.files.iter().chain(&command.code).cloned());
             for name in command.env.iter().filter(|name| !name.contains('=')) {
                 env.insert(name.clone(), variable(name));
             }
         }
     }
-    let mut files = Vec::with_capacity(paths.len());
+    let index = &planner.store.index;
+    let mut files = Vec::with_capacity(paths.len() + folders.len());
+    let now = SystemTime::now();
+    for path in &folders {
+        // A folder's stamp changes with its names; with what else it changes, the planner sees.
+        let stamp = Stamp::of(&fs::metadata(dir.join(path)).ok()?);
+        files.push((path.as_str(), stamp.settled(now).then_some(Some(stamp))?));
+    }
     for path in &paths {
         let whole = dir.join(path);
         let stamp = match whole.exists() {
@@ -173,7 +208,11 @@ fn try_remember(planner: &Planner, wanted: &[Id], key: Digest) -> Option<()> {
         };
         files.push((path.as_str(), stamp));
     }
-    let mut finder = Finder::new(dir, &planner.store.root);
+    let stamp = |path: &String| {
+        let meta = fs::symlink_metadata(dir.join(path)).ok()?;
+        Some(Stamp::of(&meta))
+    };
+    let mut finder = Finder::new(&dir, &planner.store.root);
     let found = |pattern: &String| finder.find(std::slice::from_ref(pattern));
     let listings: Vec<Digest> = (patterns.iter().map(found))
         .map(|found| listing(&found))
@@ -186,6 +225,11 @@ fn try_remember(planner: &Planner, wanted: &[Id], key: Digest) -> Option<()> {
         env: env.into_iter().collect(),
         patterns: patterns.iter().map(String::as_str).zip(listings).collect(),
         files,
+        there: there.iter().map(String::as_str).collect(),
+        links: links
+            .iter()
+            .map(|path| (path.as_str(), stamp(path)))
+            .collect(),
         outputs: outputs.iter().map(|(p, s)| (p.as_str(), *s)).collect(),
     };
     write(&planner.store.root, &memo)

@@ -15,6 +15,7 @@ use crate::graph::{Id, Kind};
 use crate::human;
 use crate::plan::Planner;
 use crate::project::{self, PipelineArgs, Project, Request};
+use crate::reads::What;
 use crate::store::{Store, stat};
 
 const ACCEPTED: &str = "accepted.toml";
@@ -56,7 +57,7 @@ pub fn export(
         (metrics || !args.metrics) && planner.fresh(*id).is_some()
     });
     let results: BTreeSet<_> = wanted.iter().filter_map(|id| planner.fresh(*id)).collect();
-    let read = files_read(&planner, &wanted);
+    let read = files_read(&mut planner, &wanted);
     if results.is_empty() {
         return Err(Diagnostic::new("nothing of this is fresh")
             .hint("`repro run` first")
@@ -83,13 +84,15 @@ pub fn export(
 }
 
 /// The files that these stages, all fresh, were told or found to read.
-fn files_read(planner: &Planner, stages: &[Id]) -> BTreeSet<String> {
+fn files_read(planner: &mut Planner, stages: &[Id]) -> BTreeSet<String> {
     let mut names = BTreeSet::new();
     for &id in stages {
         if let Kind::Command(_) = planner.graph.stages[id].kind {
             names.extend(planner.files_of(id));
-            let found = planner.result(id).into_iter().flat_map(|e| &e.reads);
-            names.extend(found.map(|(path, _)| path.clone()));
+            let reads = planner.fresh(id).and_then(|fp| planner.store.reads(&fp));
+            let reads = reads.unwrap_or_default();
+            let contents = reads.iter().filter(|read| read.what == What::Content);
+            names.extend(contents.map(|read| read.path.clone()));
         }
     }
     names

@@ -46,6 +46,8 @@ struct Report {
     weights: Vec<Official>,
     /// What would keep a run from working; empty when all is well.
     problems: Vec<String>,
+    /// Why what programs read cannot be seen here, if it cannot.
+    unwatched: Option<String>,
 }
 
 /// Ends with 1 if there is a problem.
@@ -113,6 +115,7 @@ fn examine(pipeline: &PipelineArgs, args: &Args) -> Result<Report> {
         cuda,
         store,
         problems,
+        unwatched: crate::exec::can_watch().err(),
     })
 }
 
@@ -178,6 +181,16 @@ fn text(report: &Report) -> String {
                 )
             }
             None => format!("{store}: its disk cannot be read"),
+        },
+    );
+    line(
+        "watch",
+        match &report.unwatched {
+            None => "what programs read is seen".into(),
+            Some(why) => format!(
+                "what programs read cannot be seen here ({why}): \
+                 only what stages declare or report counts"
+            ),
         },
     );
     match &report.data {

@@ -87,7 +87,7 @@ pub fn run(pipeline: &PipelineArgs, args: &Args, kinds: &'static [StageDef]) -> 
     if all_fresh && force.is_empty() && named_so {
         nothing_to_do(wanted.len());
         keep_notes(planner.store);
-        memo::remember(&planner, &wanted, key);
+        memo::remember(&mut planner, &wanted, key);
         std::mem::forget(planner);
         return Ok(leave(project, Ended::Done));
     }
@@ -129,7 +129,7 @@ pub fn run(pipeline: &PipelineArgs, args: &Args, kinds: &'static [StageDef]) -> 
         &mut *progress,
     )?;
     if wanted.iter().all(|id| planner.is_named(*id)) {
-        memo::remember(&planner, &wanted, key);
+        memo::remember(&mut planner, &wanted, key);
     }
     let ended = conclude(&project.graph, &summary, wanted.len());
     let whole = named.is_empty() && !summary.ran.is_empty() && ended == Ended::Done;

@@ -113,6 +113,10 @@ fn table(planner: &Planner, shown: &[Id], fresh: usize) -> String {
                     .collect();
                 ("waits", names.join(", "))
             }
+            _ if planner.result(id).is_some_and(|entry| entry.blind) => (
+                "fresh",
+                "(not watched: only what it declares counts)".into(),
+            ),
             _ => ("fresh", String::new()),
         };
         if verdict != "fresh" {

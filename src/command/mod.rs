@@ -22,8 +22,10 @@ pub struct Command {
     pub code: Vec<String>,
     /// `NAME`: the variable's value counts. `NAME=value`: it is set, and counts.
     pub env: Vec<String>,
-    /// True if the modules of the project that a Python program imports are to be recorded.
+    /// True if Python programs are to tell what they import, and from which packages.
     pub python: bool,
+    /// True if the kernel is asked what it reads.
+    pub watch: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -81,21 +83,18 @@ impl Command {
                 return Err(spec.error(&instance.span, message).hint(hint));
             }
         };
-        let program = match &run {
-            Run::Program(arguments) => interpreter(&arguments[0]) == Some("python"),
-            Run::Shell(_) => false,
-        };
-        let python = match table.get("python").map(|n| (n, &n.value)) {
-            None => program,
-            Some((_, Value::Bool(b))) => *b,
-            Some((node, _)) => return Err(wants(node, "`python` must be true or false")),
+        let flag = |key: &str| match table.get(key).map(|n| (n, &n.value)) {
+            None => Ok(true),
+            Some((_, Value::Bool(b))) => Ok(*b),
+            Some((node, _)) => Err(wants(node, &format!("`{key}` must be true or false"))),
         };
         let command = Self {
             run,
             files: list("files")?,
             code: list("code")?,
             env: list("env")?,
-            python,
+            python: flag("python")?,
+            watch: flag("watch")?,
         };
         let outputs = outputs::read(spec, instance)?;
         command.check_placeholders(spec, instance, &outputs)?;

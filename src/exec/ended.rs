@@ -1,20 +1,28 @@
 //! The end of an execution: what it said is kept, what it made is digested and committed.
 
+use std::collections::{BTreeSet, HashSet};
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Write};
+use std::path::PathBuf;
 use std::sync::mpsc::Sender;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use anyhow::{Result, anyhow};
+use anyhow::{Context, Result, anyhow, bail};
 use stages::contract::{Event, Progress};
 
 use super::Message;
 use super::launch::Launch;
 use super::process::{self, Exit, Usage};
-use super::{python, reads};
+use super::python::Imports;
+use super::reads;
+use crate::digest::Digest;
 use crate::human;
+use crate::observe::findings::{self, Frame, Seen};
+use crate::observe::notes::Notes;
+use crate::observe::{self, Findings, Observer};
 use crate::provenance;
-use crate::store::{Entry, Reached, Spent};
+use crate::reads::Read;
+use crate::store::{Entry, FEW_READS, READS, Reached, Spent};
 
 /// How an execution ended.
 pub enum Outcome {
@@ -23,6 +31,8 @@ pub enum Outcome {
         bytes: u64,
         /// On the disk already.
         durable: bool,
+        /// For people, about what it was seen to do.
+        remarks: Vec<String>,
     },
     Failed {
         cause: String,
@@ -102,6 +112,12 @@ impl Launch {
             Ok(exit) => exit,
             Err(e) => return self.failed(format!("its end was lost: {e}")),
         };
+        let mut notes = self.observer.take().and_then(Observer::finish);
+        // Before anything is looked at: what still runs could change it.
+        let left = match &notes {
+            Some(notes) if notes.left => observe::end_strays(&notes.threads),
+            _ => 0,
+        };
         let spent = self.spent(exit.usage);
         self.record.before = self.before;
         self.record.wall_seconds = spent.wall_seconds;
@@ -109,9 +125,10 @@ impl Launch {
         self.record.peak_memory_bytes = spent.peak_memory_bytes;
         self.record.exit = exit.code.unwrap_or_default();
         if exit.code == Some(0) {
-            return match self.commit() {
+            return match self.commit(notes.as_mut(), left) {
                 Ok((entry, bytes)) => Outcome::Done {
                     durable: durable(&entry),
+                    remarks: self.remarks(),
                     entry: Box::new(entry),
                     bytes,
                 },
@@ -128,7 +145,64 @@ impl Launch {
                 kept: self.work.has_checkpoint(),
             };
         }
-        self.failed(exit.describe())
+        let mut cause = exit.describe();
+        if let Some(program) = notes.and_then(|n| n.privileged) {
+            let program = program.display();
+            cause += &format!(
+                "; {program} wants to become another user, which a watched program cannot: \
+                 watch = false in the stage lets it"
+            );
+        }
+        self.failed(cause)
+    }
+
+    /// What its author should know of a run that went well.
+    fn remarks(&self) -> Vec<String> {
+        let Some(seen) = &self.record.seen else {
+            return Vec::new();
+        };
+        let mut remarks = Vec::new();
+        if let Some(why) = &self.unwatched {
+            remarks.push(format!(
+                "ran unwatched ({why}): only what it declares or reports counts"
+            ));
+        }
+        if !seen.outside.is_empty() {
+            let files = human::count(seen.outside.values().sum(), "file");
+            let folders = some_of(seen.outside.keys().map(String::as_str));
+            let first = seen.outside.keys().next().map_or("", String::as_str);
+            remarks.push(format!(
+                "read {files} in {folders}, outside the project, which do not count; hint: \
+                 [pipeline] watch = [\"{first}\"] counts them"
+            ));
+        }
+        if !seen.wrote.is_empty() {
+            let names = some_of(seen.wrote.iter().map(String::as_str));
+            let it = if seen.wrote.len() == 1 {
+                "is no output"
+            } else {
+                "are no outputs"
+            };
+            let port = self.outputs.first().map_or("x", |(port, _)| port);
+            remarks.push(format!(
+                "wrote {names}, which {it}; hint: write to {{out.{port}}}"
+            ));
+        }
+        if seen.left > 0 {
+            let text = match seen.left {
+                1 => "left a process running, which was ended with it".into(),
+                n => format!("left {n} processes running, which were ended with it"),
+            };
+            remarks.push(text);
+        }
+        if seen.lost > 0 {
+            let calls = human::count(seen.lost, "call");
+            remarks.push(format!("what {calls} of it read could not be seen"));
+        }
+        if seen.apart {
+            remarks.push("ran partly in a container, where its reads are not seen".into());
+        }
+        remarks
     }
 
     fn failed(&self, mut cause: String) -> Outcome {
@@ -149,15 +223,49 @@ impl Launch {
         }
     }
 
-    fn commit(&mut self) -> Result<(Entry, u64)> {
-        self.watch.unchanged(&self.dir, &self.root)?;
+    /// What the run was found to depend on and to do.
+    fn findings(&self, notes: Option<&mut Notes>) -> Result<Findings> {
         let imports = match &self.imports {
-            Some(list) => reads::read(list)?.unwrap_or_default(),
-            None => String::new(),
+            Some(list) => Imports::load(list)?,
+            None => Imports::default(),
         };
-        let reads = reads::found(&self.dir, &self.root, &self.depfile, &imports, self.started)?;
+        let declared = self.watch.files.iter().map(|file| file.name.clone());
+        let frame = Frame {
+            dir: &self.dir,
+            declared: &declared.collect(),
+            started: self.started,
+        };
+        let depfile = reads::read(&self.depfile)?.unwrap_or_default();
+        let named = reads::parse_depfile(&depfile)
+            .into_iter()
+            .map(PathBuf::from);
+        let (mut found, modules) = match notes {
+            Some(notes) => (Findings::of(notes, &imports, &frame)?, BTreeSet::new()),
+            None => (Findings::default(), imports.files),
+        };
+        let known: HashSet<String> = found.reads.iter().map(|r| r.path.clone()).collect();
+        let reported = findings::reported(named, modules, &self.places, &frame)?;
+        let new = reported
+            .into_iter()
+            .filter(|read| !known.contains(&read.path));
+        found.reads.extend(new);
+        found.seen.packages.extend(imports.versions);
+        Ok(found)
+    }
+
+    fn commit(&mut self, notes: Option<&mut Notes>, left: usize) -> Result<(Entry, u64)> {
+        self.watch.unchanged(&self.dir, &self.root)?;
+        let found = match self.command {
+            true => self.findings(notes)?,
+            false => Findings::default(),
+        };
+        if let Some(damaged) = found.damaged.first() {
+            bail!(
+                "it changed {}, which is part of another result",
+                damaged.display()
+            );
+        }
         let record = &mut self.record;
-        record.versions.extend(python::versions(&imports));
         record.result.out = self.work.collect(&self.outputs)?;
         record.result.state = self.work.state()?;
         record.finished = human::now();
@@ -165,14 +273,29 @@ impl Launch {
         record.result.wall = record.wall_seconds;
         let since = SystemTime::now().duration_since(UNIX_EPOCH);
         record.result.at = since.unwrap_or_default().as_secs();
-        if !reads.is_empty() {
+        if self.command {
+            record.versions.extend(found.seen.packages.clone());
+            record.result.blind = !found.seen.observed;
+            record.seen = Some(Seen { left, ..found.seen });
+        }
+        if !found.reads.is_empty() {
             let mut whole = self.manifest.clone();
-            for (path, digest) in &reads {
-                whole.add(format!("read.{path}"), digest);
+            if found.reads.len() > FEW_READS {
+                let list = serde_json::to_vec(&found.reads)?;
+                let digest = Digest::of(&list);
+                let path = self.work.result().join(READS);
+                fs::write(&path, list)
+                    .with_context(|| format!("cannot write {}", path.display()))?;
+                whole.add("reads", digest);
+                record.result.more = Some(digest);
+            } else {
+                for (key, value) in found.reads.iter().map(Read::line) {
+                    whole.add(key, value);
+                }
+                record.result.reads = found.reads;
             }
             record.result.base = Some(record.result.fp);
             record.result.fp = whole.fingerprint();
-            record.result.reads = reads;
             self.manifest = whole;
         }
         let sizes = record
@@ -186,6 +309,19 @@ impl Launch {
             .work
             .commit(&self.root, &self.manifest.to_string(), record, durable)?;
         Ok((entry, bytes))
+    }
+}
+
+/// Names told in one line; more are counted.
+const TOLD: usize = 3;
+
+/// `a, b, c and 4 more`.
+fn some_of<'a>(names: impl ExactSizeIterator<Item = &'a str>) -> String {
+    let more = names.len().saturating_sub(TOLD);
+    let first: Vec<&str> = names.take(TOLD).collect();
+    match more {
+        0 => first.join(", "),
+        _ => format!("{} and {more} more", first.join(", ")),
     }
 }
 

@@ -18,6 +18,8 @@ use crate::digest::Fingerprint;
 use crate::graph::{Id, Kind, Stage};
 use crate::human;
 use crate::manifest::Manifest;
+use crate::observe::Observer;
+use crate::observe::places::Places;
 use crate::plan::extends_key;
 use crate::project::Facts;
 use crate::provenance::{self, Git};
@@ -38,6 +40,11 @@ pub struct Launch {
     /// Where a Python program lists what it imports.
     pub imports: Option<PathBuf>,
     pub depfile: PathBuf,
+    /// Of a command, unless it is not to be watched.
+    pub observer: Option<Observer>,
+    /// Why it is not watched although it should be.
+    pub unwatched: Option<String>,
+    pub places: Arc<Places>,
     pub watch: Watch,
     pub(super) clock: Instant,
     pub(super) started: SystemTime,
@@ -75,6 +82,10 @@ pub fn start(
     launch.started = stat::now();
     let pid = spawn::spawn(&program, grant.guard)
         .with_context(|| format!("cannot start {}", program.name.to_string_lossy()))?;
+    if program.refused.get() != 0 {
+        let error = std::io::Error::from_raw_os_error(program.refused.get());
+        launch.unwatched = Some(error.to_string());
+    }
     // The child has its own ends now; ours would keep the pipe of events open.
     drop(program);
     let spawned = std::thread::Builder::new()
@@ -127,6 +138,8 @@ impl Launch {
                 wall: 0.0,
                 out: Vec::new(),
                 reads: Vec::new(),
+                more: None,
+                blind: false,
                 extends,
                 state: None,
                 device: match (grant.gpus.first(), &stage.kind) {
@@ -164,6 +177,7 @@ impl Launch {
             system: provenance::system(),
             versions,
             git: None,
+            seen: None,
             command: Vec::new(),
         };
         let command = matches!(stage.kind, Kind::Command(_));
@@ -185,6 +199,9 @@ impl Launch {
             git,
             dir: facts.dir.clone(),
             imports: None,
+            observer: None,
+            unwatched: None,
+            places: Arc::clone(&facts.places),
             watch: Watch::default(),
             clock: Instant::now(),
             started: SystemTime::now(),

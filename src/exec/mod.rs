@@ -11,7 +11,7 @@ mod judge;
 mod launch;
 mod process;
 mod program;
-mod python;
+pub mod python;
 mod reads;
 mod room;
 mod schedule;
@@ -20,7 +20,9 @@ mod start;
 mod watched;
 
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::fs::OpenOptions;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{self, Sender};
 
@@ -29,12 +31,15 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use stages::contract::{CheckpointEvery, Event};
 
 use crate::graph::Id;
+use crate::observe::Observer;
+use crate::observe::places::Places;
 use crate::plan::Planner;
 use crate::progress::Progress;
 use crate::project::Facts;
 use crate::provenance;
 use ended::Outcome;
 pub use guard::main as guard_main;
+pub use process::end;
 pub use reads::parse_depfile;
 use room::Room;
 
@@ -91,6 +96,7 @@ pub fn run(
     progress: &mut dyn Progress,
 ) -> Result<Summary> {
     let (sender, receiver) = mpsc::channel();
+    process::adopt_orphans();
     watch_signals(sender.clone())?;
     let count = planner.graph.stages.len();
     let mut run = schedule::Run {
@@ -127,6 +133,38 @@ pub fn run(
     run.go(&receiver);
     run.end(wanted)?;
     Ok(run.summary)
+}
+
+/// Whether the kernel lets us see what programs read; if not, why.
+pub fn can_watch() -> Result<(), String> {
+    let places = Places::new(Vec::new(), Path::new("/nowhere"), globset::GlobSet::empty());
+    let attempt = || {
+        let (observer, socket) = Observer::start(Arc::new(places))?;
+        let null = || OpenOptions::new().write(true).open("/dev/null");
+        let program = spawn::Program {
+            name: "/proc/self/exe".into(),
+            arguments: vec!["--version".into()],
+            env: Vec::new(),
+            dir: "/".into(),
+            stdout: null()?.into(),
+            stderr: null()?.into(),
+            observer: Some(socket),
+            refused: Default::default(),
+        };
+        let pid = spawn::spawn(&program, None)?;
+        let refused = program.refused.get();
+        drop(program);
+        process::wait(pid)?;
+        match observer.finish() {
+            Some(_) => Ok(()),
+            None => Err(io::Error::from_raw_os_error(refused)),
+        }
+    };
+    attempt().map_err(|e| match e.raw_os_error() {
+        Some(libc::EBUSY) => "somebody watches this process already".into(),
+        Some(libc::ENOSYS | libc::EINVAL) => "the kernel is older than Linux 5.5".into(),
+        _ => e.to_string(),
+    })
 }
 
 /// Ctrl-C and its like become messages.

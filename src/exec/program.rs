@@ -5,6 +5,7 @@ use std::ffi::OsString;
 use std::fs;
 use std::io::PipeReader;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use serde_json::Value;
@@ -14,6 +15,7 @@ use super::launch::{Grant, Launch};
 use super::spawn::Program;
 use crate::command::{Command, Fill};
 use crate::graph::{Kind, Stage};
+use crate::observe::Observer;
 
 /// Files per input port.
 pub type Inputs = BTreeMap<String, Vec<PathBuf>>;
@@ -53,6 +55,8 @@ pub fn prepare(
         dir: dir.into(),
         stdout: log.try_clone()?.into(),
         stderr: log.into(),
+        observer: None,
+        refused: Default::default(),
     };
     let mut events = None;
     match &stage.kind {
@@ -165,7 +169,16 @@ fn command(
     program.env("REPRO_DEPFILE", &launch.depfile);
     program.env("REPRO_CHECKPOINT", checkpoint);
     if command.python {
-        launch.imports = Some(super::python::watch(program, &launch.work.dir)?);
+        let list = launch.work.dir.join("imports");
+        super::python::watch(program, &launch.root, &list)?;
+        launch.imports = Some(list);
+    }
+    if command.watch {
+        // Without a thread to listen the program runs unwatched, and its record says so.
+        if let Ok((observer, socket)) = Observer::start(Arc::clone(&launch.places)) {
+            launch.observer = Some(observer);
+            program.observer = Some(socket);
+        }
     }
     launch.record.command = arguments;
     Ok(())

@@ -1,61 +1,10 @@
-//! Files of the project that a run was found to have read: from a depfile, or from the list of
-//! modules that a Python program imported. Next time they count as its code.
+//! Files that a program itself says it has read, in a depfile.
 
-use std::collections::BTreeSet;
 use std::fs;
 use std::io;
-use std::path::{Path, PathBuf};
-use std::time::SystemTime;
+use std::path::Path;
 
 use anyhow::{Context, Result};
-
-use crate::digest::Digest;
-use crate::store::stat::{self, Stamp};
-
-/// Paths below the project, with digests; none of them in the store. `imports` is what Python programs listed. What changed after the
-/// program was started may have been read before or after: it gets a digest that no content has,
-/// so that the result does not count next time.
-pub fn found(
-    dir: &Path,
-    store: &Path,
-    depfile: &Path,
-    imports: &str,
-    started: SystemTime,
-) -> Result<Vec<(String, Digest)>> {
-    let mut paths: BTreeSet<PathBuf> = BTreeSet::new();
-    if let Some(text) = read(depfile)? {
-        paths.extend(parse_depfile(&text).into_iter().map(|path| dir.join(path)));
-    }
-    paths.extend(super::python::files(imports));
-    let mut reads = Vec::new();
-    for path in paths {
-        let Ok(path) = path.canonicalize() else {
-            continue;
-        };
-        let dir = dir.canonicalize()?;
-        let Ok(inside) = path.strip_prefix(&dir) else {
-            continue;
-        };
-        let installed = inside
-            .components()
-            .any(|c| c.as_os_str() == "site-packages");
-        if path.starts_with(store) || installed || !path.is_file() {
-            continue;
-        }
-        let Some(name) = inside.to_str() else {
-            continue;
-        };
-        let meta = fs::metadata(&path)?;
-        let digest = match Stamp::of(&meta).changed_between(started, SystemTime::now()) {
-            true => Digest::of(b"changed while the program that read it ran"),
-            false => {
-                stat::hash_file(&path, meta.len()).with_context(|| format!("cannot read {name}"))?
-            }
-        };
-        reads.push((name.to_owned(), digest));
-    }
-    Ok(reads)
-}
 
 /// A text, if it is there.
 pub fn read(path: &Path) -> Result<Option<String>> {

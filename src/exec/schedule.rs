@@ -156,7 +156,9 @@ impl Run<'_, '_> {
                 entry,
                 bytes,
                 durable,
+                remarks,
             } => {
+                self.planner.look_again();
                 self.summary.ran.push(id);
                 if !durable {
                     self.bring_to_disk(self.planner.store.result(&entry.fp));
@@ -167,6 +169,9 @@ impl Run<'_, '_> {
                     bytes,
                 };
                 self.progress.end(&name, &end);
+                for remark in remarks {
+                    self.progress.say(&format!("{name} {remark}"));
+                }
                 self.planner.store.index.add_result(*entry);
                 self.unsynced.get_or_insert_with(Instant::now);
                 self.judge(id);

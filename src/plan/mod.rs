@@ -6,13 +6,15 @@ mod resume;
 
 use std::collections::HashMap;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use crate::digest::{Digest, Fingerprint};
 use crate::files::Finder;
 use crate::graph::{Graph, Id, Kind};
 use crate::manifest::Manifest;
 use crate::project::Facts;
+use crate::reads::{self, Read, What};
 use crate::store::{Entry, Store};
 pub use resume::{Start, extends_key};
 
@@ -29,6 +31,9 @@ pub enum Verdict {
 /// What stands in a manifest in the place of the digest of a file that cannot be read.
 pub const UNREADABLE: &str = "unreadable: ";
 
+/// The same for one that is not there.
+const MISSING: &str = "missing";
+
 /// Judges stages, each after those it reads from.
 pub struct Planner<'a> {
     pub graph: &'a Graph,
@@ -40,6 +45,14 @@ pub struct Planner<'a> {
     pub verdicts: Vec<Option<Verdict>>,
     manifests: Vec<Option<Manifest>>,
     copies: Option<HashMap<Digest, Vec<(Fingerprint, usize)>>>,
+    looked: Looked,
+}
+
+/// What was found when reads were last looked at.
+#[derive(Debug, Default)]
+struct Looked {
+    contents: HashMap<String, String>,
+    others: HashMap<String, Digest>,
 }
 
 impl<'a> Planner<'a> {
@@ -53,6 +66,7 @@ impl<'a> Planner<'a> {
             verdicts: vec![None; graph.stages.len()],
             manifests: vec![None; graph.stages.len()],
             copies: None,
+            looked: Looked::default(),
         }
     }
 
@@ -62,6 +76,7 @@ impl<'a> Planner<'a> {
 
     /// Judges these stages, which must stand in topological order with all they need.
     pub fn judge_all(&mut self, ids: &[Id]) {
+        self.look_again();
         for &id in ids {
             self.judge(id);
         }
@@ -146,6 +161,9 @@ impl<'a> Planner<'a> {
                     let digest = self.facts.accepted.canonical(&stage.family, &path, &digest);
                     manifest.add(format!("code.{path}"), digest);
                 }
+                for (path, digest) in self.files(self.facts.environment.clone()) {
+                    manifest.add(format!("environment.{path}"), digest);
+                }
             }
         }
         manifest
@@ -184,7 +202,7 @@ impl<'a> Planner<'a> {
             let digest = match digest {
                 Ok(digest) => digest.to_string(),
                 // A folder, or what cannot be read.
-                Err(_) => self.file(&name),
+                Err(_) => self.file(Path::new(&name)),
             };
             (name, digest)
         });
@@ -192,23 +210,23 @@ impl<'a> Planner<'a> {
     }
 
     /// Digest of a file of the project, or what is wrong with it.
-    fn file(&mut self, path: &str) -> String {
+    fn file(&mut self, path: &Path) -> String {
         match self.store.digest_of(&self.facts.dir.join(path), false) {
             Ok(digest) => digest.to_string(),
-            Err(e) if e.kind() == io::ErrorKind::NotFound => "missing".into(),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => MISSING.into(),
             Err(e) => format!("{UNREADABLE}{e}"),
         }
     }
 
     fn verdict_on(&mut self, id: Id, manifest: &Manifest) -> Verdict {
         let fp = manifest.fingerprint();
-        let candidates: Vec<(Fingerprint, Vec<(String, Digest)>)> =
-            (self.store.index.candidates(&fp).iter())
-                .map(|e| (e.fp, e.reads.clone()))
-                .collect();
-        for (fp, reads) in candidates {
-            let same = |(path, was): &(String, Digest)| self.read_again(id, path, *was).is_none();
-            if reads.iter().all(same) {
+        let candidates = self.store.index.candidates(&fp);
+        let candidates: Vec<Fingerprint> = candidates.iter().map(|e| e.fp).collect();
+        for fp in candidates {
+            let Some(reads) = self.store.reads(&fp) else {
+                continue;
+            };
+            if reads.iter().all(|read| self.read_again(id, read).is_none()) {
                 return match self.damage(&fp) {
                     reasons if reasons.is_empty() => Verdict::Fresh(fp),
                     reasons => Verdict::Stale(reasons),
@@ -218,12 +236,43 @@ impl<'a> Planner<'a> {
         Verdict::Stale(self.reasons(id, manifest))
     }
 
-    /// The digest of a file that a run was found to read, if it is another now, accepted changes apart.
-    fn read_again(&mut self, id: Id, path: &str, was: Digest) -> Option<String> {
-        let now = self.file(path);
+    /// What is found now of something that a run was found to read, if that is something else,
+    /// accepted changes apart.
+    fn read_again(&mut self, id: Id, read: &Read) -> Option<String> {
+        let now = match read.what {
+            What::Content => self.content(&read.path),
+            _ => self.looked_at(read).to_string(),
+        };
+        let was = read.digest.to_string();
+        if now == was {
+            return None;
+        }
         let family = &self.graph.stages[id].family;
-        let first = |digest: &str| self.facts.accepted.canonical(family, path, digest);
-        (first(&now) != first(&was.to_string())).then_some(now)
+        let first = |digest: &str| self.facts.accepted.canonical(family, &read.path, digest);
+        (first(&now) != first(&was)).then_some(now)
+    }
+
+    /// Digest of a file that was read, or what is wrong with it. Asked once for all stages that
+    /// share it, until [`look_again`](Self::look_again).
+    fn content(&mut self, path: &str) -> String {
+        if let Some(known) = self.looked.contents.get(path) {
+            return known.clone();
+        }
+        let now = self.file(&reads::path(path));
+        self.looked.contents.insert(path.into(), now.clone());
+        now
+    }
+
+    fn looked_at(&mut self, read: &Read) -> Digest {
+        let key = read.line().0 + "\0" + &read.names.join("\0");
+        let (places, dir) = (&self.facts.places, &self.facts.dir);
+        let others = &mut self.looked.others;
+        *others.entry(key).or_insert_with(|| read.look(places, dir))
+    }
+
+    /// What programs read may have changed since it was last looked at.
+    pub fn look_again(&mut self) {
+        self.looked = Looked::default();
     }
 
     /// What `repro accept` would declare equal: modules and files whose digests were others when
@@ -239,12 +288,12 @@ impl<'a> Planner<'a> {
                 changed.push((module.to_owned(), was.to_owned(), is.to_owned()));
             }
         }
-        for (path, was) in reads {
-            if now.get(&format!("file.{path}")).is_some() {
+        for read in reads.iter().filter(|read| read.what == What::Content) {
+            if declared(&now, &read.path) {
                 continue;
             }
-            if let Some(is) = self.read_again(id, &path, was) {
-                changed.push((path, was.to_string(), is));
+            if let Some(is) = self.read_again(id, read) {
+                changed.push((read.path.clone(), read.digest.to_string(), is));
             }
         }
         // What is missing or cannot be read is equal to nothing.
@@ -256,27 +305,35 @@ impl<'a> Planner<'a> {
         let Some((old, reads)) = self.last(id) else {
             return vec!["never run".into()];
         };
-        let mut now = manifest.clone();
-        for (path, was) in &reads {
+        let mut reasons = manifest.changes_since(&old.declared());
+        for read in reads.iter() {
             // A declared file tells of its change itself.
-            let changed = match declared(manifest, path) {
-                true => None,
-                false => self.read_again(id, path, *was),
-            };
-            now.add(format!("read.{path}"), changed.unwrap_or(was.to_string()));
+            if read.what == What::Content && declared(manifest, &read.path) {
+                continue;
+            }
+            if let Some(now) = self.read_again(id, read) {
+                reasons.push(read.changed(now == MISSING || now == reads::nothing().to_string()));
+            }
         }
-        match now.changes_since(&old) {
-            changes if changes.is_empty() => vec!["its result is gone".into()],
-            changes => changes,
+        match reasons.is_empty() {
+            true => vec!["its result is gone".into()],
+            false => reasons,
         }
     }
 
-    /// Manifest of the result this stage was last seen fresh with, and the files found read then.
-    pub fn last(&self, id: Id) -> Option<(Manifest, Vec<(String, Digest)>)> {
+    /// Manifest of the result this stage was last seen fresh with, and what was found read then.
+    pub fn last(&mut self, id: Id) -> Option<(Manifest, Arc<Vec<Read>>)> {
         let name = &self.graph.stages[id].name;
-        let fp = &self.store.index.names.get(&self.facts.profile, name)?;
-        let reads = self.store.index.results.get(fp).map(|e| e.reads.clone());
-        Some((self.store.manifest(fp)?, reads.unwrap_or_default()))
+        let fp = self.store.index.names.get(&self.facts.profile, name)?;
+        let reads = self.store.reads(&fp).unwrap_or_default();
+        Some((self.store.manifest(&fp)?, reads))
+    }
+
+    /// True if the stage has been fresh under this profile, and what it was made from is known.
+    pub fn known(&self, id: Id) -> bool {
+        let name = &self.graph.stages[id].name;
+        let fp = self.store.index.names.get(&self.facts.profile, name);
+        fp.is_some_and(|fp| self.store.result(&fp).join("manifest.txt").is_file())
     }
 
     /// True if the stage is already known under the result it is fresh with.

@@ -159,7 +159,7 @@ fn stage(
 ) -> Stage {
     let node = &planner.graph.stages[id];
     let name = |id: &Id| planner.graph.stages[*id].name.clone();
-    let known = || planner.last(id).is_some();
+    let known = || planner.known(id);
     let (state, reasons) = match planner.verdict(id) {
         Some(Verdict::Fresh(_)) => (State::Fresh, Vec::new()),
         Some(Verdict::Stale(reasons)) if known() => (State::Stale, reasons.clone()),

@@ -44,7 +44,9 @@ impl Resources {
 
 const COMMON: [&str; 7] = ["kind", "note", "for", "in", "params", "at", "resources"];
 /// Keys of a stage whose kind is `command`.
-pub const COMMAND: [&str; 7] = ["run", "shell", "files", "code", "env", "out", "python"];
+pub const COMMAND: [&str; 8] = [
+    "run", "shell", "files", "code", "env", "out", "python", "watch",
+];
 
 type Result<T> = std::result::Result<T, Diagnostic>;
 

@@ -23,6 +23,19 @@ pub struct Spec {
     pub profiles: Vec<Profile>,
     /// In the order of the file; instances of one stage stand together.
     pub instances: Vec<Instance>,
+    /// Folders besides the project's whose files count when a program reads them.
+    pub watch: Vec<Named>,
+    /// Patterns of files that do not count although a program reads them.
+    pub ignore: Vec<Named>,
+    /// Files that say what is installed; they count for every command.
+    pub environment: Vec<Named>,
+}
+
+/// A path or a pattern, and where the pipeline file says it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Named {
+    pub text: String,
+    pub span: Range<usize>,
 }
 
 /// What `[pipeline] profiles.NAME` says.
@@ -63,7 +76,15 @@ impl Spec {
             read.table(&entry.key, &entry.node)?;
         }
         let head = file.get("pipeline").and_then(Node::table);
-        let (name, title, default, profiles) = read.head(head)?;
+        let shape::Head {
+            name,
+            title,
+            default,
+            profiles,
+            watch,
+            ignore,
+            environment,
+        } = read.head(head)?;
         let profile = pick(&profiles, default, overrides.profile.as_deref())?;
 
         let stages = file.get("stage").and_then(Node::table);
@@ -91,6 +112,9 @@ impl Spec {
             profile,
             profiles,
             instances,
+            watch,
+            ignore,
+            environment,
         })
     }
 

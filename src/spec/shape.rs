@@ -1,10 +1,22 @@
 //! Reading values of a given shape out of nodes, with an error at the place where one is not.
 
 use super::node::{Entry, Node, Table, Value};
-use super::{Profile, without};
+use super::{Named, Profile, texts, without};
 use crate::diag::{Diagnostic, Source, suggest};
 
 pub struct Reader<'a>(pub &'a Source);
+
+/// What `[pipeline]` says.
+#[derive(Debug, Default)]
+pub struct Head {
+    pub name: String,
+    pub title: String,
+    pub default: Option<String>,
+    pub profiles: Vec<Profile>,
+    pub watch: Vec<Named>,
+    pub ignore: Vec<Named>,
+    pub environment: Vec<Named>,
+}
 
 type Result<T> = std::result::Result<T, Diagnostic>;
 
@@ -61,42 +73,53 @@ impl Reader<'_> {
             .hint(suggest(&entry.key, known.iter().copied()))
     }
 
-    /// Name, title, default profile, profiles.
-    #[allow(clippy::type_complexity, reason = "four plain values, used once")]
-    pub fn head(
-        &self,
-        head: Option<&Table>,
-    ) -> Result<(String, String, Option<String>, Vec<Profile>)> {
-        let mut name = String::new();
-        let mut title = String::new();
-        let mut default = None;
-        let mut profiles = Vec::new();
+    /// `[pipeline]`.
+    pub fn head(&self, head: Option<&Table>) -> Result<Head> {
+        let mut found = Head::default();
         let empty = Table::default();
         let head = head.unwrap_or(&empty);
-        self.known_keys(
-            "[pipeline]",
-            head,
-            &["name", "title", "profile", "profiles"],
-        )?;
+        let known = [
+            "name",
+            "title",
+            "profile",
+            "profiles",
+            "watch",
+            "ignore",
+            "environment",
+        ];
+        self.known_keys("[pipeline]", head, &known)?;
         for entry in &head.0 {
             match entry.key.as_str() {
-                "name" => name = self.text("name", &entry.node)?.into(),
-                "title" => title = self.text("title", &entry.node)?.into(),
-                "profile" => default = Some(self.text("profile", &entry.node)?.into()),
+                "name" => found.name = self.text("name", &entry.node)?.into(),
+                "title" => found.title = self.text("title", &entry.node)?.into(),
+                "profile" => found.default = Some(self.text("profile", &entry.node)?.into()),
+                "watch" => found.watch = self.paths(entry)?,
+                "ignore" => found.ignore = self.paths(entry)?,
+                "environment" => found.environment = self.paths(entry)?,
                 _ => {
                     for profile in &self.table("profiles", &entry.node)?.0 {
-                        profiles.push(self.profile_head(profile)?);
+                        found.profiles.push(self.profile_head(profile)?);
                     }
                 }
             }
         }
-        if profiles.is_empty() {
-            profiles.push(Profile {
-                name: default.clone().unwrap_or_else(|| "default".into()),
+        if found.profiles.is_empty() {
+            found.profiles.push(Profile {
+                name: found.default.clone().unwrap_or_else(|| "default".into()),
                 ..Profile::default()
             });
         }
-        Ok((name, title, default, profiles))
+        Ok(found)
+    }
+
+    fn paths(&self, entry: &Entry) -> Result<Vec<Named>> {
+        let list = texts(&entry.node)
+            .ok_or_else(|| self.wants(&entry.key, "a string or a list of strings", &entry.node))?;
+        let named = list.into_iter().map(|(text, span)| Named {
+            text: text.to_owned(),
+            span: span.clone(),
+        });
+        Ok(named.collect())
     }
 
     fn profile_head(&self, entry: &Entry) -> Result<Profile> {

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::stat::Stamp;
 use crate::digest::{Digest, Fingerprint};
+use crate::reads::Read;
 
 /// A result, as much of its record as planning needs.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -21,9 +22,15 @@ pub struct Entry {
     /// Seconds it took, over all its interruptions.
     pub wall: f64,
     pub out: Vec<Made>,
-    /// Files that the run was found to read.
+    /// What the run was found to depend on besides what was declared.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub reads: Vec<(String, Digest)>,
+    pub reads: Vec<Read>,
+    /// Of the list of them beside the result, where they are too many for this line.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub more: Option<Digest>,
+    /// True if nobody watched what it read: only what was declared or reported counts.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub blind: bool,
     /// Fingerprint without the parameter that can be raised, and that parameter's value.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub extends: Option<(Fingerprint, u64)>,

@@ -6,7 +6,7 @@
 //!   lock                   held by the run that writes
 //!   readers                held by those who read results for long; `gc` waits for them
 //!   fresh                  what was looked at when all was last found fresh (memo.rs)
-//!   results/FINGERPRINT/   manifest.txt record.json log, the outputs, state/ — never edited
+//!   results/FINGERPRINT/   manifest.txt record.json reads.json log, the outputs, state/ — never edited
 //!   work/FINGERPRINT/      job.json log checkpoint/ reached.json spent.json result/ — result/ is
 //!                          renamed to results/
 //!   downloads/             shared by all stages
@@ -27,6 +27,7 @@ use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use anyhow::{Context, Result};
@@ -45,6 +46,7 @@ use stat::{Stamp, Tree};
 
 use crate::digest::{Digest, Fingerprint};
 use crate::manifest::Manifest;
+use crate::reads::Read;
 use crate::record::Record;
 
 #[derive(Debug)]
@@ -53,7 +55,15 @@ pub struct Store {
     pub index: Index,
     /// `results/`, open.
     results: Option<File>,
+    /// Long lists of reads that were loaded.
+    lists: HashMap<Fingerprint, Arc<Vec<Read>>>,
 }
+
+/// Beside a result, what its run was found to read, where that is too much for the index.
+pub const READS: &str = "reads.json";
+
+/// Reads that fit into a line of the index.
+pub const FEW_READS: usize = 200;
 
 /// How an output is found.
 #[derive(Debug, Clone, PartialEq)]
@@ -75,6 +85,7 @@ impl Store {
             root: root.into(),
             index,
             results: File::open(root.join("results")).ok(),
+            lists: HashMap::new(),
         };
         let folder = store.results.as_ref().and_then(|f| f.metadata().ok());
         let folder = folder.as_ref().map(Stamp::of);
@@ -139,6 +150,24 @@ impl Store {
     pub fn manifest(&self, fp: &Fingerprint) -> Option<Manifest> {
         let text = fs::read_to_string(self.result(fp).join("manifest.txt")).ok()?;
         Some(Manifest::parse(&text))
+    }
+
+    /// What a result's run was found to depend on; nothing if the list is damaged.
+    pub fn reads(&mut self, fp: &Fingerprint) -> Option<Arc<Vec<Read>>> {
+        let entry = self.index.results.get(fp)?;
+        let Some(digest) = entry.more else {
+            return Some(Arc::new(entry.reads.clone()));
+        };
+        if let Some(known) = self.lists.get(fp) {
+            return Some(Arc::clone(known));
+        }
+        let text = fs::read(self.result(fp).join(READS)).ok()?;
+        let list: Vec<Read> = (Digest::of(&text) == digest)
+            .then(|| serde_json::from_slice(&text).ok())
+            .flatten()?;
+        let list = Arc::new(list);
+        self.lists.insert(*fp, Arc::clone(&list));
+        Some(list)
     }
 
     pub fn record(&self, fp: &Fingerprint) -> Result<Record> {
