@@ -233,6 +233,7 @@ impl Launch {
         let frame = Frame {
             dir: &self.dir,
             declared: &declared.collect(),
+            patterns: &self.watch.patterns,
             started: self.started,
         };
         let depfile = reads::read(&self.depfile)?.unwrap_or_default();

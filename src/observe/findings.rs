@@ -82,6 +82,8 @@ pub struct Frame<'a> {
     pub dir: &'a Path,
     /// Names that its manifest holds already.
     pub declared: &'a HashSet<String>,
+    /// Patterns that say which files of a folder count.
+    pub patterns: &'a [String],
     /// By the clock of files.
     pub started: SystemTime,
 }
@@ -232,6 +234,10 @@ impl Reads<'_> {
             let Some(path) = self.name(folder) else {
                 continue;
             };
+            // Who declares what counts in a folder need not hear of the rest.
+            if is_covered(self.frame.patterns, &path) {
+                continue;
+            }
             self.reads.push(Read {
                 what,
                 path,
@@ -341,6 +347,23 @@ pub fn digest(path: &Path, changed_by_stage: bool, started: SystemTime) -> std::
         known().insert(path.into(), (stamp, digest));
     }
     Ok(digest)
+}
+
+/// True if patterns say which files of a folder count.
+fn is_covered(patterns: &[String], folder: &str) -> bool {
+    patterns.iter().any(|pattern| {
+        let parts: Vec<&str> = pattern
+            .split('/')
+            .filter(|p| !["", "."].contains(p))
+            .collect();
+        let wild = |part: &&str| part.contains(['*', '?', '[', '{']);
+        let fixed = parts.iter().take_while(|part| !wild(part)).count();
+        let prefix = parts[..fixed].join("/");
+        match parts.len() - fixed {
+            0 | 1 if fixed < parts.len() && parts[fixed] != "**" => folder == prefix,
+            _ => prefix.is_empty() || Path::new(folder).starts_with(prefix),
+        }
+    })
 }
 
 /// Leaves out what others say already: that a folder is there in which something was read, or that
@@ -467,4 +490,19 @@ pub fn reported(
         Ok(Read::content(name, digest))
     });
     read.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn patterns_say_what_counts_in_the_folders_that_they_name() {
+        let covered = |pattern: &str, folder: &str| is_covered(&[pattern.to_owned()], folder);
+        assert!(covered("data/*.csv", "data") && !covered("data/*.csv", "data/deep"));
+        assert!(covered("data/**/*.csv", "data") && covered("data/**/*.csv", "data/deep"));
+        assert!(covered("./data", "data") && covered("data", "data/deep"));
+        assert!(covered("*.csv", "") && !covered("*.csv", "data"));
+        assert!(!covered("data/*.csv", "") && !covered("data/1.csv", "dat"));
+    }
 }
