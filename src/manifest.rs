@@ -102,6 +102,9 @@ impl Manifest {
                 (Some(("input", port)), Some(_), Some(_)) => format!("input {port} changed"),
                 (Some(("code", module)), Some(_), Some(_)) => format!("code {module} changed"),
                 (Some(("file", path)), Some(_), Some(_)) => format!("file {path} changed"),
+                (Some(("environment", path)), Some(_), Some(_)) => {
+                    format!("environment {path} changed")
+                }
                 (Some(("code" | "file", name)), None, _) => format!("{name} is new"),
                 (Some(("code" | "file", name)), _, None) => format!("{name} is gone"),
                 (_, Some(was), Some(is)) => format!("{key}: {was} -> {is}"),

@@ -272,6 +272,7 @@ impl Map {
             return class;
         }
         match path.parent() {
+            None => Class::Outside,
             Some(above) if self.folder(places, above) == Class::Environment => Class::Environment,
             _ if is_environment(path) => Class::Environment,
             _ => Class::Outside,

@@ -233,7 +233,29 @@ impl<'a> Planner<'a> {
                 };
             }
         }
-        Verdict::Stale(self.reasons(id, manifest))
+        // What was made from just this was made from other files: nothing else differs.
+        let newest = self.store.index.candidates(&fp).first().map(|e| e.fp);
+        let reads = newest.and_then(|fp| self.store.reads(&fp));
+        let changes = reads.map(|reads| self.changed_reads(id, manifest, &reads));
+        match changes.filter(|changes| !changes.is_empty()) {
+            Some(changes) => Verdict::Stale(changes),
+            None => Verdict::Stale(self.reasons(id, manifest)),
+        }
+    }
+
+    fn changed_reads(&mut self, id: Id, manifest: &Manifest, reads: &[Read]) -> Vec<String> {
+        let mut changes = Vec::new();
+        for read in reads {
+            // A declared file tells of its change itself.
+            if read.what == What::Content && declared(manifest, &read.path) {
+                continue;
+            }
+            if let Some(now) = self.read_again(id, read) {
+                let gone = now == MISSING || now == reads::nothing().to_string();
+                changes.push(read.changed(gone));
+            }
+        }
+        changes
     }
 
     /// What is found now of something that a run was found to read, if that is something else,
@@ -306,15 +328,7 @@ impl<'a> Planner<'a> {
             return vec!["never run".into()];
         };
         let mut reasons = manifest.changes_since(&old.declared());
-        for read in reads.iter() {
-            // A declared file tells of its change itself.
-            if read.what == What::Content && declared(manifest, &read.path) {
-                continue;
-            }
-            if let Some(now) = self.read_again(id, read) {
-                reasons.push(read.changed(now == MISSING || now == reads::nothing().to_string()));
-            }
-        }
+        reasons.extend(self.changed_reads(id, manifest, &reads));
         match reasons.is_empty() {
             true => vec!["its result is gone".into()],
             false => reasons,
