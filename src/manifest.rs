@@ -13,7 +13,7 @@ use crate::digest::Fingerprint;
 pub struct Manifest(BTreeMap<String, String>);
 
 /// A change of the format would change every fingerprint, so it says which it is.
-const FORMAT: &str = "1";
+const FORMAT: &str = "2";
 
 impl Manifest {
     pub fn new(kind: &str) -> Self {
@@ -93,20 +93,20 @@ impl Manifest {
         keys.sort();
         keys.dedup();
         let mut changes = Vec::new();
-        for key in keys {
+        // Code has words of its own, see `Planner`.
+        for key in keys.into_iter().filter(|key| *key != "code") {
             let (was, is) = (old.get(key), self.get(key));
             if was == is {
                 continue;
             }
             let change = match (key.split_once('.'), was, is) {
                 (Some(("input", port)), Some(_), Some(_)) => format!("input {port} changed"),
-                (Some(("code", module)), Some(_), Some(_)) => format!("code {module} changed"),
                 (Some(("file", path)), Some(_), Some(_)) => format!("file {path} changed"),
                 (Some(("environment", path)), Some(_), Some(_)) => {
                     format!("environment {path} changed")
                 }
-                (Some(("code" | "file", name)), None, _) => format!("{name} is new"),
-                (Some(("code" | "file", name)), _, None) => format!("{name} is gone"),
+                (Some(("file", name)), None, _) => format!("{name} is new"),
+                (Some(("file", name)), _, None) => format!("{name} is gone"),
                 (_, Some(was), Some(is)) => format!("{key}: {was} -> {is}"),
                 (_, None, Some(is)) => format!("{key}: {is} is new"),
                 (_, Some(was), None) => format!("{key}: {was} is gone"),

@@ -21,7 +21,8 @@ pub struct Record {
     pub params: Value,
     /// Per port, `STAGE.OUTPUT` and digest of what was read.
     pub inputs: BTreeMap<String, Vec<String>>,
-    /// Digests of the code as it really was, where the manifest holds an accepted equivalent.
+    /// Modules and files of the code as it really was, with digests; the manifest holds one digest for
+    /// all of it, or an accepted equivalent.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub code: BTreeMap<String, String>,
     pub started: String,

@@ -70,7 +70,9 @@ fn object(planner: &Planner, id: Id) -> serde_json::Value {
 }
 
 fn text(planner: &mut Planner, id: Id, all: bool) -> Result<String> {
-    let acceptable = !planner.changed_code(id).is_empty();
+    let acceptable = planner
+        .acceptable(id)
+        .is_ok_and(|changes| !changes.is_empty());
     let stage = &planner.graph.stages[id];
     let names = |ids: &[Id]| {
         ids.iter()
@@ -134,6 +136,9 @@ fn text(planner: &mut Planner, id: Id, all: bool) -> Result<String> {
             )?;
         }
     }
+    for (name, digest) in planner.code(id) {
+        writeln!(text, "  code {name}: {digest}")?;
+    }
     let watched = match &stage.kind {
         Kind::Command(command) => command.watch,
         Kind::Library(_) => true,
@@ -156,7 +161,7 @@ const FEW: usize = 10;
 /// The lines of a manifest for people, and how many are left out.
 fn lines(manifest: &Manifest, all: bool) -> (Vec<String>, usize) {
     let text = manifest.to_string();
-    let is_file = |line: &&str| line.starts_with("file.") || line.starts_with("code.");
+    let is_file = |line: &&str| line.starts_with("file.");
     let files = text.lines().filter(is_file).count();
     if all || files <= FEW {
         return (text.lines().map(str::to_owned).collect(), 0);

@@ -152,14 +152,7 @@ impl Launch {
             profile: facts.profile.clone(),
             params: stage.params.clone(),
             inputs: BTreeMap::new(),
-            code: match &stage.kind {
-                Kind::Library(def) => def
-                    .code
-                    .iter()
-                    .map(|(m, d)| ((*m).into(), (*d).into()))
-                    .collect(),
-                Kind::Command(_) => BTreeMap::new(),
-            },
+            code: BTreeMap::new(),
             started: human::now(),
             finished: String::new(),
             wall_seconds: 0.0,

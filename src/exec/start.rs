@@ -75,10 +75,19 @@ impl Run<'_, '_> {
             let (_, name) = line.split_once('.').unwrap_or_default();
             anyhow::bail!("{name} cannot be read: {}", &why[UNREADABLE.len()..]);
         }
+        let wrong = self
+            .planner
+            .code(id)
+            .iter()
+            .find(|(_, v)| v.starts_with(UNREADABLE));
+        if let Some((name, why)) = wrong {
+            anyhow::bail!("{name} cannot be read: {}", &why[UNREADABLE.len()..]);
+        }
         let fp = manifest.fingerprint();
         let root = self.planner.store.root.clone();
         let git = Arc::clone(&self.git);
         let mut launch = Launch::new(id, &root, &fp, stage, manifest, self.facts, grant, git)?;
+        launch.record.code = self.planner.code(id).clone();
         launch.watch = self.watch(id)?;
         let stage = &self.planner.graph.stages[id];
         let mut files = BTreeMap::new();

@@ -1,10 +1,11 @@
 //! Verdicts: fresh, stale and why, or waiting for an upstream stage. `status` and `run` ask here,
 //! and `run` asks again whenever an input has become known.
 
+mod accept;
 mod damage;
 mod resume;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -16,6 +17,7 @@ use crate::manifest::Manifest;
 use crate::project::Facts;
 use crate::reads::{self, Read, What};
 use crate::store::{Entry, Store};
+pub use accept::Change;
 pub use resume::{Start, extends_key};
 
 #[derive(Debug, Clone, PartialEq)]
@@ -44,9 +46,14 @@ pub struct Planner<'a> {
     repair: bool,
     pub verdicts: Vec<Option<Verdict>>,
     manifests: Vec<Option<Manifest>>,
+    /// Modules and files of each stage's code, with digests.
+    codes: Vec<Code>,
     copies: Option<HashMap<Digest, Vec<(Fingerprint, usize)>>>,
     looked: Looked,
 }
+
+/// Modules or files, with digests or what is wrong with them.
+pub type Code = BTreeMap<String, String>;
 
 /// What was found when reads were last looked at.
 #[derive(Debug, Default)]
@@ -65,12 +72,13 @@ impl<'a> Planner<'a> {
             repair,
             verdicts: vec![None; graph.stages.len()],
             manifests: vec![None; graph.stages.len()],
+            codes: vec![Code::new(); graph.stages.len()],
             copies: None,
             looked: Looked::default(),
         }
     }
 
-    pub fn facts(&self) -> &Facts {
+    pub fn facts(&self) -> &'a Facts {
         self.facts
     }
 
@@ -138,12 +146,10 @@ impl<'a> Planner<'a> {
         }
         match &stage.kind {
             Kind::Library(def) => {
-                for (module, digest) in def.code {
-                    manifest.add(
-                        format!("code.{module}"),
-                        self.facts.accepted.canonical(def.kind, module, digest),
-                    );
-                }
+                let modules = def.code.iter();
+                let code = modules.map(|(m, d)| ((*m).into(), (*d).into())).collect();
+                manifest.add("code", self.whole(def.kind, &code));
+                self.codes[id] = code;
                 if def.measures_machine {
                     manifest.add("machine", &self.facts.device.name);
                 }
@@ -157,16 +163,33 @@ impl<'a> Planner<'a> {
                 let script = command.script().filter(|s| self.finder.exists(s));
                 let mut code = self.finder.find(&command.code);
                 code.extend(script.map(str::to_owned));
-                for (path, digest) in self.files(code) {
-                    let digest = self.facts.accepted.canonical(&stage.family, &path, &digest);
-                    manifest.add(format!("code.{path}"), digest);
+                let code: Code = self.files(code).into_iter().collect();
+                if !code.is_empty() {
+                    manifest.add("code", self.whole(&stage.family, &code));
                 }
+                self.codes[id] = code;
                 for (path, digest) in self.files(self.facts.environment.clone()) {
                     manifest.add(format!("environment.{path}"), digest);
                 }
             }
         }
         manifest
+    }
+
+    /// One digest for all of a stage's code: the oldest that it was declared equal to.
+    fn whole(&mut self, of: &str, code: &Code) -> String {
+        let digest = code_digest(code);
+        let facts = self.facts;
+        let accepted = &facts.accepted;
+        if accepted.all.is_empty() {
+            return digest;
+        }
+        accepted.canonical(of, "code", &digest, &mut |file| self.content(file))
+    }
+
+    /// What a stage's code consists of, known before it runs.
+    pub fn code(&self, id: Id) -> &Code {
+        &self.codes[id]
     }
 
     /// Files that patterns find.
@@ -177,11 +200,12 @@ impl<'a> Planner<'a> {
     /// The files of the project that a command's manifest names.
     pub fn files_of(&self, id: Id) -> Vec<String> {
         let lines = self.manifest(id).into_iter().flat_map(Manifest::iter);
-        let name = |(key, _): (&str, &str)| {
-            let file = key.strip_prefix("file.").or(key.strip_prefix("code."));
-            file.map(str::to_owned)
+        let name = |(key, _): (&str, &str)| Some(key.strip_prefix("file.")?.to_owned());
+        let code = match self.graph.stages[id].kind {
+            Kind::Command(_) => self.codes[id].keys().cloned().collect(),
+            Kind::Library(_) => Vec::new(),
         };
-        lines.filter_map(name).collect()
+        lines.filter_map(name).chain(code).collect()
     }
 
     /// True if a command's files are not what they were when it was judged.
@@ -243,14 +267,30 @@ impl<'a> Planner<'a> {
         }
     }
 
+    /// True if the pipeline names this file, as input or as code.
+    fn declares(&self, id: Id, manifest: &Manifest, path: &str) -> bool {
+        let code = matches!(self.graph.stages[id].kind, Kind::Command(_));
+        code && self.codes[id].contains_key(path) || manifest.get(&format!("file.{path}")).is_some()
+    }
+
     fn changed_reads(&mut self, id: Id, manifest: &Manifest, reads: &[Read]) -> Vec<String> {
         let mut changes = Vec::new();
         for read in reads {
             // A declared file tells of its change itself.
-            if read.what == What::Content && declared(manifest, &read.path) {
+            if read.what == What::Content && self.declares(id, manifest, &read.path) {
                 continue;
             }
             if let Some(now) = self.read_again(id, read) {
+                // Of an accepted change, only what it brought in may have changed since.
+                let facts = self.facts;
+                let (family, key) = (self.graph.stages[id].family.clone(), read.line().0);
+                let mut present = |file: &str| self.content(file);
+                let brought_in = facts.accepted.outdated(&family, &key, &now, &mut present);
+                if !brought_in.is_empty() {
+                    let told = brought_in.iter().map(|file| format!("file {file} changed"));
+                    changes.extend(told.filter(|t| !changes.contains(t)).collect::<Vec<_>>());
+                    continue;
+                }
                 let gone = now == MISSING || now == reads::nothing().to_string();
                 changes.push(read.changed(gone));
             }
@@ -269,8 +309,15 @@ impl<'a> Planner<'a> {
         if now == was {
             return None;
         }
-        let family = &self.graph.stages[id].family;
-        let first = |digest: &str| self.facts.accepted.canonical(family, &read.path, digest);
+        let facts = self.facts;
+        let accepted = &facts.accepted;
+        if accepted.all.is_empty() {
+            return Some(now);
+        }
+        let (family, key) = (self.graph.stages[id].family.clone(), read.line().0);
+        let mut first = |digest: &str| {
+            accepted.canonical(&family, &key, digest, &mut |file| self.content(file))
+        };
         (first(&now) != first(&was)).then_some(now)
     }
 
@@ -297,37 +344,17 @@ impl<'a> Planner<'a> {
         self.looked = Looked::default();
     }
 
-    /// What `repro accept` would declare equal: modules and files whose digests were others when
-    /// the stage was last fresh, with the earlier digest and the present one.
-    pub fn changed_code(&mut self, id: Id) -> Vec<(String, String, String)> {
-        let (Some(now), Some((old, reads))) = (self.manifests[id].clone(), self.last(id)) else {
-            return Vec::new();
-        };
-        let mut changed = Vec::new();
-        for (key, is) in now.iter() {
-            let was = old.get(key).filter(|was| *was != is);
-            if let (Some(module), Some(was)) = (key.strip_prefix("code."), was) {
-                changed.push((module.to_owned(), was.to_owned(), is.to_owned()));
-            }
-        }
-        for read in reads.iter().filter(|read| read.what == What::Content) {
-            if declared(&now, &read.path) {
-                continue;
-            }
-            if let Some(is) = self.read_again(id, read) {
-                changed.push((read.path.clone(), read.digest.to_string(), is));
-            }
-        }
-        // What is missing or cannot be read is equal to nothing.
-        changed.retain(|(_, _, is)| is.parse::<Digest>().is_ok());
-        changed
-    }
-
     fn reasons(&mut self, id: Id, manifest: &Manifest) -> Vec<String> {
         let Some((old, reads)) = self.last(id) else {
             return vec!["never run".into()];
         };
+        if old.get("format") != manifest.get("format") {
+            return vec!["its result was made by an earlier version of repro".into()];
+        }
         let mut reasons = manifest.changes_since(&old.declared());
+        if old.get("code") != manifest.get("code") {
+            reasons.extend(self.changed_code(id));
+        }
         reasons.extend(self.changed_reads(id, manifest, &reads));
         match reasons.is_empty() {
             true => vec!["its result is gone".into()],
@@ -358,7 +385,11 @@ impl<'a> Planner<'a> {
     }
 }
 
-/// True if the pipeline names this file, as input or as code.
-fn declared(manifest: &Manifest, path: &str) -> bool {
-    (["file", "code"].iter()).any(|what| manifest.get(&format!("{what}.{path}")).is_some())
+/// Of all modules and files of a stage's code.
+fn code_digest(code: &Code) -> String {
+    let mut text = String::new();
+    for (name, digest) in code {
+        text += &format!("{} {name} {digest}\n", name.len());
+    }
+    Fingerprint::of(&text).to_string()
 }

@@ -350,6 +350,73 @@ fn compiled_python_of_the_second_of_an_edit_is_not_taken_for_the_next() {
 }
 
 #[test]
+fn code_that_was_moved_renamed_or_taken_away_is_accepted_as_a_whole() {
+    if !has("python3") {
+        return;
+    }
+    let space = shell("python3 train.py > {out.x}");
+    space.write("train.py", "import helper\nprint(helper.V)\n");
+    space.write("helper.py", "V = 1\n");
+    space.write("data.csv", "1\n");
+    assert_eq!(space.run(), ["a"]);
+    let accept = || space.repro(&["accept", "a", "--why", "moved"]);
+    // The value goes to a new module, which counts from then on.
+    space.write("more.py", "V = 1\n");
+    space.write("helper.py", "from more import V\n");
+    assert_eq!(accept().code, Some(0));
+    assert_eq!(space.run(), [""; 0]);
+    space.write("more.py", "V = 2\n");
+    assert!(
+        space.status().contains("a  stale  file more.py changed"),
+        "{}",
+        space.status()
+    );
+    assert_eq!(space.run(), ["a"]);
+    assert_eq!(space.output("a", "x"), b"2\n");
+    // A module gets another name.
+    fs::rename(space.path("helper.py"), space.path("util.py")).expect("renamed");
+    space.write("train.py", "import util\nprint(util.V)\n");
+    let said = accept();
+    assert_eq!(said.code, Some(0), "{}", said.err);
+    assert_eq!(space.run(), [""; 0]);
+    // One that is gone and still named is equal to nothing.
+    fs::remove_file(space.path("util.py")).expect("there");
+    let said = accept();
+    assert_eq!(said.code, Some(2));
+    assert!(
+        said.err
+            .contains("train.py still names util.py, which is gone"),
+        "{}",
+        said.err
+    );
+}
+
+#[test]
+fn what_is_no_code_is_never_accepted_and_nothing_half() {
+    let space = shell("sh run.sh > {out.x}");
+    space.write("run.sh", "cat data.csv\n");
+    space.write("data.csv", "1\n");
+    assert_eq!(space.run(), ["a"]);
+    space.write("run.sh", "# says it\ncat data.csv\n");
+    space.write("data.csv", "2\n");
+    let said = space.repro(&["accept", "a", "--why", "a comment"]);
+    assert_eq!(said.code, Some(2));
+    assert!(
+        said.err
+            .contains("a: file data.csv changed, which is no change of code alone"),
+        "{}",
+        said.err
+    );
+    assert!(!space.path("accepted.toml").exists());
+    space.write("data.csv", "1\n");
+    assert_eq!(
+        space.repro(&["accept", "a", "--why", "a comment"]).code,
+        Some(0)
+    );
+    assert_eq!(space.run(), [""; 0]);
+}
+
+#[test]
 fn a_program_runs_the_same_watched_or_not() {
     let line = "i=0; while [ $i -lt 40 ]; do (cat data.txt; cat nowhere 2>/dev/null || echo none) >> log & i=$((i+1)); done; wait; \
         sh -c 'kill -STOP $$' & p=$!; sleep 0.1; kill -CONT $p; wait $p; echo $? >> log; sort log > {out.x}; rm log; \
