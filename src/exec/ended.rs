@@ -153,7 +153,7 @@ impl Launch {
         self.watch.unchanged(&self.dir, &self.root)?;
         let imports = match &self.imports {
             Some(list) => reads::read(list)?.unwrap_or_default(),
-            None => String::new(),
+            None => Vec::new(),
         };
         let reads = reads::found(&self.dir, &self.root, &self.depfile, &imports, self.started)?;
         let record = &mut self.record;

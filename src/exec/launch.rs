@@ -12,7 +12,7 @@ use stages::contract::CheckpointEvery;
 
 use super::program::Inputs;
 use super::watched::Watch;
-use super::{Message, process, program, spawn};
+use super::{Message, not_started, process, program, spawn};
 use crate::device;
 use crate::digest::Fingerprint;
 use crate::graph::{Id, Kind, Stage};
@@ -38,6 +38,8 @@ pub struct Launch {
     /// Where a Python program lists what it imports.
     pub imports: Option<PathBuf>,
     pub depfile: PathBuf,
+    /// Where its inputs come from, for programs.
+    pub told: serde_json::Value,
     pub watch: Watch,
     pub(super) clock: Instant,
     pub(super) started: SystemTime,
@@ -73,8 +75,7 @@ pub fn start(
     let (program, events) = program::prepare(stage, inputs, &facts.dir, grant, &mut launch)?;
     launch.clock = Instant::now();
     launch.started = stat::now();
-    let pid = spawn::spawn(&program, grant.guard)
-        .with_context(|| format!("cannot start {}", program.name.to_string_lossy()))?;
+    let pid = spawn::spawn(&program, grant.guard).map_err(|e| not_started::why(&program, &e))?;
     // The child has its own ends now; ours would keep the pipe of events open.
     drop(program);
     let spawned = std::thread::Builder::new()
@@ -185,6 +186,7 @@ impl Launch {
             git,
             dir: facts.dir.clone(),
             imports: None,
+            told: serde_json::Value::Null,
             watch: Watch::default(),
             clock: Instant::now(),
             started: SystemTime::now(),

@@ -1,5 +1,6 @@
 """Lists the files of imported modules at exit, for the runner that set REPRO_IMPORTS, and the
-versions of Python and of packages, each after an equals sign."""
+versions of Python and of packages, each after an equals sign. A line holds any name: backslashes
+are doubled, and a line break is a backslash and an n."""
 
 import atexit
 import os
@@ -21,9 +22,10 @@ def _write():
         file = getattr(module, "__file__", None)
         if isinstance(file, str):
             files.add(os.path.abspath(file))
-    with open(target, "a", encoding="utf-8") as out:
-        out.write("".join(f + "\n" for f in sorted(files)))
-        out.write("".join("=%s %s\n" % known for known in sorted(versions.items())))
+    lines = [os.fsencode(f).replace(b"\\", b"\\\\").replace(b"\n", b"\\n") for f in sorted(files)]
+    lines += [("=%s %s" % known).encode("utf-8", "replace") for known in sorted(versions.items())]
+    with open(target, "ab") as out:
+        out.write(b"".join(line + b"\n" for line in lines))
 
 
 atexit.register(_write)

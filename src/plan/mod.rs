@@ -6,12 +6,14 @@ mod resume;
 
 use std::collections::HashMap;
 use std::io;
+use std::ops::Range;
 use std::path::PathBuf;
 
+use crate::command::{Command, Declared};
 use crate::digest::{Digest, Fingerprint};
-use crate::files::Finder;
-use crate::graph::{Graph, Id, Kind};
-use crate::manifest::Manifest;
+use crate::files::{self, Finder, Wrong};
+use crate::graph::{Graph, Id, Kind, Stage};
+use crate::manifest::{Manifest, part};
 use crate::project::Facts;
 use crate::store::{Entry, Store};
 pub use resume::{Start, extends_key};
@@ -28,6 +30,15 @@ pub enum Verdict {
 
 /// What stands in a manifest in the place of the digest of a file that cannot be read.
 pub const UNREADABLE: &str = "unreadable: ";
+
+/// Something that is declared to be read and cannot be.
+#[derive(Debug)]
+pub struct Problem {
+    pub message: String,
+    pub wrong: Wrong,
+    /// Where it is declared.
+    pub span: Range<usize>,
+}
 
 /// Judges stages, each after those it reads from.
 pub struct Planner<'a> {
@@ -91,14 +102,18 @@ impl<'a> Planner<'a> {
         let waits: Vec<Id> = (self.graph.stages[id].needs().into_iter())
             .filter(|n| self.fresh(*n).is_none())
             .collect();
-        let verdict = if waits.is_empty() {
+        let mut verdict = Verdict::Waits(waits.clone());
+        if waits.is_empty() {
             let manifest = self.describe(id);
-            let verdict = self.verdict_on(id, &manifest);
+            verdict = self.verdict_on(id, &manifest);
             self.manifests[id] = Some(manifest);
-            verdict
-        } else {
-            Verdict::Waits(waits)
-        };
+        }
+        // What cannot run does not wait for anything either.
+        let problems = self.problems(id);
+        if !problems.is_empty() {
+            let sentences = problems.into_iter().map(|p| p.wrong.what);
+            verdict = Verdict::Stale(sentences.collect());
+        }
         self.verdicts[id] = Some(verdict);
     }
 
@@ -113,8 +128,8 @@ impl<'a> Planner<'a> {
             for (i, (from, output)) in input.from.iter().enumerate() {
                 let digest = self.result(*from).map(|entry| entry.out[*output].digest);
                 let key = match input.from.len() {
-                    1 => format!("input.{}", input.port),
-                    _ => format!("input.{}.{i}", input.port),
+                    1 => format!("input.{}", part(&input.port)),
+                    _ => format!("input.{}[{i}]", part(&input.port)),
                 };
                 if let Some(digest) = digest {
                     manifest.add(key, digest);
@@ -135,13 +150,17 @@ impl<'a> Planner<'a> {
             }
             Kind::Command(command) => {
                 command.describe(&mut manifest, &stage.outputs);
-                let files = self.finder.find(&command.files);
+                if command.tells_inputs(&stage.inputs) {
+                    for (port, i, from) in told(self.graph, stage) {
+                        manifest.add(format!("from.{}[{i}]", part(port)), from);
+                    }
+                }
+                let files = self.finder.find(texts(&command.files));
                 for (path, digest) in self.files(files) {
                     manifest.add(format!("file.{path}"), digest);
                 }
-                let script = command.script().filter(|s| self.finder.exists(s));
-                let mut code = self.finder.find(&command.code);
-                code.extend(script.map(str::to_owned));
+                let mut code = self.finder.find(texts(&command.code));
+                code.extend(command.script().and_then(|s| self.finder.file(s)));
                 for (path, digest) in self.files(code) {
                     let digest = self.facts.accepted.canonical(&stage.family, &path, &digest);
                     manifest.add(format!("code.{path}"), digest);
@@ -151,9 +170,39 @@ impl<'a> Planner<'a> {
         manifest
     }
 
-    /// Files that patterns find.
-    pub fn found(&mut self, patterns: &[String]) -> Vec<String> {
-        self.finder.find(patterns)
+    /// Files that are found by what a command declares.
+    pub fn found(&mut self, command: &Command) -> Vec<String> {
+        let declared = command.declared().map(|(_, d)| d.text.as_str());
+        self.finder.find(declared)
+    }
+
+    /// What a command declares to read and nothing can be found by, or nobody can read.
+    pub fn problems(&mut self, id: Id) -> Vec<Problem> {
+        let stage = &self.graph.stages[id];
+        let Kind::Command(command) = &stage.kind else {
+            return Vec::new();
+        };
+        let lines = self.manifests[id].iter().flat_map(Manifest::iter);
+        let unreadable = lines.filter_map(|(key, v)| Some((key, v.strip_prefix(UNREADABLE)?)));
+        let unreadable: Vec<(&str, &str)> = unreadable.collect();
+        let mut problems = Vec::new();
+        for (key, declared) in command.declared() {
+            let found = self.finder.look(&declared.text);
+            let unreadable = unreadable.iter().find_map(|(line, why)| {
+                let (what, name) = line.split_once('.')?;
+                let here = key.starts_with(what) && found.names.iter().any(|n| n == name);
+                here.then(|| Wrong {
+                    what: format!("{name} cannot be read: {why}"),
+                    hint: "`repro` must be able to read what counts".into(),
+                })
+            });
+            problems.extend(found.wrong.clone().or(unreadable).map(|wrong| Problem {
+                message: format!("stage `{}`: `{key}`: {}", stage.name, wrong.what),
+                wrong,
+                span: declared.span.clone(),
+            }));
+        }
+        problems
     }
 
     /// The files of the project that a command's manifest names.
@@ -178,7 +227,8 @@ impl<'a> Planner<'a> {
 
     /// Each with its digest, or with what is wrong with it.
     fn files(&mut self, names: Vec<String>) -> Vec<(String, String)> {
-        let paths: Vec<PathBuf> = names.iter().map(|n| self.facts.dir.join(n)).collect();
+        let path = |name: &String| self.facts.dir.join(files::path(name));
+        let paths: Vec<PathBuf> = names.iter().map(path).collect();
         let digests = self.store.digests_of(&paths, false);
         let told = names.into_iter().zip(digests).map(|(name, digest)| {
             let digest = match digest {
@@ -193,8 +243,10 @@ impl<'a> Planner<'a> {
 
     /// Digest of a file of the project, or what is wrong with it.
     fn file(&mut self, path: &str) -> String {
-        match self.store.digest_of(&self.facts.dir.join(path), false) {
+        let path = self.facts.dir.join(files::path(path));
+        match self.store.digest_of(&path, false) {
             Ok(digest) => digest.to_string(),
+            Err(_) if path.is_symlink() && !path.exists() => "a link that leads nowhere".into(),
             Err(e) if e.kind() == io::ErrorKind::NotFound => "missing".into(),
             Err(e) => format!("{UNREADABLE}{e}"),
         }
@@ -285,6 +337,22 @@ impl<'a> Planner<'a> {
         let fresh = self.fresh(id);
         fresh.is_some() && fresh == self.store.index.names.get(&self.facts.profile, name)
     }
+}
+
+/// The names that a stage's inputs have for programs: port, number, `STAGE.OUTPUT`.
+fn told<'g>(graph: &'g Graph, stage: &'g Stage) -> impl Iterator<Item = (&'g str, usize, String)> {
+    stage.inputs.iter().flat_map(move |input| {
+        let each = input.from.iter().enumerate();
+        each.map(move |(i, (from, output))| {
+            let source = &graph.stages[*from];
+            let name = format!("{}.{}", source.name, source.outputs[*output].port);
+            (input.port.as_str(), i, name)
+        })
+    })
+}
+
+fn texts(declared: &[Declared]) -> impl Iterator<Item = &str> {
+    declared.iter().map(|d| d.text.as_str())
 }
 
 /// True if the pipeline names this file, as input or as code.

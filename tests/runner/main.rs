@@ -2,11 +2,14 @@
 
 mod archives;
 mod command;
+mod environment;
 mod faults;
+mod files;
 mod gpu;
 mod interfaces;
 mod kills;
 mod model;
+mod placeholders;
 mod python;
 mod records;
 mod request;
