@@ -88,17 +88,7 @@ impl<'de> Deserialize<'de> for Figures {
 impl Figures {
     /// The figures of a pipeline, or the first thing wrong with them.
     pub fn load(spec: &Spec, graph: &Graph) -> Result<Self, Diagnostic> {
-        #[derive(Deserialize)]
-        struct File {
-            #[serde(default)]
-            figure: Figures,
-        }
-        let source = &spec.source;
-        if !source.text().contains("[figure.") {
-            return Ok(Self::default());
-        }
-        let File { figure } = toml::from_str(source.text())
-            .map_err(|e| source.error(&e.span().unwrap_or(0..0), e.message().replace('\n', " ")))?;
+        let (source, figure) = (&spec.source, spec.figures.clone());
         for figure in &figure.0 {
             let name = figure.id.get_ref();
             if figure.graph != figure.panels.is_empty() {

@@ -17,6 +17,7 @@ pub mod archive;
 pub mod check;
 pub mod cmd;
 pub mod command;
+pub mod depfile;
 pub mod device;
 pub mod diag;
 pub mod digest;

@@ -2,14 +2,15 @@
 //! at again: a file's content, a file that was not there, the names in a folder, a link.
 
 use std::collections::BTreeSet;
-use std::ffi::OsString;
 use std::fs;
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::path::{Path, PathBuf};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
 use crate::digest::Digest;
+use crate::files;
+pub use crate::files::path;
 use crate::observe::places::Places;
 use crate::observe::{is_importable, names};
 
@@ -18,7 +19,7 @@ use crate::observe::{is_importable, names};
 pub struct Read {
     #[serde(default, rename = "w", skip_serializing_if = "What::is_content")]
     pub what: What,
-    /// Below the project, or absolute; see [`text`].
+    /// Below the project, or absolute, as [`text`].
     #[serde(rename = "p")]
     pub path: String,
     /// Of what was found.
@@ -118,7 +119,9 @@ impl Read {
     }
 
     fn is_named(&self, name: &[u8]) -> bool {
-        self.names.iter().any(|n| self::name(n) == name)
+        self.names
+            .iter()
+            .any(|n| path(n).as_os_str().as_bytes() == name)
     }
 
     /// One sentence for `status`, when something else is found now.
@@ -182,53 +185,9 @@ pub fn imports(places: &Places, path: &Path, wanted: &BTreeSet<&str>) -> Digest 
     })
 }
 
-/// A path as text: itself where it is UTF-8 without backslashes, else with `\\` for a backslash and
-/// `\xNN` for a byte that is no UTF-8.
+/// A path as text, see [`files`].
 pub fn text(path: &Path) -> String {
-    let bytes = path.as_os_str().as_bytes();
-    match std::str::from_utf8(bytes) {
-        Ok(text) if !text.contains('\\') => text.to_owned(),
-        _ => {
-            let chunks = bytes.utf8_chunks().map(|chunk| {
-                let odd = chunk.invalid().iter().map(|b| format!("\\x{b:02x}"));
-                chunk.valid().replace('\\', "\\\\") + &odd.collect::<String>()
-            });
-            chunks.collect()
-        }
-    }
-}
-
-/// The inverse of [`text`].
-pub fn path(text: &str) -> PathBuf {
-    match text.contains('\\') {
-        false => PathBuf::from(text),
-        true => PathBuf::from(OsString::from_vec(name(text))),
-    }
-}
-
-fn name(text: &str) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let Some((first, after)) = rest.split_first() {
-        rest = after;
-        if *first != b'\\' {
-            bytes.push(*first);
-            continue;
-        }
-        let hex = after.strip_prefix(b"x").and_then(|hex| hex.get(..2));
-        let byte = hex.and_then(|hex| u8::from_str_radix(std::str::from_utf8(hex).ok()?, 16).ok());
-        match byte {
-            Some(byte) => {
-                bytes.push(byte);
-                rest = &after[3..];
-            }
-            None => {
-                bytes.push(b'\\');
-                rest = after.strip_prefix(b"\\").unwrap_or(after);
-            }
-        }
-    }
-    bytes
+    files::text(path).into_owned()
 }
 
 /// Endings of files that are programs or parts of them: a change of one can be accepted.
@@ -260,22 +219,6 @@ pub fn is_code(path: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn any_path_comes_back_from_its_text() {
-        for bytes in [
-            &b"data/a.csv"[..],
-            b"caf\xe9/x",
-            b"back\\slash",
-            b"\\xe9",
-            b"a\xff\\x41\\",
-            "größe/ß".as_bytes(),
-        ] {
-            let whole = PathBuf::from(OsString::from_vec(bytes.to_vec()));
-            assert_eq!(path(&text(&whole)), whole);
-        }
-        assert_ne!(text(&path("a\\xff")), text(Path::new("a\\xff")));
-    }
 
     #[test]
     fn what_an_import_would_find() -> std::io::Result<()> {

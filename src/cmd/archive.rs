@@ -66,10 +66,18 @@ pub fn export(
     let _kept = project.store.reading();
     let mut files: BTreeMap<String, PathBuf> = BTreeMap::new();
     for name in read {
-        files.insert(name.clone(), project.facts.dir.join(name));
+        let path = project.facts.dir.join(crate::files::path(&name));
+        files.insert(name, path);
     }
     files.insert("pipeline.toml".into(), project.path.clone());
     files.insert(ACCEPTED.into(), project.facts.dir.join(ACCEPTED));
+    let outside = files.keys().filter(|name| !inside(name)).count();
+    if outside > 0 {
+        let count = human::count(outside, "file");
+        eprintln!(
+            "{count} outside of the project that stages read stay at home: an archive is unpacked in one folder"
+        );
+    }
     files.retain(|name, path| inside(name) && path.is_file());
     archive::write(&args.archive, &project.store, &results, &files)?;
     let size = fs::metadata(&args.archive)?.len();

@@ -59,10 +59,11 @@ pub struct Args {
 pub fn run(pipeline: &PipelineArgs, args: &Args, kinds: &'static [StageDef]) -> Result<Ended> {
     let request = Request::read(pipeline)?;
     let named = [&args.stages[..], &args.stage[..]].concat();
-    let key = memo::key(&request, pipeline, &named)?;
+    let key = memo::key(&request, pipeline, &named);
     if !args.force
         && !args.dry_run
-        && let Some(stages) = memo::recall(&request, pipeline, &key)
+        && let Some(key) = &key
+        && let Some(stages) = memo::recall(&request, pipeline, key)
     {
         nothing_to_do(stages);
         return Ok(Ended::Done);
@@ -76,6 +77,13 @@ pub fn run(pipeline: &PipelineArgs, args: &Args, kinds: &'static [StageDef]) -> 
     let force = if args.force { targets } else { Vec::new() };
     let mut planner = project.planner();
     planner.judge_all(&wanted);
+    let problem = wanted
+        .iter()
+        .find_map(|id| planner.problems(*id).into_iter().next());
+    if let Some(problem) = problem {
+        let error = project.spec.error(&problem.span, problem.message);
+        return Err(error.hint(problem.wrong.hint).into());
+    }
     if args.dry_run {
         print(&forecast(&planner, &wanted, &force))?;
         return Ok(Ended::Done);
@@ -105,7 +113,11 @@ pub fn run(pipeline: &PipelineArgs, args: &Args, kinds: &'static [StageDef]) -> 
         ),
         None => eprintln!("waiting for another run"),
     })?;
-    project.store = store;
+    // What has just been read need not be read again.
+    let learned = std::mem::replace(&mut project.store, store).index.learned();
+    for (path, stamp, digest) in learned {
+        project.store.index.add_file(&path, stamp, digest);
+    }
     let options = Options {
         jobs: args
             .jobs

@@ -158,7 +158,7 @@ fn command() -> Value {
     );
     fields.insert(
         "shell".into(),
-        json!({"type": "string", "description": "a line for sh -c"}),
+        json!({"type": "string", "description": "lines for bash, which stops at the first failure"}),
     );
     fields.insert("files".into(), texts.clone());
     fields.insert("code".into(), texts.clone());

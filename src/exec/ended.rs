@@ -3,7 +3,6 @@
 use std::collections::{BTreeSet, HashSet};
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Write};
-use std::path::PathBuf;
 use std::sync::mpsc::Sender;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -15,6 +14,7 @@ use super::launch::Launch;
 use super::process::{self, Exit, Usage};
 use super::python::Imports;
 use super::reads;
+use crate::depfile;
 use crate::digest::Digest;
 use crate::human;
 use crate::observe::findings::{self, Frame, Seen};
@@ -233,13 +233,11 @@ impl Launch {
         let frame = Frame {
             dir: &self.dir,
             declared: &declared.collect(),
-            patterns: &self.watch.patterns,
+            patterns: &self.watch.declared,
             started: self.started,
         };
         let depfile = reads::read(&self.depfile)?.unwrap_or_default();
-        let named = reads::parse_depfile(&depfile)
-            .into_iter()
-            .map(PathBuf::from);
+        let named = depfile::parse(&depfile);
         let (mut found, modules) = match notes {
             Some(notes) => (Findings::of(notes, &imports, &frame)?, BTreeSet::new()),
             None => (Findings::default(), imports.files),

@@ -12,7 +12,7 @@ use stages::contract::CheckpointEvery;
 
 use super::program::Inputs;
 use super::watched::Watch;
-use super::{Message, process, program, spawn};
+use super::{Message, not_started, process, program, spawn};
 use crate::device;
 use crate::digest::Fingerprint;
 use crate::graph::{Id, Kind, Stage};
@@ -45,6 +45,8 @@ pub struct Launch {
     /// Why it is not watched although it should be.
     pub unwatched: Option<String>,
     pub places: Arc<Places>,
+    /// Where its inputs come from, for programs.
+    pub told: serde_json::Value,
     pub watch: Watch,
     pub(super) clock: Instant,
     pub(super) started: SystemTime,
@@ -80,8 +82,7 @@ pub fn start(
     let (program, events) = program::prepare(stage, inputs, &facts.dir, grant, &mut launch)?;
     launch.clock = Instant::now();
     launch.started = stat::now();
-    let pid = spawn::spawn(&program, grant.guard)
-        .with_context(|| format!("cannot start {}", program.name.to_string_lossy()))?;
+    let pid = spawn::spawn(&program, grant.guard).map_err(|e| not_started::why(&program, &e))?;
     if program.refused.get() != 0 {
         let error = std::io::Error::from_raw_os_error(program.refused.get());
         launch.unwatched = Some(error.to_string());
@@ -195,6 +196,7 @@ impl Launch {
             observer: None,
             unwatched: None,
             places: Arc::clone(&facts.places),
+            told: serde_json::Value::Null,
             watch: Watch::default(),
             clock: Instant::now(),
             started: SystemTime::now(),

@@ -9,6 +9,7 @@ mod gauge;
 mod guard;
 mod judge;
 mod launch;
+mod not_started;
 mod process;
 mod program;
 pub mod python;
@@ -40,7 +41,6 @@ use crate::provenance;
 use ended::Outcome;
 pub use guard::main as guard_main;
 pub use process::end;
-pub use reads::parse_depfile;
 use room::Room;
 
 /// What the command line says of a run.

@@ -129,6 +129,12 @@ impl Exit {
     /// `exit 1`, `killed by signal 9 (SIGKILL; out of memory?)`.
     pub fn describe(&self) -> String {
         match (self.code, self.signal) {
+            // As a shell with `pipefail` tells of SIGPIPE.
+            (Some(141), _) => {
+                "exit 141: a command in a pipe was cut off, for what reads it, such as `head`, \
+                               had enough; `set +o pipefail` before the pipe allows that"
+                    .into()
+            }
             (Some(code), _) => format!("exit {code}"),
             (_, Some(libc::SIGKILL)) => "killed by SIGKILL: out of memory, or by hand".into(),
             (_, Some(signal)) => format!("killed by signal {signal}"),

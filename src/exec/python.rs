@@ -1,8 +1,11 @@
 //! A Python program tells which modules it imports and where it looked for them, without being changed.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::env;
+use std::ffi::OsString;
 use std::fs;
 use std::io;
+use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
 use super::spawn::Program;
@@ -13,10 +16,6 @@ const HOOK: &str = include_str!("sitecustomize.py");
 /// Prepares the environment. The list will be at `list`; the hook lies in the store.
 pub fn watch(program: &mut Program, store: &Path, list: &Path) -> io::Result<()> {
     let hook = store.join("python");
-    // Python's path is divided by colons.
-    if hook.as_os_str().as_encoded_bytes().contains(&b':') {
-        return Ok(());
-    }
     let file = hook.join("sitecustomize.py");
     if fs::read(&file).ok().as_deref() != Some(HOOK.as_bytes()) {
         fs::create_dir_all(&hook)?;
@@ -28,18 +27,44 @@ pub fn watch(program: &mut Program, store: &Path, list: &Path) -> io::Result<()>
         Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
         _ => {}
     }
-    let mut path = hook.into_os_string();
-    if let Some(own) = program.variable("PYTHONPATH").filter(|p| !p.is_empty()) {
-        path.push(":");
-        path.push(own);
-    }
-    program.env("PYTHONPATH", path);
+    // A colon would end the folder's name; the program starts in the project's folder.
+    let hook = match hook.as_os_str().as_encoded_bytes().contains(&b':') {
+        true => hook
+            .strip_prefix(&program.dir)
+            .unwrap_or(&hook)
+            .to_path_buf(),
+        false => hook,
+    };
     program.env("REPRO_IMPORTS", list);
+    program.env("PYTHONPATH", hook);
+    if let Some(own) = env::var_os("PYTHONPATH") {
+        also(program, own);
+    }
     if program.variable("PYTHONDONTWRITEBYTECODE").is_none() {
         // Byte code written during the run would be new files in the project.
         program.env("PYTHONDONTWRITEBYTECODE", "1");
     }
     Ok(())
+}
+
+/// Has the program search the folders of `own`, behind that of the hook if it has one.
+pub fn also(program: &mut Program, own: OsString) {
+    let hook = match program.own("REPRO_IMPORTS") {
+        Some(_) => program.own("PYTHONPATH"),
+        None => None,
+    };
+    let hook = hook.and_then(|path| env::split_paths(path).next());
+    let path = match hook {
+        Some(hook) if own.is_empty() => hook.into_os_string(),
+        Some(hook) => {
+            let mut path = hook.into_os_string();
+            path.push(":");
+            path.push(own);
+            path
+        }
+        None => own,
+    };
+    program.env("PYTHONPATH", path);
 }
 
 /// What the list says. Its lines, by their first character:
@@ -158,9 +183,19 @@ impl Imports {
     }
 }
 
+/// The inverse of what the hook makes of a name.
 fn path(bytes: &[u8]) -> PathBuf {
-    use std::os::unix::ffi::OsStrExt;
-    PathBuf::from(std::ffi::OsStr::from_bytes(bytes))
+    let mut path = Vec::with_capacity(bytes.len());
+    let mut bytes = bytes.iter();
+    while let Some(byte) = bytes.next() {
+        path.push(match (byte, bytes.as_slice().first()) {
+            (b'\\', Some(b'n')) => bytes.next().map_or(*byte, |_| b'\n'),
+            (b'\\', Some(b't')) => bytes.next().map_or(*byte, |_| b'\t'),
+            (b'\\', Some(_)) => *bytes.next().unwrap_or(byte),
+            _ => *byte,
+        });
+    }
+    OsString::from_vec(path).into()
 }
 
 #[cfg(test)]
@@ -170,9 +205,9 @@ mod tests {
     #[test]
     fn a_list_holds_modules_and_where_they_were_looked_for() {
         let list = b"+7\n?7\tos\n@7\t/p\t/p/lib\n?7\thelper\n?7\tsub\t/p/pkg\n>7\t/p\n>7\t/p\n\
-            /a/b.py\n=python 3.11.2\n=torch 2.11.0+cpu\n/c.py\n!7\n=torn";
+            /a/b.py\n=python 3.11.2\n=torch 2.11.0+cpu\n/c\\\\n\\nd.py\n!7\n=torn";
         let known = Imports::parse(list);
-        let paths = ["/a/b.py", "/c.py"].map(PathBuf::from);
+        let paths = ["/a/b.py", "/c\\n\nd.py"].map(PathBuf::from);
         assert_eq!(known.files, BTreeSet::from(paths));
         assert_eq!(known.versions["python"], "3.11.2");
         assert_eq!(known.versions.len(), 2);

@@ -1,7 +1,8 @@
 """Tells the runner that set REPRO_IMPORTS what a Python imports: see exec/python.rs for the lines.
 
 Everything here must leave the program as it would be without: errors are swallowed, nothing is
-imported that Python has not imported by itself, and names begin with an underscore."""
+imported that Python has not imported by itself, and names begin with an underscore. A line holds any
+name: backslashes are doubled, and line breaks and tabs are `\\n` and `\\t`."""
 
 import os
 import sys
@@ -40,6 +41,10 @@ def _say(line):
         _flush()
 
 
+def _name(path):
+    return path.replace("\\", "\\\\").replace("\n", "\\n").replace("\t", "\\t")
+
+
 def _installed(folder):
     return "site-packages" in folder or "dist-packages" in folder or folder.startswith(_library)
 
@@ -59,14 +64,14 @@ class _Finder:
                         _path[:] = sys.path
                         folders = [os.path.abspath(p or ".") for p in _path if isinstance(p, str)]
                         folders = [f for f in folders if not _installed(f)]
-                        _say("@%d\t%s" % (os.getpid(), "\t".join(folders)))
+                        _say("@%d\t%s" % (os.getpid(), "\t".join(map(_name, folders))))
                     _say("?%d\t%s" % (os.getpid(), name))
                 else:
                     folders = [os.path.abspath(p) for p in path if isinstance(p, str)]
                     folders = [f for f in folders if not _installed(f)]
                     if folders:
                         name = name.rpartition(".")[2]
-                        _say("?%d\t%s\t%s" % (os.getpid(), name, "\t".join(folders)))
+                        _say("?%d\t%s\t%s" % (os.getpid(), name, "\t".join(map(_name, folders))))
         except Exception:
             pass
         return None
@@ -80,7 +85,7 @@ def _watch_listings():
         fill(self)
         try:
             if not _installed(self.path):
-                _say(">%d\t%s" % (os.getpid(), os.path.abspath(self.path or ".")))
+                _say(">%d\t%s" % (os.getpid(), _name(os.path.abspath(self.path or "."))))
         except Exception:
             pass
 
@@ -99,7 +104,7 @@ def _last_words():
             versions[name] = version.replace("\n", " ")
         file = known.get("__file__")
         if isinstance(file, str):
-            _lines.append(os.path.abspath(file))
+            _lines.append(_name(os.path.abspath(file)))
     _lines.extend("=%s %s" % known for known in sorted(versions.items()))
     _flush(last=True)
 

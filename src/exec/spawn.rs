@@ -42,14 +42,18 @@ impl Program {
         self.env.push((name, value));
     }
 
+    /// What is set for it alone.
+    pub fn own(&self, name: &str) -> Option<&OsString> {
+        self.env.iter().find(|(n, _)| n == name).map(|(_, v)| v)
+    }
+
     /// A variable as the program will find it.
     pub fn variable(&self, name: &str) -> Option<OsString> {
-        let own = self.env.iter().find(|(n, _)| n == name);
-        own.map(|(_, v)| v.clone()).or_else(|| env::var_os(name))
+        self.own(name).cloned().or_else(|| env::var_os(name))
     }
 
     /// The file to execute: a name without a slash is looked for on the path.
-    fn file(&self) -> io::Result<PathBuf> {
+    pub fn file(&self) -> io::Result<PathBuf> {
         if self.name.as_bytes().contains(&b'/') {
             return Ok(self.name.clone().into());
         }
@@ -57,7 +61,10 @@ impl Program {
             let access = rustix::fs::access(file, rustix::fs::Access::EXEC_OK);
             access.is_ok() && self.dir.join(file).is_file()
         };
-        let path = self.variable("PATH").unwrap_or_default();
+        // As the C library has it where nothing is said.
+        let path = self
+            .variable("PATH")
+            .unwrap_or_else(|| "/usr/local/bin:/usr/bin:/bin".into());
         let found = env::split_paths(&path).map(|dir| dir.join(&self.name));
         let mut found = found.filter(executable);
         found.next().ok_or_else(|| io::ErrorKind::NotFound.into())

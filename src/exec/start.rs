@@ -11,9 +11,10 @@ use super::guard::Guard;
 use super::launch::{self, Grant, Launch};
 use super::schedule::Run;
 use super::watched::{Watch, Watched};
-use super::{State, ended, gauge, room};
+use super::{State, ended, gauge, program, room};
+use crate::files;
 use crate::graph::{Id, Kind};
-use crate::plan::{UNREADABLE, Verdict};
+use crate::plan::Verdict;
 use crate::store::stat::Stamp;
 
 impl Run<'_, '_> {
@@ -65,23 +66,9 @@ impl Run<'_, '_> {
     fn launch(&mut self, id: Id, grant: &Grant) -> Result<u32> {
         let stage = &self.planner.graph.stages[id];
         let manifest = self.planner.manifest(id).cloned().unwrap_or_default();
-        if let Some((line, _)) = manifest
-            .iter()
-            .find(|(k, v)| k.starts_with("file.") && *v == "missing")
-        {
-            anyhow::bail!("file {} does not exist", &line["file.".len()..]);
-        }
-        if let Some((line, why)) = (manifest.iter()).find(|(_, v)| v.starts_with(UNREADABLE)) {
-            let (_, name) = line.split_once('.').unwrap_or_default();
-            anyhow::bail!("{name} cannot be read: {}", &why[UNREADABLE.len()..]);
-        }
-        let wrong = self
-            .planner
-            .code(id)
-            .iter()
-            .find(|(_, v)| v.starts_with(UNREADABLE));
-        if let Some((name, why)) = wrong {
-            anyhow::bail!("{name} cannot be read: {}", &why[UNREADABLE.len()..]);
+        // What was there when the run began may have gone since.
+        if let Some(problem) = self.planner.problems(id).into_iter().next() {
+            anyhow::bail!("{}", problem.wrong.what);
         }
         let fp = manifest.fingerprint();
         let root = self.planner.store.root.clone();
@@ -91,20 +78,30 @@ impl Run<'_, '_> {
         launch.watch = self.watch(id)?;
         let stage = &self.planner.graph.stages[id];
         let mut files = BTreeMap::new();
+        let mut told = serde_json::Map::new();
         for input in &stage.inputs {
             let mut paths = Vec::new();
             let mut read = Vec::new();
+            let mut named = Vec::new();
             for (from, output) in &input.from {
                 if let Some(entry) = self.planner.result(*from) {
                     let made = &entry.out[*output];
                     paths.push(self.planner.store.output(&entry.fp, made));
                     let source = &self.planner.graph.stages[*from];
                     read.push(format!("{}.{} {}", source.name, made.port, made.digest));
+                    named.push(serde_json::json!({
+                        "stage": source.name,
+                        "output": made.port,
+                        "axes": source.axes,
+                        "path": program::told(paths.last().unwrap_or(&root), &self.facts.dir),
+                    }));
                 }
             }
             files.insert(input.port.clone(), paths);
             launch.record.inputs.insert(input.port.clone(), read);
+            told.insert(input.port.clone(), named.into());
         }
+        launch.told = told.into();
         launch::start(stage, files, self.facts, grant, launch, self.sender.clone())
     }
 
@@ -113,14 +110,14 @@ impl Run<'_, '_> {
         let Kind::Command(command) = &self.planner.graph.stages[id].kind else {
             return Ok(Watch::default());
         };
-        let patterns = [&command.files[..], &command.code[..]].concat();
+        let declared = command.declared().map(|(_, d)| d.text.clone());
         let mut watch = Watch {
-            found: self.planner.found(&patterns),
-            patterns,
+            declared: declared.collect(),
+            found: self.planner.found(command),
             files: Vec::new(),
         };
         for name in self.planner.files_of(id) {
-            let path = self.facts.dir.join(&name);
+            let path = self.facts.dir.join(files::path(&name));
             let Ok(meta) = std::fs::metadata(&path) else {
                 continue;
             };

@@ -2,12 +2,11 @@
 //! else its result would be kept under the name of something it was not made from.
 
 use std::io;
-use std::path::PathBuf;
 
 use anyhow::{Result, bail};
 
 use crate::digest::Digest;
-use crate::files::Finder;
+use crate::files::{self, Finder};
 use crate::store::stat::{self, Stamp};
 
 /// One file, with its content as it was when the program was started.
@@ -22,9 +21,9 @@ pub struct Watched {
 /// All that one command was told to read.
 #[derive(Debug, Default)]
 pub struct Watch {
-    /// Patterns that files may be found by.
-    pub patterns: Vec<String>,
-    /// What they found.
+    /// Names and patterns, as they are declared.
+    pub declared: Vec<String>,
+    /// What they stood for, sorted.
     pub found: Vec<String>,
     pub files: Vec<Watched>,
 }
@@ -34,7 +33,7 @@ impl Watch {
     pub fn unchanged(&self, dir: &std::path::Path, store: &std::path::Path) -> Result<()> {
         let sorry = "while it ran, so its result was not kept; run it again";
         for file in &self.files {
-            let path: PathBuf = dir.join(&file.name);
+            let path = dir.join(files::path(&file.name));
             let same = match std::fs::metadata(&path) {
                 Ok(meta) if Stamp::of(&meta) == file.stamp => true,
                 Ok(meta) => stat::hash_file(&path, meta.len())? == file.digest,
@@ -45,10 +44,20 @@ impl Watch {
                 bail!("{} changed {sorry}", file.name);
             }
         }
-        let now = Finder::new(dir, store).find(&self.patterns);
-        let other = (now.iter().find(|name| !self.found.contains(name)))
-            .or_else(|| self.found.iter().find(|name| !now.contains(name)));
-        match other {
+        let mut finder = Finder::new(dir, store);
+        let now = finder.find(self.declared.iter().map(String::as_str));
+        // Both are sorted, and so begin alike up to the first name that only one of them has.
+        let alike = now
+            .iter()
+            .zip(&self.found)
+            .take_while(|(a, b)| a == b)
+            .count();
+        match now
+            .get(alike)
+            .into_iter()
+            .chain(self.found.get(alike))
+            .min()
+        {
             Some(name) => bail!("{name} came or went {sorry}"),
             None => Ok(()),
         }

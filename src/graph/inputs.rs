@@ -8,7 +8,7 @@ use stages::contract::Arity;
 use super::{Id, Input, Kind, Stage, matches};
 use crate::diag::{Diagnostic, suggest};
 use crate::spec::node::Node;
-use crate::spec::{Spec, texts};
+use crate::spec::{Spec, names, texts};
 
 /// Resolves the `in` tables.
 pub struct Resolver<'a> {
@@ -139,9 +139,9 @@ impl Resolver<'_> {
                 self.shared_values(id, family, axes, span)?.join(",")
             ),
         };
-        let found: Vec<Id> = match pattern.contains('*') {
-            false => self.by_name.get(&pattern).copied().into_iter().collect(),
-            true => {
+        let found: Vec<Id> = match self.by_name.get(&pattern) {
+            Some(id) => vec![*id],
+            None => {
                 let fits = |i: &Id| matches(&pattern, &self.stages[*i].name);
                 members.iter().copied().filter(fits).collect()
             }
@@ -174,9 +174,10 @@ impl Resolver<'_> {
         span: &Range<usize>,
     ) -> Result<Vec<String>, Diagnostic> {
         let own = &self.spec.instances[id].axes;
-        let value = |(axis, _): &(String, Node)| {
-            let shared = own.iter().find(|(name, _)| name == axis);
-            shared.map(|(_, v)| v.label()).ok_or_else(|| {
+        let value =
+            |(axis, _): &(String, Node)| {
+                let shared = own.iter().find(|(name, _)| name == axis);
+                shared.map(|(_, v)| names::quoted(&v.label()).into_owned()).ok_or_else(|| {
                 let message = format!(
                     "stage `{}` has no axis `{axis}`, so it must say which `{family}` it means",
                     self.spec.instances[id].name
@@ -185,7 +186,7 @@ impl Resolver<'_> {
                 let hint = format!("write `{family}@{}.OUTPUT`", names.join(",").to_uppercase());
                 self.spec.error(span, message).hint(hint)
             })
-        };
+            };
         axes.iter().map(value).collect()
     }
 }

@@ -7,12 +7,13 @@ mod stage;
 use std::collections::HashMap;
 use std::ops::Range;
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 use stages::contract::StageDef;
 
-use crate::command::Command;
+use crate::command::{Command, check_inputs};
 use crate::diag::{Diagnostic, suggest};
 use crate::history;
+pub use crate::spec::names::matches;
 use crate::spec::{Resources, Spec};
 
 /// Position of a stage in [`Graph::stages`].
@@ -34,6 +35,8 @@ pub struct Stage {
     /// The name without the axes' values.
     pub family: String,
     pub span: Range<usize>,
+    /// Its values on the axes, for programs that read what it makes.
+    pub axes: Map<String, Value>,
     pub kind: Kind,
     /// As the kind wrote them back.
     pub params: Value,
@@ -133,6 +136,9 @@ impl Graph {
             .map(|i| resolver.inputs(i))
             .collect::<Result<Vec<_>, _>>()?;
         for (i, inputs) in inputs.into_iter().enumerate() {
+            if let Kind::Command(command) = &stages[i].kind {
+                check_inputs(spec, &spec.instances[i], command, &inputs)?;
+            }
             stages[i].inputs = inputs;
             for id in stages[i].needs() {
                 stages[id].users.push(i);
@@ -147,7 +153,10 @@ impl Graph {
     }
 
     pub fn find(&self, name: &str) -> Option<Id> {
-        self.by_name.get(name).copied()
+        // A number may be written in another way.
+        let alike = |s: &Stage| !name.contains('*') && matches(name, &s.name);
+        let exact = self.by_name.get(name).copied();
+        exact.or_else(|| self.stages.iter().position(alike))
     }
 
     /// The instances that names on the command line mean: `glow`, `glow@cifar10`, `sample@*,vae`.
@@ -185,17 +194,4 @@ impl Graph {
         }
         self.order.iter().copied().filter(|i| wanted[*i]).collect()
     }
-}
-
-/// True if an instance's name fits a pattern in which `*` stands for any value of an axis.
-pub fn matches(pattern: &str, name: &str) -> bool {
-    let (Some((stage, wanted)), Some((family, values))) =
-        (pattern.split_once('@'), name.split_once('@'))
-    else {
-        return pattern == name;
-    };
-    let (wanted, values): (Vec<_>, Vec<_>) =
-        (wanted.split(',').collect(), values.split(',').collect());
-    let fits = |(w, v): (&&str, &&str)| *w == "*" || w == v;
-    stage == family && wanted.len() == values.len() && wanted.iter().zip(&values).all(fits)
 }

@@ -42,6 +42,9 @@ pub fn new(
         name: instance.name.clone(),
         family: instance.stage.clone(),
         span: instance.span.clone(),
+        axes: (instance.axes.iter())
+            .map(|(axis, value)| (axis.clone(), value.to_json()))
+            .collect(),
         kind,
         params,
         inputs: Vec::new(),

@@ -7,13 +7,15 @@ mod resume;
 
 use std::collections::{BTreeMap, HashMap};
 use std::io;
-use std::path::{Path, PathBuf};
+use std::ops::Range;
+use std::path::PathBuf;
 use std::sync::Arc;
 
+use crate::command::{Command, Declared};
 use crate::digest::{Digest, Fingerprint};
-use crate::files::Finder;
-use crate::graph::{Graph, Id, Kind};
-use crate::manifest::Manifest;
+use crate::files::{self, Finder, Wrong};
+use crate::graph::{Graph, Id, Kind, Stage};
+use crate::manifest::{Manifest, part};
 use crate::project::Facts;
 use crate::reads::{self, Read, What};
 use crate::store::{Entry, Store};
@@ -35,6 +37,15 @@ pub const UNREADABLE: &str = "unreadable: ";
 
 /// The same for one that is not there.
 const MISSING: &str = "missing";
+
+/// Something that is declared to be read and cannot be.
+#[derive(Debug)]
+pub struct Problem {
+    pub message: String,
+    pub wrong: Wrong,
+    /// Where it is declared.
+    pub span: Range<usize>,
+}
 
 /// Judges stages, each after those it reads from.
 pub struct Planner<'a> {
@@ -114,14 +125,18 @@ impl<'a> Planner<'a> {
         let waits: Vec<Id> = (self.graph.stages[id].needs().into_iter())
             .filter(|n| self.fresh(*n).is_none())
             .collect();
-        let verdict = if waits.is_empty() {
+        let mut verdict = Verdict::Waits(waits.clone());
+        if waits.is_empty() {
             let manifest = self.describe(id);
-            let verdict = self.verdict_on(id, &manifest);
+            verdict = self.verdict_on(id, &manifest);
             self.manifests[id] = Some(manifest);
-            verdict
-        } else {
-            Verdict::Waits(waits)
-        };
+        }
+        // What cannot run does not wait for anything either.
+        let problems = self.problems(id);
+        if !problems.is_empty() {
+            let sentences = problems.into_iter().map(|p| p.wrong.what);
+            verdict = Verdict::Stale(sentences.collect());
+        }
         self.verdicts[id] = Some(verdict);
     }
 
@@ -136,8 +151,8 @@ impl<'a> Planner<'a> {
             for (i, (from, output)) in input.from.iter().enumerate() {
                 let digest = self.result(*from).map(|entry| entry.out[*output].digest);
                 let key = match input.from.len() {
-                    1 => format!("input.{}", input.port),
-                    _ => format!("input.{}.{i}", input.port),
+                    1 => format!("input.{}", part(&input.port)),
+                    _ => format!("input.{}[{i}]", part(&input.port)),
                 };
                 if let Some(digest) = digest {
                     manifest.add(key, digest);
@@ -156,13 +171,17 @@ impl<'a> Planner<'a> {
             }
             Kind::Command(command) => {
                 command.describe(&mut manifest, &stage.outputs);
-                let files = self.finder.find(&command.files);
+                if command.tells_inputs(&stage.inputs) {
+                    for (port, i, from) in told(self.graph, stage) {
+                        manifest.add(format!("from.{}[{i}]", part(port)), from);
+                    }
+                }
+                let files = self.finder.find(texts(&command.files));
                 for (path, digest) in self.files(files) {
                     manifest.add(format!("file.{path}"), digest);
                 }
-                let script = command.script().filter(|s| self.finder.exists(s));
-                let mut code = self.finder.find(&command.code);
-                code.extend(script.map(str::to_owned));
+                let mut code = self.finder.find(texts(&command.code));
+                code.extend(command.script().and_then(|s| self.finder.file(s)));
                 let code: Code = self.files(code).into_iter().collect();
                 if !code.is_empty() {
                     manifest.add("code", self.whole(&stage.family, &code));
@@ -192,9 +211,44 @@ impl<'a> Planner<'a> {
         &self.codes[id]
     }
 
-    /// Files that patterns find.
-    pub fn found(&mut self, patterns: &[String]) -> Vec<String> {
-        self.finder.find(patterns)
+    /// Files that are found by what a command declares.
+    pub fn found(&mut self, command: &Command) -> Vec<String> {
+        let declared = command.declared().map(|(_, d)| d.text.as_str());
+        self.finder.find(declared)
+    }
+
+    /// What a command declares to read and nothing can be found by, or nobody can read.
+    pub fn problems(&mut self, id: Id) -> Vec<Problem> {
+        let stage = &self.graph.stages[id];
+        let Kind::Command(command) = &stage.kind else {
+            return Vec::new();
+        };
+        let lines = self.manifests[id].iter().flat_map(Manifest::iter);
+        let files = lines.filter_map(|(key, v)| Some((key.strip_prefix("file.")?, v)));
+        let code = self.codes[id]
+            .iter()
+            .map(|(name, v)| (name.as_str(), v.as_str()));
+        let all = (files.map(|file| ("file", file))).chain(code.map(|file| ("code", file)));
+        let unreadable =
+            all.filter_map(|(what, (name, v))| Some((what, name, v.strip_prefix(UNREADABLE)?)));
+        let unreadable: Vec<(&str, &str, &str)> = unreadable.collect();
+        let mut problems = Vec::new();
+        for (key, declared) in command.declared() {
+            let found = self.finder.look(&declared.text);
+            let unreadable = unreadable.iter().find_map(|(what, name, why)| {
+                let here = key.starts_with(what) && found.names.iter().any(|n| n == name);
+                here.then(|| Wrong {
+                    what: format!("{name} cannot be read: {why}"),
+                    hint: "`repro` must be able to read what counts".into(),
+                })
+            });
+            problems.extend(found.wrong.clone().or(unreadable).map(|wrong| Problem {
+                message: format!("stage `{}`: `{key}`: {}", stage.name, wrong.what),
+                wrong,
+                span: declared.span.clone(),
+            }));
+        }
+        problems
     }
 
     /// The files of the project that a command's manifest names.
@@ -220,13 +274,14 @@ impl<'a> Planner<'a> {
 
     /// Each with its digest, or with what is wrong with it.
     fn files(&mut self, names: Vec<String>) -> Vec<(String, String)> {
-        let paths: Vec<PathBuf> = names.iter().map(|n| self.facts.dir.join(n)).collect();
+        let path = |name: &String| self.facts.dir.join(files::path(name));
+        let paths: Vec<PathBuf> = names.iter().map(path).collect();
         let digests = self.store.digests_of(&paths, false);
         let told = names.into_iter().zip(digests).map(|(name, digest)| {
             let digest = match digest {
                 Ok(digest) => digest.to_string(),
                 // A folder, or what cannot be read.
-                Err(_) => self.file(Path::new(&name)),
+                Err(_) => self.file(&name),
             };
             (name, digest)
         });
@@ -234,9 +289,11 @@ impl<'a> Planner<'a> {
     }
 
     /// Digest of a file of the project, or what is wrong with it.
-    fn file(&mut self, path: &Path) -> String {
-        match self.store.digest_of(&self.facts.dir.join(path), false) {
+    fn file(&mut self, path: &str) -> String {
+        let path = self.facts.dir.join(files::path(path));
+        match self.store.digest_of(&path, false) {
             Ok(digest) => digest.to_string(),
+            Err(_) if path.is_symlink() && !path.exists() => "a link that leads nowhere".into(),
             Err(e) if e.kind() == io::ErrorKind::NotFound => MISSING.into(),
             Err(e) => format!("{UNREADABLE}{e}"),
         }
@@ -327,7 +384,7 @@ impl<'a> Planner<'a> {
         if let Some(known) = self.looked.contents.get(path) {
             return known.clone();
         }
-        let now = self.file(&reads::path(path));
+        let now = self.file(path);
         self.looked.contents.insert(path.into(), now.clone());
         now
     }
@@ -348,11 +405,9 @@ impl<'a> Planner<'a> {
         let Some((old, reads)) = self.last(id) else {
             return vec!["never run".into()];
         };
-        if old.get("format") != manifest.get("format") {
-            return vec!["its result was made by an earlier version of repro".into()];
-        }
         let mut reasons = manifest.changes_since(&old.declared());
-        if old.get("code") != manifest.get("code") {
+        let comparable = old.get("format") == manifest.get("format");
+        if comparable && old.get("code") != manifest.get("code") {
             reasons.extend(self.changed_code(id));
         }
         reasons.extend(self.changed_reads(id, manifest, &reads));
@@ -383,6 +438,22 @@ impl<'a> Planner<'a> {
         let fresh = self.fresh(id);
         fresh.is_some() && fresh == self.store.index.names.get(&self.facts.profile, name)
     }
+}
+
+/// The names that a stage's inputs have for programs: port, number, `STAGE.OUTPUT`.
+fn told<'g>(graph: &'g Graph, stage: &'g Stage) -> impl Iterator<Item = (&'g str, usize, String)> {
+    stage.inputs.iter().flat_map(move |input| {
+        let each = input.from.iter().enumerate();
+        each.map(move |(i, (from, output))| {
+            let source = &graph.stages[*from];
+            let name = format!("{}.{}", source.name, source.outputs[*output].port);
+            (input.port.as_str(), i, name)
+        })
+    })
+}
+
+fn texts(declared: &[Declared]) -> impl Iterator<Item = &str> {
+    declared.iter().map(|d| d.text.as_str())
 }
 
 /// Of all modules and files of a stage's code.

@@ -1,8 +1,9 @@
 //! One `[stage.NAME]` entry becomes one instance for each combination of its axes' values.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::ops::Range;
 
+use super::names;
 use super::node::{Entry, Node, Table, Value};
 use super::shape::Reader;
 use super::without;
@@ -104,7 +105,10 @@ fn instance(
     let mut instance = Instance {
         name: match values {
             [] => stage.clone(),
-            _ => format!("{stage}@{}", values.join(",")),
+            _ => {
+                let parts: Vec<_> = values.iter().map(|v| names::quoted(v)).collect();
+                format!("{stage}@{}", parts.join(","))
+            }
         },
         stage: stage.clone(),
         span: entry.key_span.clone(),
@@ -140,13 +144,14 @@ fn instance(
         instance.params.merge(&read.overrides(over, values));
     }
     if !axes.is_empty() {
-        let tables = [
-            &mut instance.params,
-            &mut instance.inputs,
-            &mut instance.command,
-        ];
-        for entry in tables.into_iter().flat_map(|table| &mut table.0) {
-            entry.node.substitute(&axes);
+        for table in [&mut instance.params, &mut instance.inputs] {
+            for entry in &mut table.0 {
+                entry.node.substitute(&axes, false);
+            }
+        }
+        for entry in &mut instance.command.0 {
+            let later = ["run", "shell", "env"].contains(&entry.key.as_str());
+            entry.node.substitute(&axes, later);
         }
     }
     instance.axes = axes;
@@ -177,16 +182,15 @@ fn combinations(read: &Reader, declared: &Table) -> Result<Vec<Vec<(String, Node
             Value::List(items) if !items.is_empty() => items,
             _ => return Err(read.wants(&axis.key, "a list of values", &axis.node)),
         };
-        for (i, value) in values.iter().enumerate() {
+        let mut labels = HashSet::with_capacity(values.len());
+        for value in values {
             let label = value.label();
-            if matches!(value.value, Value::List(_) | Value::Table(_))
-                || label.contains([',', '.', '/'])
-            {
-                let hint = "an axis takes strings, numbers or booleans without `,`, `.` and `/`";
+            if matches!(value.value, Value::List(_) | Value::Table(_)) {
+                let hint = "an axis takes strings, numbers and booleans";
                 let message = format!("axis `{}` cannot have this value", axis.key);
                 return Err(read.0.error(&value.span, message).hint(hint));
             }
-            if values[..i].iter().any(|v| v.label() == label) {
+            if !labels.insert(label.clone()) {
                 let message = format!("axis `{}` has `{label}` twice", axis.key);
                 return Err(read.0.error(&value.span, message));
             }

@@ -197,7 +197,13 @@ impl Reader<'_> {
         for entry in &at.0 {
             if !values.contains(&entry.key) {
                 let message = format!("no axis of stage `{stage}` has the value `{}`", entry.key);
-                let hint = suggest(&entry.key, values.iter().map(String::as_str));
+                let mut hint = suggest(&entry.key, values.iter().map(String::as_str));
+                if values
+                    .iter()
+                    .any(|v| v.starts_with(&format!("{}.", entry.key)))
+                {
+                    hint += "; a value with a dot is written in quotes: at.\"0.1\"";
+                }
                 return Err(self.0.error(&entry.key_span, message).hint(hint));
             }
             self.table(&entry.key, &entry.node)?;

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use super::Store;
 use super::stat::Stamp;
+use crate::files;
 
 /// Files and folders up to which each is synced by itself: some 20 ms of a solid-state disk.
 const FEW: usize = 128;
@@ -143,8 +144,8 @@ impl Store {
     pub fn settle(&mut self, paths: &[PathBuf]) -> io::Result<()> {
         self.index.flush()?;
         let unsynced = &self.index.unsynced;
-        let files = unsynced.files.iter().map(Path::new);
-        let mut all: Vec<&Path> = paths.iter().map(PathBuf::as_path).chain(files).collect();
+        let files: Vec<PathBuf> = unsynced.files.iter().map(|f| files::path(f)).collect();
+        let mut all: Vec<&Path> = paths.iter().chain(&files).map(PathBuf::as_path).collect();
         if unsynced.earlier {
             all.push(&self.root);
             sync_all(&all)?;

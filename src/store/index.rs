@@ -150,6 +150,17 @@ impl Index {
         self.note(Line::File(path.into(), stamp, digest));
     }
 
+    /// What was found out of files since the index was read, and is not written yet.
+    pub fn learned(mut self) -> Vec<(String, Stamp, Digest)> {
+        let noted = std::mem::take(&mut self.unsynced.files);
+        let known = noted
+            .into_iter()
+            .filter_map(|path| self.files.remove_entry(&path));
+        known
+            .map(|(path, (stamp, digest))| (path, stamp, digest))
+            .collect()
+    }
+
     pub fn add_gone(&mut self, fp: Fingerprint) {
         self.note(Line::Gone(fp));
     }

@@ -45,6 +45,7 @@ pub use spent::Spent;
 use stat::{Stamp, Tree};
 
 use crate::digest::{Digest, Fingerprint};
+use crate::files;
 use crate::manifest::Manifest;
 use crate::reads::Read;
 use crate::record::Record;
@@ -251,7 +252,7 @@ impl Store {
             .map(|(path, seen)| -> io::Result<Digest> {
                 let (digest, stamp) = seen?;
                 if let Some(stamp) = stamp {
-                    self.index.add_file(&path.to_string_lossy(), stamp, digest);
+                    self.index.add_file(&files::text(path), stamp, digest);
                 }
                 Ok(digest)
             });
@@ -261,7 +262,7 @@ impl Store {
     fn digest_of_file(&mut self, path: &Path, read: bool) -> io::Result<Digest> {
         let (digest, stamp) = look_at(&self.index, path, read)?;
         if let Some(stamp) = stamp {
-            self.index.add_file(&path.to_string_lossy(), stamp, digest);
+            self.index.add_file(&files::text(path), stamp, digest);
         }
         Ok(digest)
     }
@@ -298,9 +299,14 @@ fn make_folder(path: &Path) -> io::Result<()> {
 
 /// Digest of a file, known or read; with its stamp if it was read and may be trusted next time.
 fn look_at(index: &Index, path: &Path, read: bool) -> io::Result<(Digest, Option<Stamp>)> {
-    let stamp = Stamp::of(&fs::metadata(path)?);
+    let meta = fs::metadata(path)?;
+    if let Some(kind) = files::special(meta.file_type()) {
+        // Opening a pipe would wait for whoever writes to it.
+        return Err(io::Error::other(format!("it is {kind}")));
+    }
+    let stamp = Stamp::of(&meta);
     if !read
-        && let Some((known, digest)) = index.files.get(path.to_string_lossy().as_ref())
+        && let Some((known, digest)) = index.files.get(files::text(path).as_ref())
         && *known == stamp
     {
         return Ok((*digest, None));

@@ -6,8 +6,8 @@ use std::path::Path;
 
 use repro::accept::Accepted;
 use repro::archive;
+use repro::depfile;
 use repro::diag::Source;
-use repro::exec::parse_depfile;
 use repro::figures::Figures;
 use repro::graph::Graph;
 use repro::manifest::Manifest;
@@ -44,7 +44,7 @@ pub fn record(bytes: &[u8]) {
 }
 
 pub fn depfile(bytes: &[u8]) {
-    parse_depfile(&String::from_utf8_lossy(bytes));
+    depfile::parse(bytes);
 }
 
 /// Files of the store and of the project that git or a copy may have mangled.

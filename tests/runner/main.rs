@@ -2,12 +2,15 @@
 
 mod archives;
 mod command;
+mod environment;
 mod faults;
+mod files;
 mod gpu;
 mod interfaces;
 mod kills;
 mod model;
 mod observed;
+mod placeholders;
 mod python;
 mod records;
 mod request;

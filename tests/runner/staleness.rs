@@ -226,3 +226,27 @@ fn a_file_that_changed_since_it_was_judged_is_judged_again() {
     assert_eq!(space.output("then", "y"), b"2\n");
     assert_eq!(space.run(), [""; 0]);
 }
+
+#[test]
+fn parameters_that_differ_never_look_alike() {
+    let space = Space::new(
+        "[stage.a]\nkind = 'command'\nrun = ['cp', '{params}', '{out.x}']\nout.x = 'x'\nparams = {}\n",
+    );
+    let mut last = "params = {}".to_owned();
+    for params in [
+        "{ optim = { lr = 1 } }",
+        "{ 'optim.lr' = 1 }",
+        "{ l = [{ n = 1 }, { n = 2 }] }",
+        "{ l = { 0 = { n = 1 }, 1 = { n = 2 } } }",
+        "{ l = [] }",
+        "{ l = {} }",
+        "{ l = 1 }",
+        "{ l = 1.0 }",
+        "{ l = '1' }",
+    ] {
+        let next = format!("params = {params}");
+        space.edit(&last, &next);
+        assert_eq!(space.run(), ["a"], "{params} is another work");
+        last = next;
+    }
+}
