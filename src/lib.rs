@@ -30,7 +30,6 @@ pub mod history;
 pub mod human;
 pub mod manifest;
 pub mod memo;
-pub mod metrics;
 pub mod plan;
 pub mod progress;
 pub mod project;

@@ -3,8 +3,8 @@
 use std::fmt::Write as _;
 
 use anyhow::Result;
+use contract::StageDef;
 use serde_json::json;
-use stages::contract::StageDef;
 
 use super::{Ended, print};
 use crate::graph::{Id, Stage};

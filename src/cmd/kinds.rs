@@ -1,8 +1,8 @@
 //! `repro kinds`: what each kind of the library reads, makes and takes as parameters.
 
 use anyhow::Result;
+use contract::{Arity, StageDef};
 use serde_json::Value;
-use stages::contract::{Arity, StageDef};
 
 use super::{Ended, print};
 use crate::diag::{Diagnostic, suggest};

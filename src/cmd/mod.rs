@@ -25,7 +25,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{CommandFactory, Parser, Subcommand};
-use stages::contract::StageDef;
+use contract::StageDef;
 
 use crate::diag::Diagnostic;
 use crate::project::{PipelineArgs, Project};

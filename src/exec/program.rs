@@ -7,8 +7,8 @@ use std::io::PipeReader;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+use contract::JobSpec;
 use serde_json::Value;
-use stages::contract::JobSpec;
 
 use super::launch::{Grant, Launch};
 use super::spawn::Program;

@@ -7,12 +7,11 @@ mod stage;
 use std::collections::HashMap;
 use std::ops::Range;
 
+use contract::{StageDef, history, metrics};
 use serde_json::Value;
-use stages::contract::StageDef;
 
 use crate::command::Command;
 use crate::diag::{Diagnostic, suggest};
-use crate::history;
 use crate::spec::{Resources, Spec};
 
 /// Position of a stage in [`Graph::stages`].
@@ -101,7 +100,7 @@ impl Stage {
 
     /// Number of the output port that holds metrics.
     pub fn metrics_port(&self) -> Option<usize> {
-        self.outputs.iter().position(|o| o.holds == "metrics")
+        self.outputs.iter().position(|o| o.holds == metrics::HOLDS)
     }
 
     /// Number of the output port that holds a training's history.

@@ -1,7 +1,7 @@
 //! One instance and its kind: parameters accepted, ports known.
 
+use contract::StageDef;
 use serde_json::Value;
-use stages::contract::StageDef;
 
 use super::{Kind, Output, Stage};
 use crate::command::Command;

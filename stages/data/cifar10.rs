@@ -6,12 +6,12 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail, ensure};
 use candle_core::{DType, Tensor};
 use candle_datasets::vision::cifar;
+use contract::Job;
 use flate2::read::GzDecoder;
 
 use super::fetch::{self, Remote};
 use super::images::Images;
 use super::source::Splits;
-use crate::contract::Job;
 
 const ARCHIVE: Remote = Remote {
     name: "cifar-10-binary.tar.gz",

@@ -7,12 +7,12 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
+use contract::Job;
 use flate2::read::GzDecoder;
 
 use super::fetch::{self, Remote, sha256_of};
 use super::images::Images;
 use super::source::Splits;
-use crate::contract::Job;
 
 /// An official file, and the SHA-256 of what is in it, which does not change with the packing.
 struct Idx {
@@ -162,9 +162,9 @@ fn parse(bytes: &[u8]) -> Result<(Vec<usize>, Vec<u8>)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::contract::testing::Bench;
     use crate::dataset::Dataset;
     use candle_datasets::vision::mnist;
+    use contract::testing::Bench;
 
     fn idx(sizes: &[u32], values: &[u8]) -> Vec<u8> {
         let mut bytes = (0x800 + sizes.len() as u32).to_be_bytes().to_vec();

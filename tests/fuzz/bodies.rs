@@ -53,7 +53,7 @@ pub fn files(bytes: &[u8], scratch: &Path) {
     if fs::write(&path, bytes).is_ok() {
         let _ = Index::load(&path);
         let _ = Accepted::load(&path);
-        let _ = repro::metrics::load(&path);
+        let _ = contract::metrics::load(&path);
         let _ = repro::history::load(&path);
     }
 }
