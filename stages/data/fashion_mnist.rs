@@ -1,7 +1,8 @@
 //! Fashion-MNIST: the four IDX files, gzipped or not.
 //!
 //! candle-datasets reads IDX too, but only from four unpacked files of one folder and only to
-//! floats; the official files are gzipped and we want their bytes. A test holds the two together.
+//! floats; the official files are gzipped and we want their bytes. A test with the feature `hub`
+//! holds the two together.
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -163,7 +164,6 @@ fn parse(bytes: &[u8]) -> Result<(Vec<usize>, Vec<u8>)> {
 mod tests {
     use super::*;
     use crate::dataset::Dataset;
-    use candle_datasets::vision::mnist;
     use contract::testing::Bench;
 
     fn idx(sizes: &[u32], values: &[u8]) -> Vec<u8> {
@@ -173,6 +173,7 @@ mod tests {
         bytes
     }
 
+    #[cfg(feature = "hub")]
     #[test]
     fn it_reads_what_candle_datasets_reads() -> Result<()> {
         let dir = tempfile::tempdir()?;
@@ -188,7 +189,7 @@ mod tests {
                 &labels,
             )?;
         }
-        let theirs = mnist::load_dir(dir.path())?;
+        let theirs = candle_datasets::vision::mnist::load_dir(dir.path())?;
         let floats = theirs.train_images.flatten_all()?.to_vec1::<f32>()?;
         let (sizes, ours) = parse(&images)?;
         assert_eq!(sizes, [4, 8, 8]);
