@@ -28,6 +28,7 @@ pub mod files;
 pub mod graph;
 pub mod history;
 pub mod human;
+pub mod kinds;
 pub mod manifest;
 pub mod memo;
 pub mod plan;
@@ -41,4 +42,5 @@ pub mod store;
 pub mod svg;
 pub mod table;
 pub mod tensorboard;
+#[cfg(feature = "kinds")]
 mod worker;

@@ -6,6 +6,7 @@ use serde_json::Value;
 
 use super::{Ended, print};
 use crate::diag::{Diagnostic, suggest};
+use crate::kinds::absent;
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -15,6 +16,9 @@ pub struct Args {
 }
 
 pub fn run(args: &Args, kinds: &'static [StageDef]) -> Result<Ended> {
+    if kinds.is_empty() {
+        return Err(absent().into());
+    }
     let names = || kinds.iter().map(|k| k.kind);
     for name in &args.kinds {
         if !names().any(|known| known == name) {
