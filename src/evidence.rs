@@ -1,7 +1,8 @@
 //! What the store has of the stages that measure something: what tables and checks are made of.
 
+use contract::metrics;
+
 use crate::graph::Id;
-use crate::metrics;
 use crate::plan::{Planner, Verdict};
 use crate::project::Project;
 use crate::table::{Evidence, Found, Outcome, Profile};

@@ -1,13 +1,11 @@
-//! The history artifact: how a training went, a JSON object a line. Read for curves only.
+//! The curves of a training, from its history artifact and its log.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::{Context, Result};
+use contract::history::PLACES;
 use serde_json::{Map, Value};
-
-/// The label of outputs that hold a history.
-pub const HOLDS: &str = "history";
 
 /// What was watched: `loss`, `bits/dim`, `lr`. Each by where it was seen: `train`, `valid`, or
 /// nothing for a number that stands by itself.
@@ -20,16 +18,14 @@ pub fn load(path: &Path) -> Result<Curves> {
     parse(&text).with_context(|| format!("{} is not a history", path.display()))
 }
 
-/// `epoch`, or else `step`, is where a line stands; else the lines are counted. Every other
-/// number is a curve, and an object of numbers one for each.
+/// Every number of a line that is not its place is a point of a curve, and an object of numbers one
+/// for each.
 fn parse(text: &str) -> Result<Curves> {
     let mut curves = Curves::new();
     for (i, line) in text.lines().enumerate() {
         let fields: Map<String, Value> =
             serde_json::from_str(line).with_context(|| format!("line {}", i + 1))?;
-        let at = ["epoch", "step"]
-            .into_iter()
-            .find_map(|key| fields.get(key)?.as_f64());
+        let at = PLACES.iter().find_map(|key| fields.get(*key)?.as_f64());
         let at = at.unwrap_or(i as f64 + 1.0);
         let mut add = |what: &str, place: &str, value: &Value| {
             if let Some(value) = value.as_f64() {
@@ -43,7 +39,7 @@ fn parse(text: &str) -> Result<Curves> {
         for (key, value) in &fields {
             match value {
                 Value::Object(parts) => parts.iter().for_each(|(what, v)| add(what, key, v)),
-                _ if key == "epoch" || key == "step" => {}
+                _ if PLACES.contains(&key.as_str()) => {}
                 value => add(key, "", value),
             }
         }
@@ -70,7 +66,26 @@ pub fn throughput(log: &Path) -> Vec<(f64, f64)> {
 
 #[cfg(test)]
 mod tests {
+    use contract::history::Epoch;
+
     use super::*;
+
+    #[test]
+    fn what_a_kind_writes_becomes_curves() {
+        let epoch = Epoch {
+            epoch: 1,
+            lr: 0.1,
+            train: BTreeMap::from([("loss".into(), 3.0)]),
+            valid: BTreeMap::from([("loss".into(), 4.0)]),
+        };
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("history.jsonl");
+        contract::history::save(&file, &[epoch]).unwrap();
+        let curves = load(&file).unwrap();
+        assert_eq!(curves["loss"]["train"], [(1.0, 3.0)]);
+        assert_eq!(curves["loss"]["valid"], [(1.0, 4.0)]);
+        assert_eq!(curves["lr"][""], [(1.0, 0.1)]);
+    }
 
     #[test]
     fn parts_of_train_and_valid_become_one_curve_each() {
@@ -85,7 +100,7 @@ mod tests {
 
     #[test]
     fn the_throughput_is_read_from_the_lines_that_a_run_writes() {
-        let at_epoch = |epoch| stages::contract::Progress {
+        let at_epoch = |epoch| contract::Progress {
             done: epoch,
             total: 2,
             unit: "step".into(),

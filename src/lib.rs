@@ -29,9 +29,9 @@ pub mod files;
 pub mod graph;
 pub mod history;
 pub mod human;
+pub mod kinds;
 pub mod manifest;
 pub mod memo;
-pub mod metrics;
 pub mod observe;
 pub mod plan;
 pub mod progress;
@@ -45,4 +45,5 @@ pub mod store;
 pub mod svg;
 pub mod table;
 pub mod tensorboard;
+#[cfg(feature = "kinds")]
 mod worker;

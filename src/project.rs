@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
+use contract::StageDef;
 use globset::{GlobBuilder, GlobSetBuilder};
-use stages::contract::StageDef;
 
 use crate::accept::Accepted;
 use crate::check::Claims;

@@ -1,7 +1,7 @@
 //! `repro accept`: a person declares that a change of code changes no result.
 
 use anyhow::Result;
-use stages::contract::StageDef;
+use contract::StageDef;
 
 use super::{Ended, print};
 use crate::accept::{Accepted, Equivalence};

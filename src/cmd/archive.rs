@@ -6,7 +6,7 @@ use std::io;
 use std::path::{Component, Path, PathBuf};
 
 use anyhow::{Context, Result};
-use stages::contract::StageDef;
+use contract::StageDef;
 
 use super::Ended;
 use crate::archive;

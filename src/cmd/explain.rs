@@ -5,8 +5,8 @@ mod read;
 use std::fmt::Write as _;
 
 use anyhow::Result;
+use contract::StageDef;
 use serde_json::json;
-use stages::contract::StageDef;
 
 use super::{Ended, print};
 use crate::graph::{Id, Kind, Stage};

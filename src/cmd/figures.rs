@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use stages::contract::StageDef;
+use contract::StageDef;
 
 use super::Ended;
 use crate::diag::{Diagnostic, suggest};
@@ -114,7 +114,7 @@ impl Out<'_> {
                 .outputs
                 .iter()
                 .enumerate()
-                .filter(|(_, o)| o.holds == history::HOLDS);
+                .filter(|(_, o)| o.holds == contract::history::HOLDS);
             for (output, _) in histories {
                 if let Picture::File(path) = figures::picture(planner, id, output) {
                     let drawing = svg::sheet(&stage.name, &history::load(&path)?);

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use stages::contract::StageDef;
+use contract::StageDef;
 
 use super::Ended;
 use crate::diag::Diagnostic;

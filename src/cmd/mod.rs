@@ -5,6 +5,7 @@ mod archive;
 mod check;
 mod doctor;
 mod explain;
+#[cfg(feature = "kinds")]
 mod fid;
 mod figures;
 mod graph;
@@ -20,12 +21,11 @@ mod tensorboard;
 mod verify;
 
 use std::io::Write;
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{CommandFactory, Parser, Subcommand};
-use stages::contract::StageDef;
+use contract::StageDef;
 
 use crate::diag::Diagnostic;
 use crate::project::{PipelineArgs, Project};
@@ -87,13 +87,29 @@ pub enum Command {
     /// The manual page
     Man,
     /// Fréchet distance between two folders of pictures, .npy/.npz files or saved statistics
+    #[cfg(feature = "kinds")]
     Fid(fid::Args),
-    /// Run one job file: what `run` starts for each stage
+    #[cfg(not(feature = "kinds"))]
     #[command(hide = true)]
-    Worker { job: PathBuf },
+    Fid(Absent),
+    /// Run one job file: what `run` starts for each stage
+    #[cfg(feature = "kinds")]
+    #[command(hide = true)]
+    Worker { job: std::path::PathBuf },
+    #[cfg(not(feature = "kinds"))]
+    #[command(hide = true)]
+    Worker(Absent),
     /// Kill what programs leave behind when the runner dies: what `run` starts once
     #[command(hide = true)]
     Guard,
+}
+
+/// All that is said to a command that this build does not have.
+#[cfg(not(feature = "kinds"))]
+#[derive(Debug, clap::Args)]
+pub struct Absent {
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    _words: Vec<String>,
 }
 
 /// How a command ended, as scripts see it.
@@ -109,6 +125,7 @@ pub enum Ended {
 
 pub fn main(kinds: &'static [StageDef]) -> ExitCode {
     let cli = Cli::parse();
+    #[cfg(feature = "kinds")]
     if let Command::Worker { job } = &cli.command {
         return crate::worker::main(job, kinds);
     }
@@ -176,8 +193,12 @@ fn dispatch(cli: &Cli, kinds: &'static [StageDef]) -> Result<Ended> {
             crate::exec::guard_main();
             Ok(Ended::Done)
         }
+        #[cfg(feature = "kinds")]
         Command::Fid(args) => fid::run(args),
+        #[cfg(feature = "kinds")]
         Command::Worker { .. } => Ok(Ended::Done),
+        #[cfg(not(feature = "kinds"))]
+        Command::Fid(_) | Command::Worker(_) => Err(crate::kinds::absent().into()),
     }
 }
 

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use anyhow::Result;
-use stages::contract::{CheckpointEvery, StageDef};
+use contract::{CheckpointEvery, StageDef};
 
 use super::{Ended, leave, print};
 use crate::device::Seen;

@@ -1,8 +1,8 @@
 //! `repro schema`: the JSON Schema of pipeline.toml, for editors that complete and check it.
 
 use anyhow::Result;
+use contract::{Arity, StageDef};
 use serde_json::{Map, Value, json};
-use stages::contract::{Arity, StageDef};
 
 use super::{Ended, print};
 

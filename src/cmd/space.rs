@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, HashSet};
 
 use anyhow::Result;
+use contract::StageDef;
 use serde_json::json;
-use stages::contract::StageDef;
 
 use super::{Ended, print};
 use crate::digest::Fingerprint;

@@ -1,8 +1,8 @@
 //! `repro status`.
 
 use anyhow::Result;
+use contract::StageDef;
 use serde_json::json;
-use stages::contract::StageDef;
 
 use super::{Ended, print};
 use crate::graph::Id;

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
-use stages::contract::StageDef;
+use contract::StageDef;
 
 use super::Ended;
 use crate::diag::Diagnostic;
@@ -43,7 +43,7 @@ pub fn run(pipeline: &PipelineArgs, args: &Args, kinds: &'static [StageDef]) -> 
             Picture::File(path) => {
                 let dir = args.out.join(&stage.name);
                 let file = dir.join(tensorboard::file_name(at));
-                let events = tensorboard::events(&history::load(&path)?, at)?;
+                let events = tensorboard::events(&history::load(&path)?, at);
                 std::fs::create_dir_all(&dir)
                     .and_then(|_| std::fs::write(&file, events))
                     .with_context(|| format!("cannot write {}", file.display()))?;

@@ -1,7 +1,7 @@
 //! `repro verify`: reads every artifact again; `--rerun` computes it again.
 
 use anyhow::Result;
-use stages::contract::{CheckpointEvery, StageDef};
+use contract::{CheckpointEvery, StageDef};
 
 use super::{Ended, print};
 use crate::digest::Digest;

@@ -7,7 +7,7 @@ use std::sync::mpsc::Sender;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, anyhow, bail};
-use stages::contract::{Event, Progress};
+use contract::{Event, Progress};
 
 use super::Message;
 use super::launch::Launch;

@@ -8,7 +8,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Instant, SystemTime};
 
 use anyhow::{Context, Result};
-use stages::contract::CheckpointEvery;
+use contract::CheckpointEvery;
 
 use super::program::Inputs;
 use super::watched::Watch;

@@ -28,8 +28,8 @@ use std::sync::Arc;
 use std::sync::mpsc::{self, Sender};
 
 use anyhow::Result;
+use contract::{CheckpointEvery, Event};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
-use stages::contract::{CheckpointEvery, Event};
 
 use crate::graph::Id;
 use crate::observe::Observer;

@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
+use contract::JobSpec;
 use serde_json::Value;
-use stages::contract::JobSpec;
 
 use super::launch::{Grant, Launch};
 use super::python;

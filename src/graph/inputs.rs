@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::ops::Range;
 
-use stages::contract::Arity;
+use contract::Arity;
 
 use super::{Id, Input, Kind, Stage, matches};
 use crate::diag::{Diagnostic, suggest};

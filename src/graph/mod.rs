@@ -7,12 +7,11 @@ mod stage;
 use std::collections::HashMap;
 use std::ops::Range;
 
+use contract::{StageDef, history, metrics};
 use serde_json::{Map, Value};
-use stages::contract::StageDef;
 
 use crate::command::{Command, check_inputs};
 use crate::diag::{Diagnostic, suggest};
-use crate::history;
 pub use crate::spec::names::matches;
 use crate::spec::{Resources, Spec};
 
@@ -104,7 +103,7 @@ impl Stage {
 
     /// Number of the output port that holds metrics.
     pub fn metrics_port(&self) -> Option<usize> {
-        self.outputs.iter().position(|o| o.holds == "metrics")
+        self.outputs.iter().position(|o| o.holds == metrics::HOLDS)
     }
 
     /// Number of the output port that holds a training's history.

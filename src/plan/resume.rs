@@ -2,8 +2,8 @@
 
 use std::path::PathBuf;
 
+use contract::StageDef;
 use serde_json::Value;
-use stages::contract::StageDef;
 
 use super::Planner;
 use crate::digest::{Digest, Fingerprint};

@@ -1,5 +1,7 @@
 //! Everything the report shows, read from the store; nothing here knows of HTML.
 
+use contract::metrics::{self, Metric};
+
 use super::facts::{environment, facts, warn};
 use std::collections::BTreeMap;
 
@@ -7,7 +9,6 @@ use crate::figures::{self, Picture};
 use crate::graph::Id;
 use crate::history;
 use crate::human;
-use crate::metrics::{self, Metric};
 use crate::plan::{Planner, Verdict};
 use crate::project::Project;
 use crate::record::Record;
@@ -202,8 +203,8 @@ fn stage(
     for (output, made) in node.outputs.iter().zip(&entry.out) {
         let path = planner.store.output(&entry.fp, made);
         let read = match output.holds.as_str() {
-            "metrics" => metrics::load(&path).map(|m| stage.metrics = m),
-            history::HOLDS => history::load(&path).map(|curves| {
+            metrics::HOLDS => metrics::load(&path).map(|m| stage.metrics = m),
+            contract::history::HOLDS => history::load(&path).map(|curves| {
                 let charts = curves
                     .iter()
                     .map(|(what, p)| svg::curve(&node.name, what, p));

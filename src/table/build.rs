@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Result, bail};
+use contract::metrics::Metric;
 
 use super::columns::{finish, one_protocol};
 use super::content::{
@@ -11,7 +12,6 @@ use super::content::{
 };
 use super::decl::{CellDecl, ColumnDecl, RowDecl, TableDecl};
 use crate::graph::matches;
-use crate::metrics::Metric;
 
 /// What is known of the stages under one profile.
 #[derive(Debug, Clone, Default)]

@@ -3,6 +3,7 @@
 
 use std::fmt;
 
+use contract::metrics::Better;
 use serde::de::{Deserializer, MapAccess, Visitor};
 use serde::{Deserialize, de};
 use toml::Spanned;
@@ -10,7 +11,6 @@ use toml::Spanned;
 use super::problems::Problem;
 use crate::diag::Diagnostic;
 use crate::graph::Graph;
-use crate::metrics::Better;
 use crate::spec::Spec;
 
 /// All declared tables, in the order of the file.

@@ -10,6 +10,7 @@ use repro::depfile;
 use repro::diag::Source;
 use repro::figures::Figures;
 use repro::graph::Graph;
+use repro::kinds::KINDS;
 use repro::manifest::Manifest;
 use repro::record::Record;
 use repro::spec::{Overrides, Spec};
@@ -28,7 +29,7 @@ pub fn pipeline(bytes: &[u8]) {
         let Ok(spec) = Spec::parse(source, &overrides) else {
             continue;
         };
-        if let Ok(graph) = Graph::new(&spec, stages::STAGES) {
+        if let Ok(graph) = Graph::new(&spec, KINDS) {
             let _ = Tables::load(&spec, &graph);
             let _ = Figures::load(&spec, &graph);
         }
@@ -53,7 +54,7 @@ pub fn files(bytes: &[u8], scratch: &Path) {
     if fs::write(&path, bytes).is_ok() {
         let _ = Index::load(&path);
         let _ = Accepted::load(&path);
-        let _ = repro::metrics::load(&path);
+        let _ = contract::metrics::load(&path);
         let _ = repro::history::load(&path);
     }
 }

@@ -9,6 +9,8 @@ mod gpu;
 mod interfaces;
 mod kills;
 mod model;
+#[cfg(not(feature = "kinds"))]
+mod no_kinds;
 mod observed;
 mod placeholders;
 mod python;
@@ -16,6 +18,7 @@ mod records;
 mod request;
 mod space;
 mod staleness;
+#[cfg(feature = "kinds")]
 mod training;
 mod trees;
 mod trust;

@@ -1,11 +1,15 @@
-//! The metrics artifact: the one file of a kind that the runner opens, for tables and checks.
+//! The metrics artifact: what a stage measured, for tables and checks. A kind writes it, or any
+//! program; the runner reads it.
 
 use std::path::Path;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+
+/// The label of outputs that hold metrics.
+pub const HOLDS: &str = "metrics";
 
 /// Which direction is an improvement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -39,13 +43,14 @@ impl Better {
 pub struct Metric {
     /// How tables and baselines ask for it, such as `frechet`.
     pub name: String,
-    /// What it honestly is, such as `FID` or `bits/dim (bound)`; the head of its column.
+    /// What it honestly is, such as `bits/dim (bound)`; the head of its column. `FID` only with
+    /// the features of the official Inception.
     pub label: String,
     pub value: f64,
-    /// Of the mean over the `n` examples, in the metric's unit.
+    /// Standard error of the mean over the `n` examples, in the metric's unit.
     #[serde(default)]
     pub std_error: Option<f64>,
-    /// Number of examples it was measured on.
+    /// Number of examples (images, steps) it was measured on.
     #[serde(default)]
     pub n: Option<u64>,
     pub better: Better,
@@ -70,10 +75,25 @@ impl Metric {
     }
 }
 
-#[derive(Deserialize)]
+#[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct File {
     metrics: Vec<Metric>,
+}
+
+/// Writes a metrics artifact.
+pub fn save(path: &Path, metrics: &[Metric]) -> Result<()> {
+    // JSON has no NaN and serde would write null, which reads as "not measured".
+    for metric in metrics {
+        let numbers = [Some(metric.value), metric.std_error];
+        if numbers.iter().flatten().any(|v| !v.is_finite()) {
+            bail!("{} ({}) is {}", metric.label, metric.name, metric.value);
+        }
+    }
+    let metrics = metrics.to_vec();
+    let mut text = serde_json::to_string_pretty(&File { metrics })?;
+    text.push('\n');
+    std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
 }
 
 /// Reads a metrics artifact.
@@ -98,6 +118,48 @@ fn parse(text: &str) -> Result<Vec<Metric>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn metric(value: f64) -> Metric {
+        Metric {
+            name: "bits-per-dim".into(),
+            label: "bits/dim (bound)".into(),
+            value,
+            std_error: Some(0.01),
+            n: Some(100),
+            better: Better::Lower,
+            unit: "bits".into(),
+            protocol: Map::from_iter([("draws".to_string(), Value::from(1))]),
+        }
+    }
+
+    #[test]
+    fn every_digit_survives() -> Result<()> {
+        let dir = tempfile::tempdir()?;
+        let path = dir.path().join("metrics.json");
+        save(&path, &[metric(0.1 + 0.2)])?;
+        assert_eq!(load(&path)?, [metric(0.1 + 0.2)]);
+        Ok(())
+    }
+
+    /// Results of earlier builds are the same bytes.
+    #[test]
+    fn the_order_of_the_fields_stays() -> Result<()> {
+        let dir = tempfile::tempdir()?;
+        let path = dir.path().join("metrics.json");
+        save(&path, &[metric(3.5)])?;
+        let text = std::fs::read_to_string(&path)?;
+        let words: Vec<&str> = text.split('"').skip(1).step_by(2).collect();
+        let expected = "metrics name bits-per-dim label bits/dim (bound) value std_error n better \
+                        lower unit bits protocol draws";
+        assert_eq!(words.join(" "), expected);
+        Ok(())
+    }
+
+    #[test]
+    fn a_number_that_is_none_is_not_written() {
+        let error = save(Path::new("/nowhere"), &[metric(f64::NAN)]).unwrap_err();
+        assert_eq!(error.to_string(), "bits/dim (bound) (bits-per-dim) is NaN");
+    }
 
     #[test]
     fn a_bound_is_told_by_its_label() {
