@@ -228,6 +228,14 @@ impl Finder {
             }
             Err(e) => return Err(unreadable(declared, &e)),
         };
+        let store = self.store.canonicalize();
+        if store.is_ok_and(|store| whole.canonicalize().is_ok_and(|w| w.starts_with(store))) {
+            let what = format!("`{declared}` lies in the store of results");
+            return Err(wrong(
+                what,
+                "what another stage makes is read through in.NAME",
+            ));
+        }
         if meta.is_dir() {
             let names = self.walk(path, None)?;
             if names.is_empty() {
@@ -548,7 +556,10 @@ mod tests {
             assert_eq!(project.find(declared), ["../ext/b.csv"], "{declared}");
         }
         let outside = format!("{above}/ext/b.csv");
-        assert_eq!(project.find(&format!("{above}/ext")), [outside.clone()]);
+        assert_eq!(
+            project.find(&format!("{above}/ext"))[..],
+            [outside.as_str()]
+        );
         assert_eq!(project.find(&format!("{above}/*/b.csv")), [outside]);
         Ok(())
     }
@@ -637,7 +648,7 @@ mod tests {
 
     #[test]
     fn what_stands_for_nothing_is_told() -> io::Result<()> {
-        let project = Project::new(&[b"data/a.csv", b"train.sh"])?;
+        let project = Project::new(&[b"data/a.csv", b"train.sh", b"artifacts/results/x"])?;
         fs::create_dir(project.dir().join("empty"))?;
         let made = std::process::Command::new("mkfifo")
             .arg(project.dir().join("pipe"))
@@ -663,6 +674,8 @@ mod tests {
             ("", "an empty name"),
             ("data/[a", "`data/[a` is no pattern"),
             ("~/data", "`~/data` is not there; `~` and variables"),
+            ("artifacts", "`artifacts` lies in the store of results"),
+            ("./artifacts/results/x", "lies in the store of results"),
             ("a\0b", "cannot be read"),
         ] {
             assert!(

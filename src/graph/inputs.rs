@@ -116,6 +116,13 @@ impl Resolver<'_> {
         text: &str,
         span: &Range<usize>,
     ) -> Result<Vec<(Id, usize)>, Diagnostic> {
+        if let Some(id) = self.by_name.get(text) {
+            let message = format!("`{text}` is a stage, and an input is one of its outputs");
+            let ports = self.stages[*id].outputs.iter();
+            let names: Vec<_> = ports.map(|o| format!("`{text}.{}`", o.port)).collect();
+            let hint = format!("write {}", names.join(" or "));
+            return Err(self.spec.error(span, message).hint(hint));
+        }
         let Some((producer, port)) = text.rsplit_once('.') else {
             let hint = "an input is written \"STAGE.OUTPUT\", such as \"vae.model\"";
             let message = format!("`{text}` names no output of a stage");
