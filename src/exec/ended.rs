@@ -150,6 +150,7 @@ impl Launch {
     }
 
     fn commit(&mut self) -> Result<(Entry, u64)> {
+        self.given.unchanged()?;
         self.watch.unchanged(&self.dir, &self.root)?;
         let imports = match &self.imports {
             Some(list) => reads::read(list)?.unwrap_or_default(),
@@ -158,7 +159,10 @@ impl Launch {
         let reads = reads::found(&self.dir, &self.root, &self.depfile, &imports, self.started)?;
         let record = &mut self.record;
         record.versions.extend(python::versions(&imports));
-        record.result.out = self.work.collect(&self.outputs)?;
+        let (made, told) = self.work.collect(&self.outputs)?;
+        let mut log = self.work.open_log().ok();
+        told.iter().for_each(|text| write_line(&mut log, text));
+        record.result.out = made;
         record.result.state = self.work.state()?;
         record.finished = human::now();
         record.git = self.git.get_or_init(|| provenance::git(&self.dir)).clone();

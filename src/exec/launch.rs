@@ -39,6 +39,7 @@ pub struct Launch {
     pub imports: Option<PathBuf>,
     pub depfile: PathBuf,
     pub watch: Watch,
+    pub given: super::given::Inputs,
     pub(super) clock: Instant,
     pub(super) started: SystemTime,
     /// What was used before the interruption that this execution goes on from.
@@ -186,6 +187,7 @@ impl Launch {
             dir: facts.dir.clone(),
             imports: None,
             watch: Watch::default(),
+            given: super::given::Inputs::default(),
             clock: Instant::now(),
             started: SystemTime::now(),
             before,

@@ -6,6 +6,7 @@
 
 mod ended;
 mod gauge;
+mod given;
 mod guard;
 mod judge;
 mod launch;
@@ -113,6 +114,7 @@ pub fn run(
         syncer: None,
         unsynced: None,
         again: Vec::new(),
+        remade: Vec::new(),
         summary: Summary::default(),
     };
     // Asking git takes longer than a short stage does, and what counts is the state it is in now.

@@ -51,6 +51,8 @@ pub(super) struct Run<'a, 'p> {
     pub(super) unsynced: Option<Instant>,
     /// Stages that had to run a second time.
     pub(super) again: Vec<Id>,
+    /// Stages whose results were found spoiled in this run.
+    pub(super) remade: Vec<Id>,
     pub(super) summary: Summary,
 }
 
@@ -121,7 +123,13 @@ impl Run<'_, '_> {
             match self.room.admit(stage, waiting) {
                 Some(seat) => {
                     self.ready.remove(i);
-                    self.start(id, seat);
+                    match self.given(id) {
+                        Ok(given) => self.start(id, seat, given),
+                        Err(spoiled) => {
+                            self.make_again(id, &spoiled);
+                            i = 0;
+                        }
+                    }
                     if !self.summary.failed.is_empty() && !self.options.keep_going {
                         return;
                     }

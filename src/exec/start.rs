@@ -1,12 +1,13 @@
 //! From a ready stage to a running process.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::RawFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 
+use super::given::{Given, Inputs, Seen};
 use super::guard::Guard;
 use super::launch::{self, Grant, Launch};
 use super::schedule::Run;
@@ -14,10 +15,10 @@ use super::watched::{Watch, Watched};
 use super::{State, ended, gauge, room};
 use crate::graph::{Id, Kind};
 use crate::plan::{UNREADABLE, Verdict};
-use crate::store::stat::Stamp;
+use crate::store::{Health, stat};
 
 impl Run<'_, '_> {
-    pub(super) fn start(&mut self, id: Id, seat: room::Seat) {
+    pub(super) fn start(&mut self, id: Id, seat: room::Seat, given: Inputs) {
         let stage = &self.planner.graph.stages[id];
         let why = match self.planner.verdict(id) {
             Some(Verdict::Stale(reasons)) => reasons.join("; "),
@@ -37,7 +38,7 @@ impl Run<'_, '_> {
             gauge::watch(self.sender.clone());
         }
         self.room.take(id, seat);
-        match self.launch(id, &grant) {
+        match self.launch(id, &grant, given) {
             Ok(pid) => {
                 self.pids.insert(id, pid);
             }
@@ -62,24 +63,25 @@ impl Run<'_, '_> {
         self.guard.as_ref().map(Guard::fd)
     }
 
-    fn launch(&mut self, id: Id, grant: &Grant) -> Result<u32> {
+    fn launch(&mut self, id: Id, grant: &Grant, given: Inputs) -> Result<u32> {
         let stage = &self.planner.graph.stages[id];
         let manifest = self.planner.manifest(id).cloned().unwrap_or_default();
         if let Some((line, _)) = manifest
             .iter()
             .find(|(k, v)| k.starts_with("file.") && *v == "missing")
         {
-            anyhow::bail!("file {} does not exist", &line["file.".len()..]);
+            bail!("file {} does not exist", &line["file.".len()..]);
         }
         if let Some((line, why)) = (manifest.iter()).find(|(_, v)| v.starts_with(UNREADABLE)) {
             let (_, name) = line.split_once('.').unwrap_or_default();
-            anyhow::bail!("{name} cannot be read: {}", &why[UNREADABLE.len()..]);
+            bail!("{name} cannot be read: {}", &why[UNREADABLE.len()..]);
         }
         let fp = manifest.fingerprint();
         let root = self.planner.store.root.clone();
         let git = Arc::clone(&self.git);
         let mut launch = Launch::new(id, &root, &fp, stage, manifest, self.facts, grant, git)?;
         launch.watch = self.watch(id)?;
+        launch.given = given;
         let stage = &self.planner.graph.stages[id];
         let mut files = BTreeMap::new();
         for input in &stage.inputs {
@@ -115,13 +117,48 @@ impl Run<'_, '_> {
             let Ok(meta) = std::fs::metadata(&path) else {
                 continue;
             };
-            watch.files.push(Watched {
-                digest: self.planner.store.digest_of(&path, false)?,
-                stamp: Stamp::of(&meta),
-                name,
-            });
+            let seen = Seen::file(&meta, stat::now());
+            let digest = self.planner.store.digest_of(&path, false)?;
+            if !self.planner.judged_with(id, &name, digest) {
+                bail!("{name} changed as it was being started; run it again");
+            }
+            watch.files.push(Watched { name, digest, seen });
         }
         Ok(watch)
+    }
+
+    /// The results that a stage reads, as they are now; or the stages whose results are not what was
+    /// committed any more.
+    pub(super) fn given(&mut self, id: Id) -> Result<Inputs, Vec<Id>> {
+        let mut inputs = Inputs::default();
+        let mut spoiled = Vec::new();
+        let stages = &self.planner.graph.stages;
+        let all: BTreeSet<(Id, usize)> = (stages[id].inputs.iter())
+            .flat_map(|input| input.from.iter().copied())
+            .collect();
+        for (from, output) in all {
+            let Some(entry) = self.planner.result(from) else {
+                continue;
+            };
+            let (fp, made) = (entry.fp, entry.out[output].clone());
+            let path = self.planner.store.output(&fp, &made);
+            let seen = Seen::output(&path, stat::now()).ok();
+            let known = seen.is_some_and(|seen| made.stamp == Some(seen.stamp()));
+            let good = known || self.planner.store.health(&fp, output, false) == Health::Good;
+            match seen {
+                Some(seen) if good => inputs.0.push(Given {
+                    name: format!("{}.{}", stages[from].name, made.port),
+                    path,
+                    digest: made.digest,
+                    seen,
+                }),
+                _ => spoiled.push(from),
+            }
+        }
+        match spoiled.is_empty() {
+            true => Ok(inputs),
+            false => Err(spoiled),
+        }
     }
 
     /// The `state` of the longest finished run that this one continues, checked by content.

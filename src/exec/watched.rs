@@ -3,12 +3,14 @@
 
 use std::io;
 use std::path::PathBuf;
+use std::time::SystemTime;
 
 use anyhow::{Result, bail};
 
+use super::given::Seen;
 use crate::digest::Digest;
 use crate::files::Finder;
-use crate::store::stat::{self, Stamp};
+use crate::store::stat;
 
 /// One file, with its content as it was when the program was started.
 #[derive(Debug)]
@@ -16,7 +18,7 @@ pub struct Watched {
     /// Relative to the project.
     pub name: String,
     pub digest: Digest,
-    pub stamp: Stamp,
+    pub seen: Seen,
 }
 
 /// All that one command was told to read.
@@ -36,8 +38,9 @@ impl Watch {
         for file in &self.files {
             let path: PathBuf = dir.join(&file.name);
             let same = match std::fs::metadata(&path) {
-                Ok(meta) if Stamp::of(&meta) == file.stamp => true,
-                Ok(meta) => stat::hash_file(&path, meta.len())? == file.digest,
+                Ok(meta) => file.seen.holds(&Seen::file(&meta, SystemTime::now()), || {
+                    Ok(stat::hash_file(&path, meta.len())? == file.digest)
+                })?,
                 Err(e) if e.kind() == io::ErrorKind::NotFound => false,
                 Err(e) => return Err(e.into()),
             };

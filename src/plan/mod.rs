@@ -166,6 +166,16 @@ impl<'a> Planner<'a> {
         lines.filter_map(name).collect()
     }
 
+    /// True if a command was judged by this content of one of its files.
+    pub fn judged_with(&self, id: Id, name: &str, digest: Digest) -> bool {
+        let stage = &self.graph.stages[id];
+        let line = |what: &str| self.manifest(id)?.get(&format!("{what}.{name}"));
+        let digest = digest.to_string();
+        let accepted = self.facts.accepted.canonical(&stage.family, name, &digest);
+        line("file").is_some_and(|was| was == digest)
+            || line("code").is_some_and(|was| was == accepted)
+    }
+
     /// True if a command's files are not what they were when it was judged.
     pub fn outdated(&mut self, id: Id) -> bool {
         let Kind::Command(_) = self.graph.stages[id].kind else {

@@ -5,7 +5,7 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
-use super::{Store, Work};
+use super::{Store, Work, tree};
 use crate::digest::Fingerprint;
 
 /// Size of one thing in the store.
@@ -66,7 +66,7 @@ impl Store {
             let work = Work::of(&self.root, &fp);
             if !work.result().exists() && self.result(&fp).exists() {
                 // What cannot be removed is only in the way.
-                let _ = fs::remove_dir_all(&work.dir);
+                let _ = tree::remove(&work.dir);
             }
         }
     }
@@ -82,7 +82,7 @@ impl Store {
         }
         for fp in self.working() {
             if !kept.contains(&fp) {
-                fs::remove_dir_all(Work::of(&self.root, &fp).dir)?;
+                tree::remove(&Work::of(&self.root, &fp).dir)?;
             }
         }
         Ok(())

@@ -229,7 +229,7 @@ impl Index {
         }
         line(Line::Synced(self.folder));
         let folder = self.path.parent().unwrap_or(Path::new("."));
-        let mut file = tempfile::NamedTempFile::new_in(folder)?;
+        let mut file = super::new_file(folder)?;
         file.write_all(text.as_bytes())?;
         file.as_file().sync_all()?;
         file.persist(&self.path).map_err(|e| e.error)?;
