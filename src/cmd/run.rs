@@ -98,13 +98,15 @@ pub fn run(pipeline: &PipelineArgs, args: &Args, kinds: &'static [StageDef]) -> 
         check_gpus(&project, pipeline, &open)?;
     }
     let root = project.store.root.clone();
-    let (store, _lock) = Store::lock(&root, |holder| match holder {
+    let (mut store, lock) = Store::lock(&root, |holder| match holder {
         Some(h) => eprintln!(
             "waiting for `{}` (process {} on {}, since {})",
             h.command, h.pid, h.host, h.since
         ),
         None => eprintln!("waiting for another run"),
     })?;
+    // What has just been read need not be read again.
+    store.index.carry(&project.store.index);
     project.store = store;
     let options = Options {
         jobs: args
@@ -118,6 +120,7 @@ pub fn run(pipeline: &PipelineArgs, args: &Args, kinds: &'static [StageDef]) -> 
             seconds: Some(args.checkpoint_every),
             epochs: args.checkpoint_epochs,
         },
+        lock: Some(lock),
     };
     let mut progress = progress::choose(args.json);
     let mut planner = Planner::new(&project.graph, &mut project.store, &project.facts, true);

@@ -5,13 +5,14 @@ use std::io::{BufRead, BufReader, Write};
 use std::sync::mpsc::Sender;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use anyhow::{Result, anyhow};
+use anyhow::{Result, anyhow, bail};
 use stages::contract::{Event, Progress};
 
 use super::Message;
 use super::launch::Launch;
 use super::process::{self, Exit, Usage};
-use super::{python, reads};
+use super::{program, python, reads, tail};
+use crate::digest::Digest;
 use crate::human;
 use crate::provenance;
 use crate::store::{Entry, Reached, Spent};
@@ -121,6 +122,8 @@ impl Launch {
         if self.command && self.work.has_checkpoint() {
             // Without this note the record of the next run is only less complete.
             let _ = self.work.note_spent(&spent);
+            // And without this one the checkpoint is held to be of a run that was never heard of.
+            let _ = self.note_reads();
         }
         let stopped = exit.code == Some(5) || exit.signal == Some(libc::SIGTERM);
         if stopped {
@@ -137,26 +140,67 @@ impl Launch {
         {
             cause += "; there is no space left on the disk of the store";
         }
-        let log = fs::read(self.work.log()).unwrap_or_default();
-        let log = String::from_utf8_lossy(&log);
-        let lines: Vec<&str> = log.lines().collect();
-        let tail = lines[lines.len().saturating_sub(5)..]
-            .iter()
-            .map(|l| (*l).to_owned());
         Outcome::Failed {
             cause,
-            tail: tail.collect(),
+            tail: tail::last_lines(&self.work.log()),
         }
     }
 
+    /// Fails if a program has not written an output, and tells where it should be.
+    fn all_written(&self) -> Result<()> {
+        let there = |file: &str| self.work.result().join(file).symlink_metadata().is_ok();
+        let Some((port, file)) = self.outputs.iter().find(|(_, file)| !there(file)) else {
+            return Ok(());
+        };
+        let elsewhere = fs::metadata(self.dir.join(file)).and_then(|meta| meta.modified());
+        let instead = match elsewhere.is_ok_and(|at| self.command && at >= self.started) {
+            true => format!("; it wrote {file} in the project instead"),
+            false => String::new(),
+        };
+        let hint = match self.command {
+            true => format!(
+                "; hint: the place to write to is {{out.{port}}} in the command, or {} in its environment",
+                program::variable("OUT", port)
+            ),
+            false => String::new(),
+        };
+        bail!("it ended without writing its output `{port}` ({file}){instead}{hint}")
+    }
+
+    /// What Python programs have listed at their ends; nothing if none came to its end.
+    fn imported(&self) -> Result<Option<String>> {
+        match &self.imports {
+            Some(list) => reads::read(list),
+            None => Ok(Some(String::new())),
+        }
+    }
+
+    fn found(&self, imports: &str) -> Result<Vec<(String, Digest)>> {
+        let (dir, before) = (&self.dir, &self.read_before);
+        reads::found(
+            dir,
+            &self.root,
+            &self.depfile,
+            imports,
+            before,
+            self.started,
+        )
+    }
+
+    /// Notes what this run has read, for whoever is to go on from its checkpoint.
+    fn note_reads(&self) -> Result<()> {
+        let imports = self.imported()?;
+        let files = imports.map(|imports| self.found(&imports)).transpose()?;
+        let all = self.read_before.clone().and(files.as_deref(), self.started);
+        Ok(self.work.note_read_before(&all)?)
+    }
+
     fn commit(&mut self) -> Result<(Entry, u64)> {
+        self.all_written()?;
         self.given.unchanged()?;
         self.watch.unchanged(&self.dir, &self.root)?;
-        let imports = match &self.imports {
-            Some(list) => reads::read(list)?.unwrap_or_default(),
-            None => String::new(),
-        };
-        let reads = reads::found(&self.dir, &self.root, &self.depfile, &imports, self.started)?;
+        let imports = self.imported()?.unwrap_or_default();
+        let reads = self.found(&imports)?;
         let record = &mut self.record;
         record.versions.extend(python::versions(&imports));
         let (made, told) = self.work.collect(&self.outputs)?;

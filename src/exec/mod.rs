@@ -18,6 +18,7 @@ mod room;
 mod schedule;
 mod spawn;
 mod start;
+mod tail;
 mod watched;
 
 use std::collections::HashMap;
@@ -34,13 +35,14 @@ use crate::plan::Planner;
 use crate::progress::Progress;
 use crate::project::Facts;
 use crate::provenance;
+use crate::store::Lock;
 use ended::Outcome;
 pub use guard::main as guard_main;
 pub use reads::parse_depfile;
 use room::Room;
 
 /// What the command line says of a run.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Options {
     pub jobs: usize,
     /// Go on with what does not depend on a stage that failed.
@@ -49,6 +51,8 @@ pub struct Options {
     pub force: Vec<Id>,
     pub data: Option<PathBuf>,
     pub checkpoint_every: CheckpointEvery,
+    /// Of the store, if others could take it.
+    pub lock: Option<Lock>,
 }
 
 /// What came of it.
@@ -96,13 +100,14 @@ pub fn run(
     let count = planner.graph.stages.len();
     let mut run = schedule::Run {
         path: critical_path(planner, wanted),
-        planner,
         facts,
         options,
         progress,
         states: vec![State::Idle; count],
         ready: Vec::new(),
         room: Room::new(options.jobs, &facts.device),
+        side_by_side: planner.graph.side_by_side(),
+        planner,
         pids: HashMap::new(),
         guard: None,
         gauging: false,

@@ -151,13 +151,11 @@ fn command(
             program.env(name, value);
         }
     }
-    let name =
-        |what: &str, port: &str| format!("REPRO_{what}_{}", port.to_uppercase().replace('-', "_"));
     for (port, path) in outputs {
-        program.env(name("OUT", port), path);
+        program.env(variable("OUT", port), path);
     }
     for (port, paths) in inputs {
-        program.env(name("IN", port), std::env::join_paths(paths)?);
+        program.env(variable("IN", port), std::env::join_paths(paths)?);
     }
     let checkpoint = launch.work.checkpoint();
     fs::create_dir_all(&checkpoint)?;
@@ -169,6 +167,11 @@ fn command(
     }
     launch.record.command = arguments;
     Ok(())
+}
+
+/// `REPRO_OUT_MODEL`: where a program finds a port.
+pub fn variable(what: &str, port: &str) -> String {
+    format!("REPRO_{what}_{}", port.to_uppercase().replace('-', "_"))
 }
 
 fn write_json(path: &Path, value: &Value) -> Result<()> {

@@ -10,16 +10,19 @@ use std::time::SystemTime;
 use anyhow::{Context, Result};
 
 use crate::digest::Digest;
+use crate::store::ReadBefore;
 use crate::store::stat::{self, Stamp};
 
-/// Paths below the project, with digests; none of them in the store. `imports` is what Python programs listed. What changed after the
-/// program was started may have been read before or after: it gets a digest that no content has,
-/// so that the result does not count next time.
+/// Paths below the project, with digests; none of them in the store. `imports` is what Python programs
+/// listed, `before` what the runs had read that left the checkpoint this one went on from. What
+/// changed after the program was started may have been read before or after: it gets a digest that
+/// no content has, so that the result does not count next time.
 pub fn found(
     dir: &Path,
     store: &Path,
     depfile: &Path,
     imports: &str,
+    before: &ReadBefore,
     started: SystemTime,
 ) -> Result<Vec<(String, Digest)>> {
     let mut paths: BTreeSet<PathBuf> = BTreeSet::new();
@@ -27,6 +30,7 @@ pub fn found(
         paths.extend(parse_depfile(&text).into_iter().map(|path| dir.join(path)));
     }
     paths.extend(super::python::files(imports));
+    paths.extend(before.files.keys().map(|name| dir.join(name)));
     let mut reads = Vec::new();
     for path in paths {
         let Ok(path) = path.canonicalize() else {

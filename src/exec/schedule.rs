@@ -32,6 +32,8 @@ pub(super) struct Run<'a, 'p> {
     /// Seconds from a stage's start to the end of all that follows.
     pub(super) path: Vec<f64>,
     pub(super) room: Room,
+    /// How many stages stand beside each in the pipeline, itself among them.
+    pub(super) side_by_side: Vec<usize>,
     pub(super) pids: HashMap<Id, u32>,
     /// Started with the first program that may start others.
     pub(super) guard: Option<Guard>,
@@ -120,7 +122,7 @@ impl Run<'_, '_> {
             }
             let stage = &self.planner.graph.stages[id];
             let waiting = self.ready.len() - i;
-            match self.room.admit(stage, waiting) {
+            match self.room.admit(stage, waiting, self.side_by_side[id]) {
                 Some(seat) => {
                     self.ready.remove(i);
                     match self.given(id) {

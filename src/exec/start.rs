@@ -5,7 +5,7 @@ use std::os::fd::RawFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 
 use super::given::{Given, Inputs, Seen};
 use super::guard::Guard;
@@ -15,7 +15,7 @@ use super::watched::{Watch, Watched};
 use super::{State, ended, gauge, room};
 use crate::graph::{Id, Kind};
 use crate::plan::{UNREADABLE, Verdict};
-use crate::store::{Health, stat};
+use crate::store::{Health, Lock, Work, stat};
 
 impl Run<'_, '_> {
     pub(super) fn start(&mut self, id: Id, seat: room::Seat, given: Inputs) {
@@ -52,7 +52,7 @@ impl Run<'_, '_> {
             return None;
         }
         if self.guard.is_none() {
-            match Guard::start() {
+            match Guard::start(self.options.lock.as_ref().and_then(Lock::held)) {
                 Ok(guard) => self.guard = Some(guard),
                 Err(e) => {
                     let text = format!("no guard over left-over processes: {e}");
@@ -78,6 +78,7 @@ impl Run<'_, '_> {
         }
         let fp = manifest.fingerprint();
         let root = self.planner.store.root.clone();
+        self.put_aside(id, &Work::of(&root, &fp))?;
         let git = Arc::clone(&self.git);
         let mut launch = Launch::new(id, &root, &fp, stage, manifest, self.facts, grant, git)?;
         launch.watch = self.watch(id)?;
@@ -125,6 +126,24 @@ impl Run<'_, '_> {
             watch.files.push(Watched { name, digest, seen });
         }
         Ok(watch)
+    }
+
+    /// A checkpoint that other code than now has made is not handed over.
+    fn put_aside(&mut self, id: Id, work: &Work) -> Result<()> {
+        if !work.has_checkpoint() {
+            return Ok(());
+        }
+        if let Some(file) = self.planner.changed_since_checkpoint(id) {
+            work.put_checkpoint_aside()
+                .with_context(|| format!("cannot write in {}", work.dir.display()))?;
+            let name = &self.planner.graph.stages[id].name;
+            let text = format!(
+                "{name} begins anew: {file} has changed since its checkpoint was made (kept in {})",
+                work.dir.join("checkpoint.aside").display()
+            );
+            self.progress.say(&text);
+        }
+        Ok(())
     }
 
     /// The results that a stage reads, as they are now; or the stages whose results are not what was

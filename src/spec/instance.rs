@@ -1,6 +1,6 @@
 //! One `[stage.NAME]` entry becomes one instance for each combination of its axes' values.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::ops::Range;
 
 use super::node::{Entry, Node, Table, Value};
@@ -175,7 +175,8 @@ fn combinations(read: &Reader, declared: &Table) -> Result<Vec<Vec<(String, Node
             Value::List(items) if !items.is_empty() => items,
             _ => return Err(read.wants(&axis.key, "a list of values", &axis.node)),
         };
-        for (i, value) in values.iter().enumerate() {
+        let mut seen = HashSet::new();
+        for value in values {
             let label = value.label();
             if matches!(value.value, Value::List(_) | Value::Table(_))
                 || label.contains([',', '.', '/'])
@@ -184,7 +185,8 @@ fn combinations(read: &Reader, declared: &Table) -> Result<Vec<Vec<(String, Node
                 let message = format!("axis `{}` cannot have this value", axis.key);
                 return Err(read.0.error(&value.span, message).hint(hint));
             }
-            if values[..i].iter().any(|v| v.label() == label) {
+            if !seen.insert(label) {
+                let label = value.label();
                 let message = format!("axis `{}` has `{label}` twice", axis.key);
                 return Err(read.0.error(&value.span, message));
             }

@@ -150,6 +150,17 @@ impl Index {
         self.note(Line::File(path.into(), stamp, digest));
     }
 
+    /// Takes over the digests that an index of the same store has learned of files and not written.
+    pub fn carry(&mut self, other: &Self) {
+        for path in &other.unsynced.files {
+            if let Some((stamp, digest)) = other.files.get(path)
+                && self.files.get(path) != Some(&(*stamp, *digest))
+            {
+                self.add_file(path, *stamp, *digest);
+            }
+        }
+    }
+
     pub fn add_gone(&mut self, fp: Fingerprint) {
         self.note(Line::Gone(fp));
     }
