@@ -65,11 +65,14 @@ pub fn export(
     let _kept = project.store.reading();
     let mut files: BTreeMap<String, PathBuf> = BTreeMap::new();
     for name in read {
-        files.insert(name.clone(), project.facts.dir.join(name));
+        match inside(&name) {
+            Some(place) => drop(files.insert(place, project.facts.dir.join(name))),
+            None => eprintln!("left out {name}, which is not in the project"),
+        }
     }
     files.insert("pipeline.toml".into(), project.path.clone());
     files.insert(ACCEPTED.into(), project.facts.dir.join(ACCEPTED));
-    files.retain(|name, path| inside(name) && path.is_file());
+    files.retain(|_, path| path.is_file());
     files.retain(|name, path| {
         let placed = !acts_by_itself(Path::new(name)) && !path.starts_with(&project.store.root);
         if !placed {
@@ -102,10 +105,15 @@ fn files_read(planner: &Planner, stages: &[Id]) -> BTreeSet<String> {
     names
 }
 
-/// True for a path that cannot leave the folder it is put into.
-fn inside(name: &str) -> bool {
-    let mut parts = Path::new(name).components();
-    parts.all(|part| matches!(part, Component::Normal(_)))
+/// The name of a file in an archive, where it cannot leave the folder it is put into.
+fn inside(name: &str) -> Option<String> {
+    let parts = Path::new(name).components();
+    let parts = parts.filter(|part| *part != Component::CurDir);
+    let plain = |part: Component| match part {
+        Component::Normal(part) => part.to_str().map(str::to_owned),
+        _ => None,
+    };
+    Some(parts.map(plain).collect::<Option<Vec<_>>>()?.join("/"))
 }
 
 pub fn import(pipeline: &PipelineArgs, args: &ImportArgs) -> Result<Ended> {

@@ -32,6 +32,11 @@ pub enum Outcome {
     Stopped {
         kept: bool,
     },
+    /// A file that it was told to read was written to while it ran, and is the same again. It may
+    /// have read what was there in between; the program may also write it itself, every time.
+    Again {
+        file: String,
+    },
 }
 
 /// Results that took longer, in seconds, are on the disk before they get their name; shorter ones
@@ -111,7 +116,8 @@ impl Launch {
         self.record.exit = exit.code.unwrap_or_default();
         if exit.code == Some(0) {
             return match self.commit() {
-                Ok((entry, bytes)) => Outcome::Done {
+                Ok(Err(file)) => Outcome::Again { file },
+                Ok(Ok((entry, bytes))) => Outcome::Done {
                     durable: durable(&entry),
                     entry: Box::new(entry),
                     bytes,
@@ -195,10 +201,15 @@ impl Launch {
         Ok(self.work.note_read_before(&all)?)
     }
 
-    fn commit(&mut self) -> Result<(Entry, u64)> {
+    /// The result; or a file that was written to while it was made, and is the same again.
+    fn commit(&mut self) -> Result<Result<(Entry, u64), String>> {
         self.all_written()?;
         self.given.unchanged()?;
-        self.watch.unchanged(&self.dir, &self.root)?;
+        if let Some(file) = self.watch.unchanged(&self.dir, &self.root)?
+            && !self.again
+        {
+            return Ok(Err(file));
+        }
         let imports = self.imported()?.unwrap_or_default();
         let reads = self.found(&imports)?;
         let record = &mut self.record;
@@ -233,7 +244,7 @@ impl Launch {
         let entry = self
             .work
             .commit(&self.root, &self.manifest.to_string(), record, durable)?;
-        Ok((entry, bytes))
+        Ok(Ok((entry, bytes)))
     }
 }
 

@@ -57,19 +57,40 @@ impl Seen {
         self.stamp
     }
 
-    /// Whether nothing was written to it since, given what the file system says now and whether the
-    /// content is the same. What was changed and changed back may have been read in between.
-    pub fn holds(&self, now: &Self, same: impl FnOnce() -> io::Result<bool>) -> io::Result<bool> {
-        if now.stamp == self.stamp {
-            return if self.settled { Ok(true) } else { same() };
+    /// What has become of it since, given what the file system says now and whether the content is
+    /// the same.
+    pub fn compare(
+        &self,
+        now: &Self,
+        same: impl FnOnce() -> io::Result<bool>,
+    ) -> io::Result<Still> {
+        if now.stamp == self.stamp && self.settled {
+            return Ok(Still::Same);
+        }
+        if !same()? {
+            return Ok(Still::Changed);
         }
         // A new mode or one more name change no content, but the change time as well.
         let told = self.folder
             || now.mode != self.mode
             || now.links != self.links
             || was_linked(self.stamp.file());
-        Ok(now.stamp.but_for_ctime(&self.stamp) && told && same()?)
+        let untouched = now.stamp == self.stamp || now.stamp.but_for_ctime(&self.stamp) && told;
+        Ok(if untouched {
+            Still::Same
+        } else {
+            Still::Rewritten
+        })
     }
+}
+
+/// What has become of something that must stay as it is.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Still {
+    Same,
+    /// It is the same again: it may have been another in between, and been read then.
+    Rewritten,
+    Changed,
 }
 
 /// One output of another stage.
@@ -90,10 +111,10 @@ impl Inputs {
     /// Fails if one is not what it was when the stage was started, whoever has changed it.
     pub fn unchanged(&self) -> Result<()> {
         for given in &self.0 {
-            let holds = given
-                .holds()
+            let still = given
+                .still()
                 .with_context(|| format!("cannot read {} again, which it was given", given.name))?;
-            if !holds {
+            if still != Still::Same {
                 bail!(
                     "{} ({}), which it was given, changed while it ran, so nothing it made was kept; \
                      hint: a stage writes to its own outputs alone: copy an input before you change it",
@@ -107,12 +128,12 @@ impl Inputs {
 }
 
 impl Given {
-    fn holds(&self) -> io::Result<bool> {
+    fn still(&self) -> io::Result<Still> {
         let now = match Seen::output(&self.path, SystemTime::now()) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(false),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Still::Changed),
             now => now?,
         };
-        self.seen.holds(&now, || {
+        self.seen.compare(&now, || {
             let nodes = tree::walk(&self.path)?;
             Ok(tree::read(&self.path, &nodes)? == self.digest)
         })
@@ -131,8 +152,9 @@ mod tests {
         Seen::output(path, later).expect("it is there")
     }
 
-    fn holds(path: &Path, was: &Seen) -> bool {
-        was.holds(&seen(path), || Ok(true)).expect("it is there")
+    fn untouched(path: &Path, was: &Seen) -> bool {
+        let still = was.compare(&seen(path), || Ok(true));
+        still.expect("it is there") == Still::Same
     }
 
     #[test]
@@ -141,12 +163,12 @@ mod tests {
         let path = dir.path().join("x");
         fs::write(&path, "one").expect("a file");
         let was = seen(&path);
-        assert!(holds(&path, &was));
+        assert!(untouched(&path, &was));
         std::thread::sleep(Duration::from_millis(20));
         for text in ["two", "one"] {
             fs::write(&path, text).expect("ours");
         }
-        assert!(!holds(&path, &was));
+        assert!(!untouched(&path, &was));
         // With its time put back as well, the change time tells.
         let was = seen(&path);
         let time = fs::metadata(&path)
@@ -157,7 +179,7 @@ mod tests {
         fs::write(&path, "one").expect("ours");
         let file = fs::File::options().write(true).open(&path).expect("ours");
         file.set_modified(time).expect("ours");
-        assert!(!holds(&path, &was));
+        assert!(!untouched(&path, &was));
     }
 
     #[test]
@@ -168,10 +190,10 @@ mod tests {
         let was = seen(&path);
         std::thread::sleep(Duration::from_millis(20));
         fs::hard_link(&path, dir.path().join("y")).expect("a link");
-        assert!(holds(&path, &was));
+        assert!(untouched(&path, &was));
         let was = seen(&path);
         fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).expect("ours");
-        assert!(holds(&path, &was));
+        assert!(untouched(&path, &was));
     }
 
     #[test]
@@ -180,6 +202,7 @@ mod tests {
         let path = dir.path().join("x");
         fs::write(&path, "one").expect("a file");
         let was = Seen::output(&path, SystemTime::now()).expect("there");
-        assert!(!was.holds(&seen(&path), || Ok(false)).expect("there"));
+        let still = was.compare(&seen(&path), || Ok(false));
+        assert_eq!(still.expect("there"), Still::Changed);
     }
 }

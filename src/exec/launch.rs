@@ -39,6 +39,8 @@ pub struct Launch {
     pub imports: Option<PathBuf>,
     pub depfile: PathBuf,
     pub watch: Watch,
+    /// It runs for the second time, and whatever writes to its files did so the first time as well.
+    pub again: bool,
     pub given: super::given::Inputs,
     pub(super) clock: Instant,
     pub(super) started: SystemTime,
@@ -205,6 +207,7 @@ impl Launch {
             dir: facts.dir.clone(),
             imports: None,
             watch: Watch::default(),
+            again: false,
             given: super::given::Inputs::default(),
             clock: Instant::now(),
             started: SystemTime::now(),

@@ -168,7 +168,7 @@ mod tests {
     fn each_command_that_asks_has_a_gpu_of_its_own() {
         let (graph, mut room) = (graph("{ gpu = 1 }"), room(&["0", "3"]));
         for (id, gpu) in ["0", "3"].into_iter().enumerate() {
-            let seat = room.admit(&graph.stages[id], 3).expect("a free one");
+            let seat = room.admit(&graph.stages[id], 3, 3).expect("a free one");
             assert_eq!(seat.gpus, [gpu]);
             room.take(id, seat);
         }

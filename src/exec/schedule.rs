@@ -208,6 +208,16 @@ impl Run<'_, '_> {
                 let log = log.map(|l| l.display().to_string()).unwrap_or_default();
                 self.progress.end(&name, &End::Failed { cause, tail, log });
             }
+            Outcome::Again { file } => {
+                self.again.push(id);
+                self.progress.end(&name, &End::Stopped { kept: false });
+                let text = format!("{name} runs once more: {file} was written to while it ran");
+                self.progress.say(&text);
+                // Whoever waited for it goes on waiting.
+                for id in std::iter::once(id).chain(waiting) {
+                    self.judge(id);
+                }
+            }
             Outcome::Stopped { kept } => {
                 self.states[id] = State::Stopped;
                 self.summary.interrupted = true;

@@ -83,6 +83,7 @@ impl Run<'_, '_> {
         let mut launch = Launch::new(id, &root, &fp, stage, manifest, self.facts, grant, git)?;
         launch.watch = self.watch(id)?;
         launch.given = given;
+        launch.again = self.again.contains(&id);
         let stage = &self.planner.graph.stages[id];
         let mut files = BTreeMap::new();
         for input in &stage.inputs {

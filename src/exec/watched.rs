@@ -7,7 +7,7 @@ use std::time::SystemTime;
 
 use anyhow::{Result, bail};
 
-use super::given::Seen;
+use super::given::{Seen, Still};
 use crate::digest::Digest;
 use crate::files::Finder;
 use crate::store::stat;
@@ -32,20 +32,30 @@ pub struct Watch {
 }
 
 impl Watch {
-    /// Fails if a file has another content now, or a pattern finds others.
-    pub fn unchanged(&self, dir: &std::path::Path, store: &std::path::Path) -> Result<()> {
+    /// Fails if a file has another content now, or a pattern finds others. Tells of a file that was
+    /// written to and is the same.
+    pub fn unchanged(
+        &self,
+        dir: &std::path::Path,
+        store: &std::path::Path,
+    ) -> Result<Option<String>> {
         let sorry = "while it ran, so its result was not kept; run it again";
+        let mut rewritten = None;
         for file in &self.files {
             let path: PathBuf = dir.join(&file.name);
-            let same = match std::fs::metadata(&path) {
-                Ok(meta) => file.seen.holds(&Seen::file(&meta, SystemTime::now()), || {
-                    Ok(stat::hash_file(&path, meta.len())? == file.digest)
-                })?,
-                Err(e) if e.kind() == io::ErrorKind::NotFound => false,
+            let still = match std::fs::metadata(&path) {
+                Ok(meta) => file
+                    .seen
+                    .compare(&Seen::file(&meta, SystemTime::now()), || {
+                        Ok(stat::hash_file(&path, meta.len())? == file.digest)
+                    })?,
+                Err(e) if e.kind() == io::ErrorKind::NotFound => Still::Changed,
                 Err(e) => return Err(e.into()),
             };
-            if !same {
-                bail!("{} changed {sorry}", file.name);
+            match still {
+                Still::Same => {}
+                Still::Rewritten => rewritten = rewritten.or(Some(file.name.clone())),
+                Still::Changed => bail!("{} changed {sorry}", file.name),
             }
         }
         let now = Finder::new(dir, store).find(&self.patterns);
@@ -53,7 +63,7 @@ impl Watch {
             .or_else(|| self.found.iter().find(|name| !now.contains(name)));
         match other {
             Some(name) => bail!("{name} came or went {sorry}"),
-            None => Ok(()),
+            None => Ok(rewritten),
         }
     }
 }

@@ -163,7 +163,14 @@ fn replace(new: &Path, place: &Path) -> io::Result<()> {
 
 fn write(path: &Path, bytes: &[u8]) -> Result<()> {
     let attempt = || {
-        let mut file = File::create(path)?;
+        let mut file = match File::create_new(path) {
+            // Whatever the program has put there: a link would be written through.
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
+                tree::remove(path)?;
+                File::create_new(path)?
+            }
+            file => file?,
+        };
         file.write_all(bytes)
     };
     attempt().with_context(|| format!("cannot write {}", path.display()))

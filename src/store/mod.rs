@@ -254,15 +254,14 @@ impl Store {
 
     /// Moves a result out of the way and forgets it.
     pub fn discard(&mut self, fp: &Fingerprint) -> io::Result<()> {
-        self.index.add_gone(*fp);
         let trash = self.root.join("trash");
         fs::create_dir_all(&trash)?;
         let place = trash.join(format!("{fp}.{}", std::process::id()));
         match fs::rename(self.result(fp), &place) {
-            Ok(()) => tree::remove(&place),
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
-            Err(e) => Err(e),
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+            _ => self.index.add_gone(*fp),
         }
+        tree::remove(&place)
     }
 }
 

@@ -7,6 +7,7 @@ mod gpu;
 mod interfaces;
 mod kills;
 mod model;
+mod outputs;
 mod python;
 mod records;
 mod request;
