@@ -11,6 +11,7 @@ mod outputs;
 mod python;
 mod records;
 mod request;
+mod resume;
 mod space;
 mod staleness;
 mod training;
