@@ -6,8 +6,9 @@
 //! may leave the folder it is unpacked to.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{self, File};
-use std::io::Read;
+use std::fs::{self, File, Permissions};
+use std::io::{Read, Seek};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Component, Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -17,7 +18,8 @@ use tar::{Archive, Builder, EntryType, Header};
 use crate::digest::Fingerprint;
 use crate::manifest::Manifest;
 use crate::record::Record;
-use crate::store::{Entry, Store, stat};
+use crate::store::tree::{self, Node, What};
+use crate::store::{self, Entry, Store, new_file};
 
 /// Where files of the project are in an archive.
 pub const PROJECT: &str = "project";
@@ -33,19 +35,43 @@ pub fn write(
         .parent()
         .filter(|p| !p.as_os_str().is_empty())
         .unwrap_or(Path::new("."));
-    let part = tempfile::NamedTempFile::new_in(folder)
-        .with_context(|| format!("cannot write in {}", folder.display()))?;
+    let part = new_file(folder).with_context(|| format!("cannot write in {}", folder.display()))?;
     let mut tar = Builder::new(GzEncoder::new(part, Compression::fast()));
     for (name, path) in files {
-        add(&mut tar, &format!("{PROJECT}/{name}"), path)?;
+        add(&mut tar, &Path::new(PROJECT).join(name), path)?;
     }
     for fp in results {
         let dir = store.result(fp);
-        for file in stat::walk(&dir)? {
-            if file.starts_with("state/") {
+        let place = Path::new("results").join(fp.to_string());
+        let outputs = store.index.results.get(fp).map(|entry| &entry.out);
+        let outputs = outputs.into_iter().flatten().map(|made| &*made.file);
+        for file in ["manifest.txt", "record.json", "log"]
+            .into_iter()
+            .chain(outputs)
+        {
+            let path = dir.join(file);
+            if file == "log" && !path.exists() {
                 continue;
             }
-            add(&mut tar, &format!("results/{fp}/{file}"), &dir.join(&file))?;
+            let nodes = tree::walk(&path);
+            let nodes = nodes.with_context(|| format!("cannot read {}", path.display()))?;
+            if nodes.is_empty() {
+                add_folder(&mut tar, &place.join(file))?;
+            }
+            for Node { name, what } in nodes {
+                let (from, to) = (
+                    tree::place(&path, &name),
+                    tree::place(&place.join(file), &name),
+                );
+                match what {
+                    What::File { .. } => add(&mut tar, &to, &from)?,
+                    What::Empty => add_folder(&mut tar, &to)?,
+                    What::Link(target, _) => {
+                        let mut header = header(EntryType::Symlink, 0o777);
+                        tar.append_link(&mut header, &to, &target)?;
+                    }
+                }
+            }
         }
     }
     let part = tar.into_inner()?.finish()?;
@@ -56,19 +82,43 @@ pub fn write(
 }
 
 /// The same content gives the same bytes: no owners, no times.
-fn add(tar: &mut Builder<impl std::io::Write>, name: &str, path: &Path) -> Result<()> {
-    let meta =
-        fs::symlink_metadata(path).with_context(|| format!("cannot read {}", path.display()))?;
+fn header(kind: EntryType, mode: u32) -> Header {
+    let mut header = Header::new_gnu();
+    header.set_entry_type(kind);
+    header.set_mode(mode);
+    header.set_size(0);
+    header
+}
+
+fn add_folder(tar: &mut Builder<impl std::io::Write>, name: &Path) -> Result<()> {
+    let mut header = header(EntryType::Directory, 0o755);
+    Ok(tar.append_data(&mut header, name, std::io::empty())?)
+}
+
+/// A file, or what a link to one points to.
+fn add(tar: &mut Builder<impl std::io::Write>, name: &Path, path: &Path) -> Result<()> {
+    let context = || format!("cannot read {}", path.display());
+    let meta = fs::metadata(path).with_context(context)?;
     ensure!(
         meta.is_file(),
         "{} is not a regular file, which an archive cannot hold",
         path.display()
     );
-    let mut header = Header::new_gnu();
-    header.set_entry_type(EntryType::Regular);
+    let mode = if meta.mode() & 0o100 != 0 {
+        0o755
+    } else {
+        0o644
+    };
+    let mut header = header(EntryType::Regular, mode);
     header.set_size(meta.len());
-    header.set_mode(0o644);
-    tar.append_data(&mut header, name, File::open(path)?)?;
+    let mut file = File::open(path).with_context(context)?;
+    tar.append_data(&mut header, name, (&mut file).take(meta.len()))?;
+    // One that has become shorter would leave an archive that cannot be read.
+    ensure!(
+        file.stream_position()? == meta.len(),
+        "{} changed while it was read; export again",
+        path.display()
+    );
     Ok(())
 }
 
@@ -76,6 +126,7 @@ fn add(tar: &mut Builder<impl std::io::Write>, name: &str, path: &Path) -> Resul
 pub fn read(from: impl Read, to: &Path) -> Result<Vec<Entry>> {
     let mut tar = Archive::new(GzDecoder::new(from));
     let mut found = BTreeSet::new();
+    let mut links = Vec::new();
     for entry in tar
         .entries()
         .context("this is no archive of `repro export`")?
@@ -83,7 +134,16 @@ pub fn read(from: impl Read, to: &Path) -> Result<Vec<Entry>> {
         let mut entry = entry.context("the archive is damaged")?;
         let path = entry.path()?.into_owned();
         let plain = path.components().all(|c| matches!(c, Component::Normal(_)));
-        if !plain || entry.header().entry_type() != EntryType::Regular {
+        let kind = entry.header().entry_type();
+        // Only outputs hold anything but files: `results/FINGERPRINT/OUTPUT/…`.
+        let output = path.starts_with("results") && path.components().count() > 2;
+        let known = match kind {
+            EntryType::Regular => true,
+            EntryType::Directory => output,
+            EntryType::Symlink => output && path.components().count() > 3,
+            _ => false,
+        };
+        if !plain || !known {
             bail!(
                 "the archive holds {}, which does not belong there",
                 path.display()
@@ -103,9 +163,32 @@ pub fn read(from: impl Read, to: &Path) -> Result<Vec<Entry>> {
         if let Some(folder) = place.parent() {
             fs::create_dir_all(folder)?;
         }
-        let mut file = File::create_new(&place)
-            .with_context(|| format!("the archive holds {} twice", path.display()))?;
-        std::io::copy(&mut entry, &mut file).context("the archive is damaged")?;
+        let twice = || format!("the archive holds {} twice", path.display());
+        match kind {
+            EntryType::Directory => fs::create_dir(&place).with_context(twice)?,
+            EntryType::Symlink => {
+                let target = entry.link_name()?.unwrap_or_default().into_owned();
+                ensure!(
+                    store::stays_inside(path.components().count() - 4, &target),
+                    "the archive holds {}, a link that leaves its output",
+                    path.display()
+                );
+                links.push((place, target));
+            }
+            _ => {
+                let mut file = File::create_new(&place).with_context(twice)?;
+                std::io::copy(&mut entry, &mut file).context("the archive is damaged")?;
+                if entry.header().mode()? & 0o100 != 0 {
+                    let mode = file.metadata()?.mode() | 0o100 | 0o111 & !store::umask();
+                    file.set_permissions(Permissions::from_mode(mode))?;
+                }
+            }
+        }
+    }
+    // When all else is there, so that nothing was written through one of them.
+    for (place, target) in links {
+        std::os::unix::fs::symlink(target, &place)
+            .with_context(|| format!("the archive holds {} twice", place.display()))?;
     }
     // The rest, so that the checksum at its end is compared too.
     std::io::copy(&mut tar.into_inner(), &mut std::io::sink()).context("the archive is damaged")?;
@@ -133,18 +216,8 @@ fn check(dir: &Path, fp: &Fingerprint) -> Result<Entry> {
             .all(|c| matches!(c, Component::Normal(_)));
         ensure!(plain, damaged("an output lies outside"));
         let path = dir.join(&made.file);
-        let digest = if path.is_dir() {
-            let mut tree = stat::Tree::default();
-            for name in stat::walk(&path)? {
-                let file = path.join(&name);
-                tree.add(&name, &stat::hash_file(&file, fs::metadata(&file)?.len())?);
-            }
-            tree.digest()
-        } else {
-            let meta =
-                fs::metadata(&path).with_context(|| damaged(&format!("no {}", made.file)))?;
-            stat::hash_file(&path, meta.len())?
-        };
+        let nodes = tree::walk(&path).with_context(|| damaged(&format!("no {}", made.file)))?;
+        let digest = tree::read(&path, &nodes)?;
         ensure!(
             digest == made.digest,
             damaged(&format!("{} is not what was committed", made.file))

@@ -1,5 +1,6 @@
 //! `[figure.*]` of pipeline.toml: which stages draw what, and the graph as a figure of its own.
 
+use std::collections::HashSet;
 use std::fmt;
 use std::path::PathBuf;
 
@@ -8,6 +9,7 @@ use serde::de::{Deserializer, MapAccess, Visitor};
 use toml::Spanned;
 
 use crate::diag::{Diagnostic, suggest};
+use crate::digest::Digest;
 use crate::graph::{Graph, Id};
 use crate::plan::{Planner, Verdict};
 use crate::spec::Spec;
@@ -195,7 +197,7 @@ pub fn graph(planner: &Planner, title: &str, link: bool) -> Drawing {
                     name: stage.family.clone(),
                     kind: stage.kind.name().into(),
                     states: Vec::new(),
-                    link: link.then(|| format!("#stage-{}", slug(&stage.name))),
+                    link: link.then(|| format!("#{}", anchor(&stage.name))),
                 });
                 families.len() - 1
             });
@@ -232,9 +234,63 @@ pub fn slug(text: &str) -> String {
     slug.trim_end_matches(['-', '.']).into()
 }
 
+/// Where a stage stands in a page. No two stages share one, unlike a slug.
+pub fn anchor(stage: &str) -> String {
+    let mut anchor = String::from("stage-");
+    for c in stage.chars() {
+        match c {
+            c if c.is_alphanumeric() || "-_.@=".contains(c) => anchor.push(c),
+            c => anchor += &format!("~{:x}~", u32::from(c)),
+        }
+    }
+    anchor
+}
+
+/// Longer names of files are cut: file systems take 255 bytes.
+const LONGEST: usize = 160;
+
+/// Names of files that are written into one folder.
+#[derive(Debug, Default)]
+pub struct FileNames(HashSet<String>);
+
+impl FileNames {
+    /// A name from a text, ending with `extension`. Where it had to be cut, or another text has
+    /// taken it, a digest of `whole` tells them apart.
+    pub fn choose(&mut self, text: &str, whole: &str, extension: &str) -> String {
+        let mut end = text.len().min(LONGEST);
+        while !text.is_char_boundary(end) {
+            end -= 1;
+        }
+        let plain = format!("{text}.{extension}");
+        // There are file systems to which letters are the same in upper and lower case.
+        if end == text.len() && self.0.insert(plain.to_lowercase()) {
+            return plain;
+        }
+        let digest = Digest::of(whole.as_bytes()).to_string();
+        let told = format!("{}-{}.{extension}", &text[..end], &digest[..8]);
+        self.0.insert(told.to_lowercase());
+        told
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_two_files_or_places_in_a_page_share_a_name() {
+        let mut names = FileNames::default();
+        let mut choose = |stage: &str| names.choose(&slug(stage), stage, "svg");
+        assert_eq!(choose("fit-a"), "fit-a.svg");
+        let other = choose("fit_a");
+        assert!(other.starts_with("fit-a-") && other.len() == 18, "{other}");
+        assert_ne!(choose("fit@A"), choose("fit@a"));
+        let long = |end: &str| "é".repeat(200) + end;
+        let (one, two) = (choose(&long("1")), choose(&long("2")));
+        assert!(one != two && one.len() < 255, "{one}");
+        assert_eq!(anchor("vae@cifar10"), "stage-vae@cifar10");
+        assert_ne!(anchor("fit a"), anchor("fit-a"));
+    }
 
     #[test]
     fn captions_become_names_of_files() {

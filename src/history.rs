@@ -13,9 +13,10 @@ pub type Curves = BTreeMap<String, BTreeMap<String, Vec<(f64, f64)>>>;
 
 /// Reads the curves of a history file.
 pub fn load(path: &Path) -> Result<Curves> {
-    let text = std::fs::read_to_string(path);
+    let text = std::fs::read(path);
     let text = text.with_context(|| format!("cannot read the history {}", path.display()))?;
-    parse(&text).with_context(|| format!("{} is not a history", path.display()))
+    parse(&String::from_utf8_lossy(&text))
+        .with_context(|| format!("{} is not a history", path.display()))
 }
 
 /// Every number of a line that is not its place is a point of a curve, and an object of numbers one
@@ -23,8 +24,12 @@ pub fn load(path: &Path) -> Result<Curves> {
 fn parse(text: &str) -> Result<Curves> {
     let mut curves = Curves::new();
     for (i, line) in text.lines().enumerate() {
-        let fields: Map<String, Value> =
-            serde_json::from_str(line).with_context(|| format!("line {}", i + 1))?;
+        if line.trim().is_empty() {
+            continue;
+        }
+        let fields: Map<String, Value> = (serde_json::from_str(line))
+            .or_else(|_| serde_json::from_str(&without_nan(line)))
+            .with_context(|| format!("line {}", i + 1))?;
         let at = PLACES.iter().find_map(|key| fields.get(*key)?.as_f64());
         let at = at.unwrap_or(i as f64 + 1.0);
         let mut add = |what: &str, place: &str, value: &Value| {
@@ -45,6 +50,27 @@ fn parse(text: &str) -> Result<Curves> {
         }
     }
     Ok(curves)
+}
+
+/// Python writes `NaN`, `Infinity` and `-Infinity`, which are no JSON: a loss that is none of the
+/// numbers leaves a gap in its curve.
+fn without_nan(line: &str) -> String {
+    let mut text = String::with_capacity(line.len());
+    let (mut rest, mut quoted) = (line, false);
+    while let Some(c) = rest.chars().next() {
+        let word = ["NaN", "Infinity", "-Infinity"].into_iter();
+        let word = word.filter(|_| !quoted).find(|word| rest.starts_with(word));
+        let taken = match (word, c) {
+            (Some(word), _) => word.len(),
+            // What is escaped ends no text.
+            (None, '\\') => 1 + rest[1..].chars().next().map_or(0, char::len_utf8),
+            (None, c) => c.len_utf8(),
+        };
+        quoted ^= c == '"';
+        text.push_str(word.map_or(&rest[..taken], |_| "null"));
+        rest = &rest[taken..];
+    }
+    text
 }
 
 /// What a training's log counts by the second.
@@ -96,6 +122,17 @@ mod tests {
         assert_eq!(curves["loss"]["valid"], [(1.0, 4.0)]);
         assert_eq!(curves["lr"][""], [(1.0, 0.1), (2.0, 0.1)]);
         assert!(!curves.contains_key("kl") && !curves.contains_key("epoch"));
+    }
+
+    #[test]
+    fn what_python_writes_for_no_number_is_a_gap() {
+        let text = "{\"step\":1,\"NaN \\\" NaN\":0.5,\"train\":{\"loss\":NaN}}\n\n\
+                    {\"step\":2,\"train\":{\"loss\":-Infinity,\"kl\":Infinity}}\n\
+                    {\"step\":3,\"train\":{\"loss\":2.0}}\r\n";
+        let curves = parse(text).unwrap();
+        assert_eq!(curves["loss"]["train"], [(3.0, 2.0)]);
+        assert_eq!(curves["NaN \" NaN"][""], [(1.0, 0.5)]);
+        assert!(!curves.contains_key("kl"));
     }
 
     #[test]

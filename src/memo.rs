@@ -14,7 +14,7 @@ use std::path::Path;
 use std::time::SystemTime;
 
 use rayon::prelude::*;
-use rustix::fs::AtFlags;
+use rustix::fs::{AtFlags, FileType};
 use serde::{Deserialize, Deserializer, Serialize, de};
 
 use crate::device::Device;
@@ -25,6 +25,7 @@ use crate::plan::Planner;
 use crate::project::{PipelineArgs, Request};
 use crate::reads::What;
 use crate::store::stat::Stamp;
+use crate::store::{new_file, tree};
 
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 pub struct Memo<'a> {
@@ -164,14 +165,20 @@ impl Memo<'_> {
             .with_min_len(256)
             .all(|(path, was)| {
                 let stat = rustix::fs::statat(&results, *path, AtFlags::SYMLINK_NOFOLLOW);
-                stat.is_ok_and(|s| Stamp::of_stat(&s) == *was)
+                stat.is_ok_and(|s| match FileType::from_raw_mode(s.st_mode) {
+                    FileType::Directory => {
+                        let path = request.root.join("results").join(path);
+                        tree::stamp(&path).is_ok_and(|stamp| stamp == *was)
+                    }
+                    _ => Stamp::of_stat(&s) == *was,
+                })
             });
         Some(files && there && links && outputs)
     }
 }
 
-/// Remembers that all of `wanted` is fresh. Where something cannot be told by a stamp (a folder,
-/// a file that has only just changed), or the disk will not take it, nothing is remembered.
+/// Remembers that all of `wanted` is fresh. Where something cannot be told by a stamp (a
+/// file that has only just changed), or the disk will not take it, nothing is remembered.
 pub fn remember(planner: &mut Planner, wanted: &[Id], key: Option<Digest>) {
     // The next run finds out anew.
     let _ = try_remember(planner, wanted, key);
@@ -269,7 +276,7 @@ fn try_remember(planner: &mut Planner, wanted: &[Id], key: Option<Digest>) -> Op
 }
 
 fn write(root: &Path, memo: &Memo) -> Option<()> {
-    let mut file = tempfile::NamedTempFile::new_in(root).ok()?;
+    let mut file = new_file(root).ok()?;
     file.write_all(&serde_json::to_vec(memo).ok()?).ok()?;
     file.persist(root.join(NAME)).ok()?;
     Some(())

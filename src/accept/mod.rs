@@ -56,7 +56,7 @@ impl Accepted {
         let mut text = HEAD.to_owned();
         write!(text, "\n{}", toml::to_string(self)?)?;
         let folder = path.parent().unwrap_or(Path::new("."));
-        let mut file = tempfile::NamedTempFile::new_in(folder)?;
+        let mut file = crate::store::new_file(folder)?;
         std::io::Write::write_all(&mut file, text.as_bytes())?;
         file.persist(path)
             .with_context(|| format!("cannot write {}", path.display()))?;

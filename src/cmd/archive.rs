@@ -16,7 +16,7 @@ use crate::human;
 use crate::plan::Planner;
 use crate::project::{self, PipelineArgs, Project, Request};
 use crate::reads::What;
-use crate::store::{Store, stat};
+use crate::store::{Store, tree};
 
 const ACCEPTED: &str = "accepted.toml";
 
@@ -66,19 +66,24 @@ pub fn export(
     let _kept = project.store.reading();
     let mut files: BTreeMap<String, PathBuf> = BTreeMap::new();
     for name in read {
-        let path = project.facts.dir.join(crate::files::path(&name));
-        files.insert(name, path);
+        match inside(&name) {
+            Some(place) => {
+                let path = project.facts.dir.join(crate::files::path(&name));
+                drop(files.insert(place, path));
+            }
+            None => eprintln!("left out {name}, which is not in the project"),
+        }
     }
     files.insert("pipeline.toml".into(), project.path.clone());
     files.insert(ACCEPTED.into(), project.facts.dir.join(ACCEPTED));
-    let outside = files.keys().filter(|name| !inside(name)).count();
-    if outside > 0 {
-        let count = human::count(outside, "file");
-        eprintln!(
-            "{count} outside of the project that stages read stay at home: an archive is unpacked in one folder"
-        );
-    }
-    files.retain(|name, path| inside(name) && path.is_file());
+    files.retain(|_, path| path.is_file());
+    files.retain(|name, path| {
+        let placed = !acts_by_itself(Path::new(name)) && !path.starts_with(&project.store.root);
+        if !placed {
+            eprintln!("left out {name}: an archive brings no such file to another folder");
+        }
+        placed
+    });
     archive::write(&args.archive, &project.store, &results, &files)?;
     let size = fs::metadata(&args.archive)?.len();
     let count = human::count(results.len(), "result");
@@ -106,10 +111,15 @@ fn files_read(planner: &mut Planner, stages: &[Id]) -> BTreeSet<String> {
     names
 }
 
-/// True for a path that cannot leave the folder it is put into.
-fn inside(name: &str) -> bool {
-    let mut parts = Path::new(name).components();
-    parts.all(|part| matches!(part, Component::Normal(_)))
+/// The name of a file in an archive, where it cannot leave the folder it is put into.
+fn inside(name: &str) -> Option<String> {
+    let parts = Path::new(name).components();
+    let parts = parts.filter(|part| *part != Component::CurDir);
+    let plain = |part: Component| match part {
+        Component::Normal(part) => part.to_str().map(str::to_owned),
+        _ => None,
+    };
+    Some(parts.map(plain).collect::<Option<Vec<_>>>()?.join("/"))
 }
 
 pub fn import(pipeline: &PipelineArgs, args: &ImportArgs) -> Result<Ended> {
@@ -156,7 +166,7 @@ pub fn import(pipeline: &PipelineArgs, args: &ImportArgs) -> Result<Ended> {
         let placed = fs::create_dir_all(to.parent().unwrap_or(&dir))
             .and_then(|()| fs::copy(packed.join(name), &to));
         placed.with_context(|| format!("cannot write {}", to.display()))?;
-        eprintln!("wrote {name}");
+        eprintln!("wrote {}", name.display());
     }
     eprintln!(
         "{} new, all as their records say",
@@ -165,25 +175,33 @@ pub fn import(pipeline: &PipelineArgs, args: &ImportArgs) -> Result<Ended> {
     Ok(Ended::Done)
 }
 
+/// True if git would carry out what it finds there.
+fn acts_by_itself(name: &Path) -> bool {
+    name.iter().any(|part| part == ".git")
+}
+
 /// What an archive brings to a folder without a pipeline. Nothing that is there is replaced, and
 /// nothing goes where it would act by itself.
-fn arriving(packed: &Path, dir: &Path, store: &Path) -> Result<Vec<String>> {
+fn arriving(packed: &Path, dir: &Path, store: &Path) -> Result<Vec<PathBuf>> {
     if !packed.join("pipeline.toml").is_file() {
         return Err(project::nowhere().into());
     }
-    let mut names = stat::walk(packed)?;
+    let walked = tree::walk(packed)?;
+    let names = walked.into_iter().map(|node| node.name.into_os_string());
+    let mut names = names.collect::<Vec<_>>();
     // Last, so that an import that was interrupted can be repeated.
     names.sort_by_key(|name| name == "pipeline.toml");
     let mut new = Vec::new();
     for name in names {
         let to = dir.join(&name);
-        if to.starts_with(store) || Path::new(&name).iter().any(|part| part == ".git") {
+        if to.starts_with(store) || acts_by_itself(Path::new(&name)) {
+            let name = Path::new(&name).display();
             let message = format!("the archive holds {name}, which does not belong there");
             return Err(Diagnostic::new(message).into());
         }
         match fs::read(&to) {
             Ok(bytes) if bytes == fs::read(packed.join(&name))? => {}
-            Err(e) if e.kind() == io::ErrorKind::NotFound => new.push(name),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => new.push(name.into()),
             _ => {
                 let message = format!("{} is here already and is not the archive's", to.display());
                 let hint = "import into an empty folder, or into a clone of the project";

@@ -7,7 +7,7 @@ use contract::StageDef;
 
 use super::Ended;
 use crate::diag::{Diagnostic, suggest};
-use crate::figures::{self, FigureDecl, Picture, slug};
+use crate::figures::{self, FigureDecl, FileNames, Picture, slug};
 use crate::history;
 use crate::plan::Planner;
 use crate::project::{PipelineArgs, Project};
@@ -41,6 +41,8 @@ pub fn run(pipeline: &PipelineArgs, args: &Args, kinds: &'static [StageDef]) -> 
         dir: &args.out,
         written: 0,
         missing: Vec::new(),
+        damaged: false,
+        names: FileNames::default(),
     };
     for figure in &declared {
         if args.figures.is_empty() || args.figures.contains(figure.id.get_ref()) {
@@ -52,6 +54,9 @@ pub fn run(pipeline: &PipelineArgs, args: &Args, kinds: &'static [StageDef]) -> 
     }
     for line in &out.missing {
         eprintln!("{line}");
+    }
+    if out.damaged {
+        return Ok(Ended::Failed);
     }
     if out.written == 0 {
         let message = "there is nothing to draw";
@@ -74,32 +79,41 @@ struct Out<'a> {
     written: usize,
     /// What could not be written, and why.
     missing: Vec<String>,
+    /// Some of it is there and cannot be drawn.
+    damaged: bool,
+    names: FileNames,
 }
 
 impl Out<'_> {
     fn figure(&mut self, planner: &Planner, figure: &FigureDecl, title: &str) -> Result<()> {
-        let name = format!("figure-{}", figure.id.get_ref());
+        let name = format!("figure-{}", figure.id.get_ref().replace('/', "-"));
         if figure.graph {
             let text = svg::file(&figures::graph(planner, title, false));
-            return self.write(&format!("{name}.svg"), text.as_bytes());
+            let file = self.names.choose(&name, &name, "svg");
+            return self.write(&file, text.as_bytes());
         }
         for (i, panel) in figure.panels.iter().enumerate() {
             let Ok((id, output)) = panel.find(planner.graph) else {
                 continue;
             };
             let place = format!("figure {}, {}", figure.id.get_ref(), panel.stage.get_ref());
+            let part = match (figure.panels.len(), slug(&panel.caption)) {
+                (1, _) => String::new(),
+                (_, caption) if caption.is_empty() => format!("-{}", i + 1),
+                (_, caption) => format!("-{caption}"),
+            };
+            let stem = format!("{name}{part}");
+            let whole = format!("{stem} {i} {}", panel.caption);
+            let extension = Path::new(&planner.graph.stages[id].outputs[output].file)
+                .extension()
+                .unwrap_or_default()
+                .to_string_lossy();
+            let file = self.names.choose(&stem, &whole, &extension);
             match figures::picture(planner, id, output) {
-                Picture::File(path) => {
-                    let bytes = std::fs::read(&path)
-                        .with_context(|| format!("cannot read {}", path.display()))?;
-                    let part = match (figure.panels.len(), slug(&panel.caption)) {
-                        (1, _) => String::new(),
-                        (_, caption) if caption.is_empty() => format!("-{}", i + 1),
-                        (_, caption) => format!("-{caption}"),
-                    };
-                    let extension = path.extension().unwrap_or_default().to_string_lossy();
-                    self.write(&format!("{name}{part}.{extension}"), &bytes)?;
-                }
+                Picture::File(path) => match std::fs::read(&path) {
+                    Ok(bytes) => self.write(&file, &bytes)?,
+                    Err(e) => self.damaged(format!("{place}: cannot read {}: {e}", path.display())),
+                },
                 Picture::Stale(reason) => self.missing.push(format!("{place}: stale ({reason})")),
                 Picture::NotRun => self.missing.push(format!("{place}: not run")),
             }
@@ -110,20 +124,36 @@ impl Out<'_> {
     /// A sheet of curves for each training that is there.
     fn curves(&mut self, planner: &Planner) -> Result<()> {
         for (id, stage) in planner.graph.stages.iter().enumerate() {
-            let histories = stage
-                .outputs
-                .iter()
-                .enumerate()
-                .filter(|(_, o)| o.holds == contract::history::HOLDS);
-            for (output, _) in histories {
-                if let Picture::File(path) = figures::picture(planner, id, output) {
-                    let drawing = svg::sheet(&stage.name, &history::load(&path)?);
-                    let name = format!("curves-{}.svg", slug(&stage.name));
-                    self.write(&name, svg::file(&drawing).as_bytes())?;
+            let histories: Vec<usize> = (0..stage.outputs.len())
+                .filter(|o| stage.outputs[*o].holds == contract::history::HOLDS)
+                .collect();
+            for &output in &histories {
+                let whole = match histories.len() {
+                    1 => stage.name.clone(),
+                    _ => format!("{} {}", stage.name, stage.outputs[output].port),
+                };
+                // Chosen also for what has not run, so that it does not depend on that.
+                let stem = format!("curves-{}", slug(&whole));
+                let name = self.names.choose(&stem, &whole, "svg");
+                let Picture::File(path) = figures::picture(planner, id, output) else {
+                    continue;
+                };
+                match history::load(&path) {
+                    Ok(curves) => {
+                        let drawing = svg::sheet(&whole, &curves);
+                        self.write(&name, svg::file(&drawing).as_bytes())?;
+                    }
+                    Err(e) => self.damaged(format!("{whole}: {e:#}")),
                 }
             }
         }
         Ok(())
+    }
+
+    /// Told in the end; the others are drawn.
+    fn damaged(&mut self, why: String) {
+        self.missing.push(why);
+        self.damaged = true;
     }
 
     fn write(&mut self, name: &str, bytes: &[u8]) -> Result<()> {

@@ -106,7 +106,7 @@ pub fn run(pipeline: &PipelineArgs, args: &Args, kinds: &'static [StageDef]) -> 
         check_gpus(&project, pipeline, &open)?;
     }
     let root = project.store.root.clone();
-    let (store, _lock) = Store::lock(&root, |holder| match holder {
+    let (mut store, lock) = Store::lock(&root, |holder| match holder {
         Some(h) => eprintln!(
             "waiting for `{}` (process {} on {}, since {})",
             h.command, h.pid, h.host, h.since
@@ -114,10 +114,8 @@ pub fn run(pipeline: &PipelineArgs, args: &Args, kinds: &'static [StageDef]) -> 
         None => eprintln!("waiting for another run"),
     })?;
     // What has just been read need not be read again.
-    let learned = std::mem::replace(&mut project.store, store).index.learned();
-    for (path, stamp, digest) in learned {
-        project.store.index.add_file(&path, stamp, digest);
-    }
+    store.index.carry(&project.store.index);
+    project.store = store;
     let options = Options {
         jobs: args
             .jobs
@@ -130,6 +128,7 @@ pub fn run(pipeline: &PipelineArgs, args: &Args, kinds: &'static [StageDef]) -> 
             seconds: Some(args.checkpoint_every),
             epochs: args.checkpoint_epochs,
         },
+        lock: Some(lock),
     };
     let mut progress = progress::choose(args.json);
     let mut planner = Planner::new(&project.graph, &mut project.store, &project.facts, true);

@@ -127,8 +127,13 @@ pub fn gc(pipeline: &PipelineArgs, args: &GcArgs, kinds: &'static [StageDef]) ->
         eprintln!("{count} would go, {}", human::bytes(bytes));
         return Ok(Ended::Done);
     }
-    project.store.collect(&kept)?;
+    let left = project.store.collect(&kept);
     project.store.index.flush()?;
+    left.iter().for_each(|line| eprintln!("{line}"));
+    if !left.is_empty() {
+        eprintln!("hint: whoever owns what is in there can remove it");
+        return Ok(Ended::Failed);
+    }
     eprintln!("{count} gone, {}", human::bytes(bytes));
     Ok(Ended::Done)
 }

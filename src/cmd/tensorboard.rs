@@ -32,7 +32,7 @@ pub fn run(pipeline: &PipelineArgs, args: &Args, kinds: &'static [StageDef]) -> 
     let profile = project.facts.profile.clone();
     let mut planner = project.planner();
     planner.judge_all(&order);
-    let mut written = 0;
+    let (mut written, mut damaged) = (0, false);
     for id in wanted {
         let stage = &planner.graph.stages[id];
         let Some(output) = stage.history_port() else {
@@ -43,7 +43,15 @@ pub fn run(pipeline: &PipelineArgs, args: &Args, kinds: &'static [StageDef]) -> 
             Picture::File(path) => {
                 let dir = args.out.join(&stage.name);
                 let file = dir.join(tensorboard::file_name(at));
-                let events = tensorboard::events(&history::load(&path)?, at);
+                let curves = match history::load(&path) {
+                    Ok(curves) => curves,
+                    Err(e) => {
+                        eprintln!("{}: {e:#}", stage.name);
+                        damaged = true;
+                        continue;
+                    }
+                };
+                let events = tensorboard::events(&curves, at);
                 std::fs::create_dir_all(&dir)
                     .and_then(|_| std::fs::write(&file, events))
                     .with_context(|| format!("cannot write {}", file.display()))?;
@@ -53,6 +61,9 @@ pub fn run(pipeline: &PipelineArgs, args: &Args, kinds: &'static [StageDef]) -> 
             Picture::Stale(reason) => eprintln!("{}: stale ({reason})", stage.name),
             Picture::NotRun => eprintln!("{}: not run", stage.name),
         }
+    }
+    if damaged {
+        return Ok(Ended::Failed);
     }
     if written == 0 {
         let hint = match project

@@ -13,15 +13,16 @@ use super::Message;
 use super::launch::Launch;
 use super::process::{self, Exit, Usage};
 use super::python::Imports;
-use super::reads;
+use super::{program, reads, tail};
 use crate::depfile;
 use crate::digest::Digest;
+use crate::files;
 use crate::human;
 use crate::observe::findings::{self, Frame, Seen};
 use crate::observe::notes::Notes;
 use crate::observe::{self, Findings, Observer};
 use crate::provenance;
-use crate::reads::Read;
+use crate::reads::{Read, What};
 use crate::store::{Entry, FEW_READS, READS, Reached, Spent};
 
 /// How an execution ended.
@@ -40,6 +41,11 @@ pub enum Outcome {
     },
     Stopped {
         kept: bool,
+    },
+    /// A file that it was told to read was written to while it ran, and is the same again. It may
+    /// have read what was there in between; the program may also write it itself, every time.
+    Again {
+        file: String,
     },
 }
 
@@ -126,7 +132,8 @@ impl Launch {
         self.record.exit = exit.code.unwrap_or_default();
         if exit.code == Some(0) {
             return match self.commit(notes.as_mut(), left) {
-                Ok((entry, bytes)) => Outcome::Done {
+                Ok(Err(file)) => Outcome::Again { file },
+                Ok(Ok((entry, bytes))) => Outcome::Done {
                     durable: durable(&entry),
                     remarks: self.remarks(),
                     entry: Box::new(entry),
@@ -138,6 +145,8 @@ impl Launch {
         if self.command && self.work.has_checkpoint() {
             // Without this note the record of the next run is only less complete.
             let _ = self.work.note_spent(&spent);
+            // And without this one the checkpoint is held to be of a run that was never heard of.
+            let _ = self.note_reads(notes.as_mut());
         }
         let stopped = exit.code == Some(5) || exit.signal == Some(libc::SIGTERM);
         if stopped {
@@ -211,16 +220,31 @@ impl Launch {
         {
             cause += "; there is no space left on the disk of the store";
         }
-        let log = fs::read(self.work.log()).unwrap_or_default();
-        let log = String::from_utf8_lossy(&log);
-        let lines: Vec<&str> = log.lines().collect();
-        let tail = lines[lines.len().saturating_sub(5)..]
-            .iter()
-            .map(|l| (*l).to_owned());
         Outcome::Failed {
             cause,
-            tail: tail.collect(),
+            tail: tail::last_lines(&self.work.log()),
         }
+    }
+
+    /// Fails if a program has not written an output, and tells where it should be.
+    fn all_written(&self) -> Result<()> {
+        let there = |file: &str| self.work.result().join(file).symlink_metadata().is_ok();
+        let Some((port, file)) = self.outputs.iter().find(|(_, file)| !there(file)) else {
+            return Ok(());
+        };
+        let elsewhere = fs::metadata(self.dir.join(file)).and_then(|meta| meta.modified());
+        let instead = match elsewhere.is_ok_and(|at| self.command && at >= self.started) {
+            true => format!("; it wrote {file} in the project instead"),
+            false => String::new(),
+        };
+        let hint = match self.command {
+            true => format!(
+                "; hint: the place to write to is {{out.{port}}} in the command, or {} in its environment",
+                program::variable("OUT", port)
+            ),
+            false => String::new(),
+        };
+        bail!("it ended without writing its output `{port}` ({file}){instead}{hint}")
     }
 
     /// What the run was found to depend on and to do.
@@ -238,10 +262,13 @@ impl Launch {
         };
         let depfile = reads::read(&self.depfile)?.unwrap_or_default();
         let named = depfile::parse(&depfile);
-        let (mut found, modules) = match notes {
+        let (mut found, mut modules) = match notes {
             Some(notes) => (Findings::of(notes, &imports, &frame)?, BTreeSet::new()),
             None => (Findings::default(), imports.files),
         };
+        // What the runs had read that left the checkpoint this one went on from.
+        let before = self.read_before.files.keys();
+        modules.extend(before.map(|name| files::path(name)));
         let known: HashSet<String> = found.reads.iter().map(|r| r.path.clone()).collect();
         let reported = findings::reported(named, modules, &self.places, &frame)?;
         let new = reported
@@ -252,8 +279,33 @@ impl Launch {
         Ok(found)
     }
 
-    fn commit(&mut self, notes: Option<&mut Notes>, left: usize) -> Result<(Entry, u64)> {
-        self.watch.unchanged(&self.dir, &self.root)?;
+    /// Notes what this run has read, for whoever is to go on from its checkpoint.
+    fn note_reads(&self, notes: Option<&mut Notes>) -> Result<()> {
+        // Without a watch, a Python that was killed has told of nothing.
+        let known = notes.is_some() || self.imports.as_ref().is_none_or(|list| list.exists());
+        let found = self.findings(notes)?;
+        let contents = found.reads.iter().filter(|read| read.what == What::Content);
+        let files: Vec<_> = contents
+            .map(|read| (read.path.clone(), read.digest))
+            .collect();
+        let files = known.then_some(&files[..]);
+        let all = self.read_before.clone().and(files, self.started);
+        Ok(self.work.note_read_before(&all)?)
+    }
+
+    /// The result; or a file that was written to while it was made, and is the same again.
+    fn commit(
+        &mut self,
+        notes: Option<&mut Notes>,
+        left: usize,
+    ) -> Result<Result<(Entry, u64), String>> {
+        self.all_written()?;
+        self.given.unchanged()?;
+        if let Some(file) = self.watch.unchanged(&self.dir, &self.root)?
+            && !self.again
+        {
+            return Ok(Err(file));
+        }
         let found = match self.command {
             true => self.findings(notes)?,
             false => Findings::default(),
@@ -265,7 +317,10 @@ impl Launch {
             );
         }
         let record = &mut self.record;
-        record.result.out = self.work.collect(&self.outputs)?;
+        let (made, told) = self.work.collect(&self.outputs)?;
+        let mut log = self.work.open_log().ok();
+        told.iter().for_each(|text| write_line(&mut log, text));
+        record.result.out = made;
         record.result.state = self.work.state()?;
         record.finished = human::now();
         record.git = self.git.get_or_init(|| provenance::git(&self.dir)).clone();
@@ -307,7 +362,7 @@ impl Launch {
         let entry = self
             .work
             .commit(&self.root, &self.manifest.to_string(), record, durable)?;
-        Ok((entry, bytes))
+        Ok(Ok((entry, bytes)))
     }
 }
 

@@ -5,7 +5,7 @@ use std::os::fd::RawFd;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, OnceLock};
-use std::time::{Instant, SystemTime};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
 use contract::CheckpointEvery;
@@ -24,7 +24,7 @@ use crate::plan::extends_key;
 use crate::project::Facts;
 use crate::provenance::{self, Git};
 use crate::record::Record;
-use crate::store::{Entry, Spent, Work, stat};
+use crate::store::{Entry, ReadBefore, Spent, Work, stat};
 
 /// All that one execution needs; owned, because it moves to the waiting thread.
 pub struct Launch {
@@ -48,10 +48,15 @@ pub struct Launch {
     /// Where its inputs come from, for programs.
     pub told: serde_json::Value,
     pub watch: Watch,
+    /// It runs for the second time, and whatever writes to its files did so the first time as well.
+    pub again: bool,
+    pub given: super::given::Inputs,
     pub(super) clock: Instant,
     pub(super) started: SystemTime,
     /// What was used before the interruption that this execution goes on from.
     pub(super) before: Option<Spent>,
+    /// What the runs have read whose checkpoint is handed over.
+    pub(super) read_before: ReadBefore,
     /// Its checkpoint is its own business: it does not say when it has written one.
     pub(super) command: bool,
 }
@@ -101,7 +106,13 @@ pub fn start(
             // The receiver is gone only when the run is being torn down.
             let _ = sender.send(Message::Ended(id, outcome));
         });
-    spawned.context("cannot start a thread")?;
+    if let Err(e) = spawned {
+        // Nobody would wait for it.
+        process::signal(pid, libc::SIGKILL);
+        let _ = process::wait(pid);
+        return Err(e)
+            .context("cannot start a thread; hint: `ulimit -u` says how many there may be");
+    }
     Ok(pid)
 }
 
@@ -178,6 +189,16 @@ impl Launch {
         let resumed = command && work.has_checkpoint();
         record.resumed = resumed.then(|| "with the checkpoint it had left".into());
         let before = resumed.then(|| work.spent()).flatten();
+        let mut read_before = ReadBefore::default();
+        if resumed {
+            let began = work.began().unwrap_or(UNIX_EPOCH);
+            let known = work.read_before();
+            read_before = known.unwrap_or_else(|| ReadBefore::default().and(None, began));
+            // Until this run is heard of again.
+            let now = read_before.clone().and(None, stat::now());
+            work.note_read_before(&now)
+                .with_context(|| format!("cannot write in {}", root.display()))?;
+        }
         Ok(Self {
             id,
             root: root.into(),
@@ -198,9 +219,12 @@ impl Launch {
             places: Arc::clone(&facts.places),
             told: serde_json::Value::Null,
             watch: Watch::default(),
+            again: false,
+            given: super::given::Inputs::default(),
             clock: Instant::now(),
             started: SystemTime::now(),
             before,
+            read_before,
             command,
         })
     }

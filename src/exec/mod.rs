@@ -6,6 +6,7 @@
 
 mod ended;
 mod gauge;
+mod given;
 mod guard;
 mod judge;
 mod launch;
@@ -18,6 +19,7 @@ mod room;
 mod schedule;
 mod spawn;
 mod start;
+mod tail;
 mod watched;
 
 use std::collections::HashMap;
@@ -38,13 +40,14 @@ use crate::plan::Planner;
 use crate::progress::Progress;
 use crate::project::Facts;
 use crate::provenance;
+use crate::store::Lock;
 use ended::Outcome;
 pub use guard::main as guard_main;
 pub use process::end;
 use room::Room;
 
 /// What the command line says of a run.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Options {
     pub jobs: usize,
     /// Go on with what does not depend on a stage that failed.
@@ -53,6 +56,8 @@ pub struct Options {
     pub force: Vec<Id>,
     pub data: Option<PathBuf>,
     pub checkpoint_every: CheckpointEvery,
+    /// Of the store, if others could take it.
+    pub lock: Option<Lock>,
 }
 
 /// What came of it.
@@ -101,13 +106,14 @@ pub fn run(
     let count = planner.graph.stages.len();
     let mut run = schedule::Run {
         path: critical_path(planner, wanted),
-        planner,
         facts,
         options,
         progress,
         states: vec![State::Idle; count],
         ready: Vec::new(),
         room: Room::new(options.jobs, &facts.device),
+        side_by_side: planner.graph.side_by_side(),
+        planner,
         pids: HashMap::new(),
         guard: None,
         gauging: false,
@@ -119,6 +125,7 @@ pub fn run(
         syncer: None,
         unsynced: None,
         again: Vec::new(),
+        remade: Vec::new(),
         summary: Summary::default(),
     };
     // Asking git takes longer than a short stage does, and what counts is the state it is in now.

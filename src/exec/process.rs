@@ -125,6 +125,14 @@ pub fn signal(pid: u32, signal: i32) {
     }
 }
 
+/// Lets a signal pass.
+pub fn ignore(signal: i32) {
+    // SAFETY: to ignore a signal calls nothing of ours.
+    unsafe {
+        libc::signal(signal, libc::SIG_IGN);
+    }
+}
+
 impl Exit {
     /// `exit 1`, `killed by signal 9 (SIGKILL; out of memory?)`.
     pub fn describe(&self) -> String {

@@ -177,15 +177,13 @@ fn command(
         threads: grant.threads,
     };
     let arguments = command.arguments(&fill);
-    let name =
-        |what: &str, port: &str| format!("REPRO_{what}_{}", port.to_uppercase().replace('-', "_"));
     for (port, path) in outputs {
-        program.env(name("OUT", port), path);
+        program.env(variable("OUT", port), path);
     }
     for (port, paths) in inputs {
         // What one variable cannot hold is in REPRO_INPUTS.
         if let Some(value) = joined(paths) {
-            program.env(name("IN", port), value);
+            program.env(variable("IN", port), value);
         }
     }
     let checkpoint = launch.work.checkpoint();
@@ -216,6 +214,11 @@ fn command(
     let all = std::iter::once(&program.name).chain(&program.arguments);
     launch.record.command = all.map(|a| a.to_string_lossy().into_owned()).collect();
     Ok(())
+}
+
+/// `REPRO_OUT_MODEL`: where a program finds a port.
+pub fn variable(what: &str, port: &str) -> String {
+    format!("REPRO_{what}_{}", port.to_uppercase().replace('-', "_"))
 }
 
 /// Paths for one variable, with a colon between them; nothing if that could not be taken apart again,

@@ -1,12 +1,13 @@
 //! From a ready stage to a running process.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::RawFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use anyhow::Result;
+use anyhow::{Context, Result, bail};
 
+use super::given::{Given, Inputs, Seen};
 use super::guard::Guard;
 use super::launch::{self, Grant, Launch};
 use super::schedule::Run;
@@ -15,10 +16,10 @@ use super::{State, ended, gauge, program, room};
 use crate::files;
 use crate::graph::{Id, Kind};
 use crate::plan::Verdict;
-use crate::store::stat::Stamp;
+use crate::store::{Health, Lock, Work, stat};
 
 impl Run<'_, '_> {
-    pub(super) fn start(&mut self, id: Id, seat: room::Seat) {
+    pub(super) fn start(&mut self, id: Id, seat: room::Seat, given: Inputs) {
         let stage = &self.planner.graph.stages[id];
         let why = match self.planner.verdict(id) {
             Some(Verdict::Stale(reasons)) => reasons.join("; "),
@@ -38,7 +39,7 @@ impl Run<'_, '_> {
             gauge::watch(self.sender.clone());
         }
         self.room.take(id, seat);
-        match self.launch(id, &grant) {
+        match self.launch(id, &grant, given) {
             Ok(pid) => {
                 self.pids.insert(id, pid);
             }
@@ -52,7 +53,7 @@ impl Run<'_, '_> {
             return None;
         }
         if self.guard.is_none() {
-            match Guard::start() {
+            match Guard::start(self.options.lock.as_ref().and_then(Lock::held)) {
                 Ok(guard) => self.guard = Some(guard),
                 Err(e) => {
                     let text = format!("no guard over left-over processes: {e}");
@@ -63,19 +64,22 @@ impl Run<'_, '_> {
         self.guard.as_ref().map(Guard::fd)
     }
 
-    fn launch(&mut self, id: Id, grant: &Grant) -> Result<u32> {
+    fn launch(&mut self, id: Id, grant: &Grant, given: Inputs) -> Result<u32> {
         let stage = &self.planner.graph.stages[id];
         let manifest = self.planner.manifest(id).cloned().unwrap_or_default();
         // What was there when the run began may have gone since.
         if let Some(problem) = self.planner.problems(id).into_iter().next() {
-            anyhow::bail!("{}", problem.wrong.what);
+            bail!("{}", problem.wrong.what);
         }
         let fp = manifest.fingerprint();
         let root = self.planner.store.root.clone();
+        self.put_aside(id, &Work::of(&root, &fp))?;
         let git = Arc::clone(&self.git);
         let mut launch = Launch::new(id, &root, &fp, stage, manifest, self.facts, grant, git)?;
         launch.record.code = self.planner.code(id).clone();
         launch.watch = self.watch(id)?;
+        launch.given = given;
+        launch.again = self.again.contains(&id);
         let stage = &self.planner.graph.stages[id];
         let mut files = BTreeMap::new();
         let mut told = serde_json::Map::new();
@@ -121,13 +125,66 @@ impl Run<'_, '_> {
             let Ok(meta) = std::fs::metadata(&path) else {
                 continue;
             };
-            watch.files.push(Watched {
-                digest: self.planner.store.digest_of(&path, false)?,
-                stamp: Stamp::of(&meta),
-                name,
-            });
+            let seen = Seen::file(&meta, stat::now());
+            let digest = self.planner.store.digest_of(&path, false)?;
+            if !self.planner.judged_with(id, &name, digest) {
+                bail!("{name} changed as it was being started; run it again");
+            }
+            watch.files.push(Watched { name, digest, seen });
         }
         Ok(watch)
+    }
+
+    /// A checkpoint that other code than now has made is not handed over.
+    fn put_aside(&mut self, id: Id, work: &Work) -> Result<()> {
+        if !work.has_checkpoint() {
+            return Ok(());
+        }
+        if let Some(file) = self.planner.changed_since_checkpoint(id) {
+            work.put_checkpoint_aside()
+                .with_context(|| format!("cannot write in {}", work.dir.display()))?;
+            let name = &self.planner.graph.stages[id].name;
+            let text = format!(
+                "{name} begins anew: {file} has changed since its checkpoint was made (kept in {})",
+                work.dir.join("checkpoint.aside").display()
+            );
+            self.progress.say(&text);
+        }
+        Ok(())
+    }
+
+    /// The results that a stage reads, as they are now; or the stages whose results are not what was
+    /// committed any more.
+    pub(super) fn given(&mut self, id: Id) -> Result<Inputs, Vec<Id>> {
+        let mut inputs = Inputs::default();
+        let mut spoiled = Vec::new();
+        let stages = &self.planner.graph.stages;
+        let all: BTreeSet<(Id, usize)> = (stages[id].inputs.iter())
+            .flat_map(|input| input.from.iter().copied())
+            .collect();
+        for (from, output) in all {
+            let Some(entry) = self.planner.result(from) else {
+                continue;
+            };
+            let (fp, made) = (entry.fp, entry.out[output].clone());
+            let path = self.planner.store.output(&fp, &made);
+            let seen = Seen::output(&path, stat::now()).ok();
+            let known = seen.is_some_and(|seen| made.stamp == Some(seen.stamp()));
+            let good = known || self.planner.store.health(&fp, output, false) == Health::Good;
+            match seen {
+                Some(seen) if good => inputs.0.push(Given {
+                    name: format!("{}.{}", stages[from].name, made.port),
+                    path,
+                    digest: made.digest,
+                    seen,
+                }),
+                _ => spoiled.push(from),
+            }
+        }
+        match spoiled.is_empty() {
+            true => Ok(inputs),
+            false => Err(spoiled),
+        }
     }
 
     /// The `state` of the longest finished run that this one continues, checked by content.

@@ -2,12 +2,14 @@
 //! else its result would be kept under the name of something it was not made from.
 
 use std::io;
+use std::time::SystemTime;
 
 use anyhow::{Result, bail};
 
+use super::given::{Seen, Still};
 use crate::digest::Digest;
 use crate::files::{self, Finder};
-use crate::store::stat::{self, Stamp};
+use crate::store::stat;
 
 /// One file, with its content as it was when the program was started.
 #[derive(Debug)]
@@ -15,7 +17,7 @@ pub struct Watched {
     /// Relative to the project.
     pub name: String,
     pub digest: Digest,
-    pub stamp: Stamp,
+    pub seen: Seen,
 }
 
 /// All that one command was told to read.
@@ -29,19 +31,30 @@ pub struct Watch {
 }
 
 impl Watch {
-    /// Fails if a file has another content now, or a pattern finds others.
-    pub fn unchanged(&self, dir: &std::path::Path, store: &std::path::Path) -> Result<()> {
+    /// Fails if a file has another content now, or a pattern finds others. Tells of a file that was
+    /// written to and is the same.
+    pub fn unchanged(
+        &self,
+        dir: &std::path::Path,
+        store: &std::path::Path,
+    ) -> Result<Option<String>> {
         let sorry = "while it ran, so its result was not kept; run it again";
+        let mut rewritten = None;
         for file in &self.files {
             let path = dir.join(files::path(&file.name));
-            let same = match std::fs::metadata(&path) {
-                Ok(meta) if Stamp::of(&meta) == file.stamp => true,
-                Ok(meta) => stat::hash_file(&path, meta.len())? == file.digest,
-                Err(e) if e.kind() == io::ErrorKind::NotFound => false,
+            let still = match std::fs::metadata(&path) {
+                Ok(meta) => file
+                    .seen
+                    .compare(&Seen::file(&meta, SystemTime::now()), || {
+                        Ok(stat::hash_file(&path, meta.len())? == file.digest)
+                    })?,
+                Err(e) if e.kind() == io::ErrorKind::NotFound => Still::Changed,
                 Err(e) => return Err(e.into()),
             };
-            if !same {
-                bail!("{} changed {sorry}", file.name);
+            match still {
+                Still::Same => {}
+                Still::Rewritten => rewritten = rewritten.or(Some(file.name.clone())),
+                Still::Changed => bail!("{} changed {sorry}", file.name),
             }
         }
         let mut finder = Finder::new(dir, store);
@@ -59,7 +72,7 @@ impl Watch {
             .min()
         {
             Some(name) => bail!("{name} came or went {sorry}"),
-            None => Ok(()),
+            None => Ok(rewritten),
         }
     }
 }

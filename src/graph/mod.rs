@@ -162,6 +162,14 @@ impl Graph {
     pub fn select(&self, names: &[String]) -> Result<Vec<Id>, Diagnostic> {
         let mut ids = Vec::new();
         for name in names {
+            // One instance by its name: by far the most, where a table names thousands.
+            if let Some(id) = self
+                .find(name)
+                .filter(|id| self.stages[*id].family != *name)
+            {
+                ids.push(id);
+                continue;
+            }
             let before = ids.len();
             let matched = |s: &Stage| s.family == *name || matches(name, &s.name);
             ids.extend((0..self.stages.len()).filter(|i| matched(&self.stages[*i])));
@@ -180,6 +188,19 @@ impl Graph {
         ids.sort_unstable();
         ids.dedup();
         Ok(ids)
+    }
+
+    /// Of each stage, how many stand as far from the beginning of the pipeline as it does: those that
+    /// could run at once, itself among them.
+    pub fn side_by_side(&self) -> Vec<usize> {
+        let mut depth = vec![0; self.stages.len()];
+        for &id in &self.order {
+            let needs = self.stages[id].needs();
+            depth[id] = needs.iter().map(|n| depth[*n] + 1).max().unwrap_or(0);
+        }
+        let mut count = vec![0; self.stages.len()];
+        depth.iter().for_each(|d| count[*d] += 1);
+        depth.iter().map(|d| count[*d]).collect()
     }
 
     /// These and everything they need, in topological order.

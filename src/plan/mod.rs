@@ -262,6 +262,16 @@ impl<'a> Planner<'a> {
         lines.filter_map(name).chain(code).collect()
     }
 
+    /// True if a command was judged by this content of one of its files.
+    pub fn judged_with(&self, id: Id, name: &str, digest: Digest) -> bool {
+        let digest = digest.to_string();
+        let line = self
+            .manifest(id)
+            .and_then(|m| m.get(&format!("file.{name}")));
+        line.is_some_and(|was| was == digest)
+            || self.codes[id].get(name).is_some_and(|was| *was == digest)
+    }
+
     /// True if a command's files are not what they were when it was judged.
     pub fn outdated(&mut self, id: Id) -> bool {
         let Kind::Command(_) = self.graph.stages[id].kind else {

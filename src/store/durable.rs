@@ -29,7 +29,11 @@ pub fn sync(paths: &[&Path]) -> io::Result<()> {
         for entry in walkdir::WalkDir::new(path).contents_first(true) {
             match entry {
                 // A link of a result is part of its folder; one that was named stands for its file.
-                Ok(entry) if entry.depth() > 0 && entry.file_type().is_symlink() => {}
+                // And a named pipe that somebody has put there would be waited for.
+                Ok(entry)
+                    if entry.depth() > 0
+                        && !entry.file_type().is_file()
+                        && !entry.file_type().is_dir() => {}
                 Ok(entry) => all.push(entry.into_path()),
                 Err(e) => gone(Err(e.into()))?,
             }

@@ -150,15 +150,15 @@ impl Index {
         self.note(Line::File(path.into(), stamp, digest));
     }
 
-    /// What was found out of files since the index was read, and is not written yet.
-    pub fn learned(mut self) -> Vec<(String, Stamp, Digest)> {
-        let noted = std::mem::take(&mut self.unsynced.files);
-        let known = noted
-            .into_iter()
-            .filter_map(|path| self.files.remove_entry(&path));
-        known
-            .map(|(path, (stamp, digest))| (path, stamp, digest))
-            .collect()
+    /// Takes over the digests that an index of the same store has learned of files and not written.
+    pub fn carry(&mut self, other: &Self) {
+        for path in &other.unsynced.files {
+            if let Some((stamp, digest)) = other.files.get(path)
+                && self.files.get(path) != Some(&(*stamp, *digest))
+            {
+                self.add_file(path, *stamp, *digest);
+            }
+        }
     }
 
     pub fn add_gone(&mut self, fp: Fingerprint) {
@@ -240,7 +240,7 @@ impl Index {
         }
         line(Line::Synced(self.folder));
         let folder = self.path.parent().unwrap_or(Path::new("."));
-        let mut file = tempfile::NamedTempFile::new_in(folder)?;
+        let mut file = super::new_file(folder)?;
         file.write_all(text.as_bytes())?;
         file.as_file().sync_all()?;
         file.persist(&self.path).map_err(|e| e.error)?;

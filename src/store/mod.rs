@@ -20,12 +20,16 @@ mod gc;
 mod index;
 mod lock;
 mod reached;
+mod reads;
+mod seal;
 mod spent;
 pub mod stat;
+pub mod tree;
+mod writers;
 
-use std::collections::HashMap;
-use std::fs::{self, File};
+use std::fs::{self, File, Permissions};
 use std::io;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -33,6 +37,7 @@ use std::time::SystemTime;
 use anyhow::{Context, Result};
 use rayon::prelude::*;
 use rustix::fs::{AtFlags, FileType};
+use tempfile::{Builder, NamedTempFile};
 
 pub use commit::Work;
 pub use durable::Syncer;
@@ -41,8 +46,11 @@ pub use gc::{Usage, size_of};
 pub use index::Index;
 pub use lock::{Holder, Lock};
 pub use reached::Reached;
+pub use reads::ReadBefore;
+pub use seal::{copy_content, stays_inside, umask, was_linked};
 pub use spent::Spent;
-use stat::{Stamp, Tree};
+use stat::Stamp;
+use tree::What;
 
 use crate::digest::{Digest, Fingerprint};
 use crate::files;
@@ -104,7 +112,7 @@ impl Store {
             make_folder(&path).with_context(|| format!("cannot make {}", path.display()))?;
         }
         let lock = Lock::take(&root.join("lock"), waiting)?;
-        let _ = fs::remove_dir_all(root.join("trash"));
+        let _ = tree::remove(&root.join("trash"));
         let store = Self::open(root)?;
         store.sweep();
         Ok((store, lock))
@@ -185,24 +193,42 @@ impl Store {
             return Health::Good;
         }
         let (made, path) = (made.clone(), self.output(fp, made));
-        let meta = match fs::symlink_metadata(&path) {
-            Ok(meta) => meta,
+        let (digest, stamp) = match self.look_at_output(&path, &made, read) {
+            Ok(Some(known)) => known,
+            Ok(None) => return Health::Good,
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Health::Missing,
             Err(e) => return Health::Unreadable(e.to_string()),
         };
-        let stamp = Stamp::of(&meta);
-        match self.digest_of(&path, read) {
-            Ok(digest) if digest == made.digest => {
-                if let Some(entry) = self.index.results.get_mut(fp) {
-                    entry.out[number].stamp = meta.is_file().then_some(stamp);
-                    let entry = entry.clone();
-                    self.index.add_result(entry);
-                }
-                Health::Good
-            }
-            Ok(_) => Health::Changed,
-            Err(e) => Health::Unreadable(e.to_string()),
+        if digest != made.digest {
+            return Health::Changed;
         }
+        if stamp != made.stamp
+            && let Some(entry) = self.index.results.get_mut(fp)
+        {
+            entry.out[number].stamp = stamp;
+            let entry = entry.clone();
+            self.index.add_result(entry);
+        }
+        Health::Good
+    }
+
+    /// Digest of an output, with its stamp where that may stand for it next time; nothing if the
+    /// stamp says that it is what it was.
+    fn look_at_output(
+        &self,
+        path: &Path,
+        made: &Made,
+        read: bool,
+    ) -> io::Result<Option<(Digest, Option<Stamp>)>> {
+        let started = SystemTime::now();
+        let nodes = tree::walk(path)?;
+        let stamp = tree::stamp_of(&fs::symlink_metadata(path)?, &nodes);
+        if !read && made.stamp == Some(stamp) {
+            return Ok(None);
+        }
+        let digest = tree::read(path, &nodes)?;
+        let trusted = tree::settled(&nodes, started) && tree::stamp(path)? == stamp;
+        Ok(Some((digest, trusted.then_some(stamp))))
     }
 
     /// What the file system says of a regular file in a result.
@@ -216,28 +242,17 @@ impl Store {
 
     /// Digest of a file or directory; unchanged files are not read again unless `read` says so.
     pub fn digest_of(&mut self, path: &Path, read: bool) -> io::Result<Digest> {
-        let meta = fs::metadata(path)?;
-        if meta.is_file() {
+        if !fs::metadata(path)?.is_dir() {
             return self.digest_of_file(path, read);
         }
-        let names = stat::walk(path)?;
-        let inside: Vec<PathBuf> = names.iter().map(|name| path.join(name)).collect();
-        let (links, files): (Vec<_>, Vec<_>) = inside.iter().partition(|p| p.is_symlink());
-        let files: Vec<PathBuf> = files.into_iter().cloned().collect();
-        let mut digests = HashMap::with_capacity(inside.len());
-        for link in links {
-            let target = fs::read_link(link)?;
-            let digest = Digest::of(target.as_os_str().as_encoded_bytes());
-            digests.insert(link, digest);
-        }
-        for (file, digest) in files.iter().zip(self.digests_of(&files, read)) {
-            digests.insert(file, digest?);
-        }
-        let mut tree = Tree::default();
-        for (name, path) in names.iter().zip(&inside) {
-            tree.add(name, &digests[path]);
-        }
-        Ok(tree.digest())
+        let nodes = tree::walk(path)?;
+        let files: Vec<PathBuf> = (nodes.iter())
+            .filter(|node| matches!(node.what, What::File { .. }))
+            .map(|node| path.join(&node.name))
+            .collect();
+        let digests = self.digests_of(&files, read);
+        let digests = digests.into_iter().collect::<io::Result<Vec<_>>>()?;
+        Ok(tree::digest(&nodes, digests))
     }
 
     /// Digests of many files, read side by side.
@@ -269,16 +284,22 @@ impl Store {
 
     /// Moves a result out of the way and forgets it.
     pub fn discard(&mut self, fp: &Fingerprint) -> io::Result<()> {
-        self.index.add_gone(*fp);
         let trash = self.root.join("trash");
         fs::create_dir_all(&trash)?;
         let place = trash.join(format!("{fp}.{}", std::process::id()));
         match fs::rename(self.result(fp), &place) {
-            Ok(()) => fs::remove_dir_all(place),
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
-            Err(e) => Err(e),
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+            _ => self.index.add_gone(*fp),
         }
+        tree::remove(&place)
     }
+}
+
+/// A file without a name of its own yet, to be written and then put in its place whole. Others may
+/// read it as the umask has it.
+pub fn new_file(folder: &Path) -> io::Result<NamedTempFile> {
+    let all = Permissions::from_mode(0o666);
+    Builder::new().permissions(all).tempfile_in(folder)
 }
 
 /// A folder whose name is on the disk, with those above it.
@@ -290,7 +311,11 @@ fn make_folder(path: &Path) -> io::Result<()> {
                 && let Some(above) = path.parent() =>
         {
             make_folder(above)?;
-            fs::create_dir(path)?;
+            match fs::create_dir(path) {
+                // Another first run was quicker.
+                Err(e) if e.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => {}
+                made => made?,
+            }
         }
         made => made?,
     }

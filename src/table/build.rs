@@ -125,11 +125,14 @@ fn reproduced(
     let mut runs: Vec<(Run, &Metric, &str)> = Vec::new();
     let mut stale = None;
     let mut not_run = None;
-    for (stage, found) in evidence
-        .stages
-        .iter()
-        .filter(|(stage, _)| matches(pattern, stage))
-    {
+    let stages: Vec<(&String, &Found)> = match pattern.contains('*') {
+        false => evidence.stages.get_key_value(pattern).into_iter().collect(),
+        true => {
+            let all = evidence.stages.iter();
+            all.filter(|(stage, _)| matches(pattern, stage)).collect()
+        }
+    };
+    for (stage, found) in stages {
         match found {
             Found::Fresh(outcome) => {
                 let Some(metric) = outcome.metrics.iter().find(|m| m.name == name) else {

@@ -12,10 +12,12 @@ mod model;
 #[cfg(not(feature = "kinds"))]
 mod no_kinds;
 mod observed;
+mod outputs;
 mod placeholders;
 mod python;
 mod records;
 mod request;
+mod resume;
 mod space;
 mod staleness;
 #[cfg(feature = "kinds")]
