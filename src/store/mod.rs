@@ -27,6 +27,7 @@ pub mod stat;
 pub mod tree;
 mod writers;
 
+use std::collections::HashMap;
 use std::fs::{self, File, Permissions};
 use std::io;
 use std::os::unix::fs::PermissionsExt;
