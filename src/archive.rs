@@ -8,9 +8,12 @@
 
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{self, File};
-use std::io::{self, Read};
-use std::path::{Path, PathBuf};
+use std::ffi::OsString;
+use std::fs::{self, File, Permissions};
+use std::io::{self, Read, Seek};
+use std::os::unix::ffi::OsStringExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Component, Path, PathBuf};
 use std::rc::Rc;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -23,8 +26,10 @@ use crate::human;
 use crate::manifest::Manifest;
 use crate::plain;
 use crate::read;
+use crate::reads;
 use crate::record::Record;
-use crate::store::{Entry, Made, Store, stat};
+use crate::store::tree::{self, Node, What};
+use crate::store::{self, Entry, READS, Store, new_file};
 
 /// Where files of the project are in an archive.
 pub const PROJECT: &str = "project";
@@ -40,21 +45,44 @@ pub fn write(
         .parent()
         .filter(|p| !p.as_os_str().is_empty())
         .unwrap_or(Path::new("."));
-    let part = tempfile::NamedTempFile::new_in(folder)
-        .with_context(|| format!("cannot write in {}", folder.display()))?;
+    let part = new_file(folder).with_context(|| format!("cannot write in {}", folder.display()))?;
     let mut tar = Builder::new(GzEncoder::new(part, Compression::fast()));
     for (name, path) in files {
-        add(&mut tar, &format!("{PROJECT}/{name}"), path)?;
+        add(&mut tar, &Path::new(PROJECT).join(name), path)?;
     }
     for fp in results {
         let dir = store.result(fp);
-        let entry = store.index.results.get(fp);
-        let outputs = entry.map_or(&[][..], |entry| &entry.out);
-        for file in stat::walk(&dir)? {
-            if !belongs(&file, outputs) {
+        let place = Path::new("results").join(fp.to_string());
+        let outputs = store.index.results.get(fp).map(|entry| &entry.out);
+        let outputs = outputs.into_iter().flatten().map(|made| &*made.file);
+        for file in ["manifest.txt", "record.json", "log", READS]
+            .into_iter()
+            .chain(outputs)
+        {
+            let path = dir.join(file);
+            let may_lack = ["log", READS].contains(&file);
+            if may_lack && !fs::symlink_metadata(&path).is_ok_and(|meta| meta.is_file()) {
                 continue;
             }
-            add(&mut tar, &format!("results/{fp}/{file}"), &dir.join(&file))?;
+            let nodes = tree::walk(&path);
+            let nodes = nodes.with_context(|| format!("cannot read {}", path.display()))?;
+            if nodes.is_empty() {
+                add_folder(&mut tar, &place.join(file))?;
+            }
+            for Node { name, what } in nodes {
+                let (from, to) = (
+                    tree::place(&path, &name),
+                    tree::place(&place.join(file), &name),
+                );
+                match what {
+                    What::File { .. } => add(&mut tar, &to, &from)?,
+                    What::Empty => add_folder(&mut tar, &to)?,
+                    What::Link(target, _) => {
+                        let mut header = header(EntryType::Symlink, 0o777);
+                        tar.append_link(&mut header, &to, &target)?;
+                    }
+                }
+            }
         }
     }
     let part = tar.into_inner()?.finish()?;
@@ -65,14 +93,37 @@ pub fn write(
 }
 
 /// The same content gives the same bytes: no owners, no times.
-fn add(tar: &mut Builder<impl std::io::Write>, name: &str, path: &Path) -> Result<()> {
-    let file = read::open(path).with_context(|| format!("cannot read {}", path.display()))?;
-    let meta = file.metadata()?;
+fn header(kind: EntryType, mode: u32) -> Header {
     let mut header = Header::new_gnu();
-    header.set_entry_type(EntryType::Regular);
+    header.set_entry_type(kind);
+    header.set_mode(mode);
+    header.set_size(0);
+    header
+}
+
+fn add_folder(tar: &mut Builder<impl io::Write>, name: &Path) -> Result<()> {
+    let mut header = header(EntryType::Directory, 0o755);
+    Ok(tar.append_data(&mut header, name, io::empty())?)
+}
+
+/// A file, or what a link to one points to.
+fn add(tar: &mut Builder<impl io::Write>, name: &Path, path: &Path) -> Result<()> {
+    let mut file = read::open(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let meta = file.metadata()?;
+    let mode = if meta.mode() & 0o100 != 0 {
+        0o755
+    } else {
+        0o644
+    };
+    let mut header = header(EntryType::Regular, mode);
     header.set_size(meta.len());
-    header.set_mode(0o644);
-    tar.append_data(&mut header, name, file.take(meta.len()))?;
+    tar.append_data(&mut header, name, (&mut file).take(meta.len()))?;
+    // One that has become shorter would leave an archive that cannot be read.
+    ensure!(
+        file.stream_position()? == meta.len(),
+        "{} changed while it was read; export again",
+        path.display()
+    );
     Ok(())
 }
 
@@ -84,7 +135,7 @@ pub fn usual_limit(packed: u64) -> u64 {
 
 /// Files of one archive, and folders in each other.
 const FILES: usize = 2_000_000;
-const DEPTH: usize = 64;
+const DEPTH: usize = 256;
 /// Bytes of a path.
 const PATH: usize = 4096;
 
@@ -147,7 +198,8 @@ fn unpack_from(from: impl Read, to: &Path, limit: u64) -> Result<Unpacked> {
     let mut tar = Archive::new(from);
     let mut found = BTreeSet::new();
     let (mut files, mut left_out, mut count) = (Vec::new(), Vec::new(), 0);
-    let mut long = None;
+    let mut links = Vec::new();
+    let (mut long, mut long_target) = (None, None);
     // As they are: the library would take a long name into memory whatever its length.
     for entry in tar
         .entries()
@@ -155,46 +207,53 @@ fn unpack_from(from: impl Read, to: &Path, limit: u64) -> Result<Unpacked> {
         .raw(true)
     {
         let mut entry = entry.context("the archive is damaged")?;
+        let kind = entry.header().entry_type();
         let size = entry.header().entry_size().unwrap_or(u64::MAX);
-        if entry.header().entry_type() == EntryType::GNULongName && size <= PATH as u64 {
-            let mut name = Vec::new();
+        let of_next = matches!(kind, EntryType::GNULongName | EntryType::GNULongLink);
+        if of_next && size <= PATH as u64 {
+            let mut text = Vec::new();
             entry
-                .read_to_end(&mut name)
+                .read_to_end(&mut text)
                 .context("the archive is damaged")?;
-            name.truncate(name.iter().position(|b| *b == 0).unwrap_or(name.len()));
-            long = Some(name);
+            text.truncate(text.iter().position(|b| *b == 0).unwrap_or(text.len()));
+            match kind {
+                EntryType::GNULongName => long = Some(text),
+                _ => long_target = Some(text),
+            }
             continue;
         }
         let path = long
             .take()
             .unwrap_or_else(|| entry.path_bytes().into_owned());
+        let target = long_target.take();
         let path = checked_path(&path)?;
-        if path
-            .split('/')
-            .any(|part| part.eq_ignore_ascii_case(".git"))
-        {
+        let parts = path.components().count();
+        // Only outputs hold anything but files: `results/FINGERPRINT/OUTPUT/…`.
+        let output = path.starts_with("results") && parts > 2;
+        let known = match kind {
+            EntryType::Regular => true,
+            EntryType::Directory => output,
+            EntryType::Symlink => output && parts > 3,
+            _ => false,
+        };
+        if path.starts_with(PROJECT) && acts_by_itself(&path) {
             // Nobody packs it by mistake.
-            let message = format!("the archive holds {path}, which does not belong there");
-            return Err(Diagnostic::new(message).into());
+            return Err(Diagnostic::new(strange(&path)).into());
         }
-        if entry.header().entry_type() != EntryType::Regular {
-            bail!("the archive holds {path}, which does not belong there");
-        }
+        ensure!(known, strange(&path));
         count += 1;
         ensure!(
             count <= FILES,
             "the archive holds more than {FILES} files, the limit"
         );
-        let mut parts = path.split('/');
-        match (parts.next(), parts.next(), parts.next()) {
-            (Some("results"), Some(fp), Some(_)) => {
-                found.insert(fp.parse().map_err(anyhow::Error::msg)?);
-            }
-            (Some(PROJECT), Some(_), _) => files.push(path[PROJECT.len() + 1..].to_owned()),
-            _ => {
-                left_out.push(path);
-                continue;
-            }
+        if output {
+            let fp = path.iter().nth(1).unwrap_or_default().to_string_lossy();
+            found.insert(fp.parse::<Fingerprint>().map_err(anyhow::Error::msg)?);
+        } else if path.starts_with(PROJECT) && parts > 1 {
+            files.push(path.to_string_lossy()[PROJECT.len() + 1..].to_owned());
+        } else {
+            left_out.push(path.to_string_lossy().into_owned());
+            continue;
         }
         if size > limit {
             return Err(too_large(limit));
@@ -203,9 +262,33 @@ fn unpack_from(from: impl Read, to: &Path, limit: u64) -> Result<Unpacked> {
         if let Some(folder) = place.parent() {
             fs::create_dir_all(folder)?;
         }
-        let mut file =
-            File::create_new(&place).with_context(|| format!("the archive holds {path} twice"))?;
-        io::copy(&mut entry, &mut file).context("the archive is damaged")?;
+        let twice = || format!("the archive holds {} twice", shown(&path));
+        match kind {
+            EntryType::Directory => fs::create_dir(&place).with_context(twice)?,
+            EntryType::Symlink => {
+                let target = target.or_else(|| entry.link_name_bytes().map(|t| t.into_owned()));
+                let target = PathBuf::from(OsString::from_vec(target.unwrap_or_default()));
+                ensure!(
+                    store::stays_inside(parts - 4, &target) && climbs_first(&target),
+                    "the archive holds {}, a link that leaves its output",
+                    shown(&path)
+                );
+                links.push((place, path, target));
+            }
+            _ => {
+                let mut file = File::create_new(&place).with_context(twice)?;
+                io::copy(&mut entry, &mut file).context("the archive is damaged")?;
+                if entry.header().mode().is_ok_and(|mode| mode & 0o100 != 0) {
+                    let mode = file.metadata()?.mode() | 0o100 | 0o111 & !store::umask();
+                    file.set_permissions(Permissions::from_mode(mode))?;
+                }
+            }
+        }
+    }
+    // When all else is there, so that nothing was written through one of them.
+    for (place, path, target) in links {
+        std::os::unix::fs::symlink(target, &place)
+            .with_context(|| format!("the archive holds {} twice", shown(&path)))?;
     }
     // The rest, so that the checksum at its end is compared too.
     io::copy(&mut tar.into_inner(), &mut io::sink()).context("the archive is damaged")?;
@@ -213,32 +296,20 @@ fn unpack_from(from: impl Read, to: &Path, limit: u64) -> Result<Unpacked> {
     let mut names = BTreeSet::from(["pipeline.toml".to_owned(), "accepted.toml".to_owned()]);
     for fp in found {
         let dir = to.join("results").join(Fingerprint::to_string(&fp));
-        let (entry, manifest) = check(&dir, &fp)?;
-        for file in stat::walk(&dir)? {
-            if !belongs(&file, &entry.out) {
-                left_out.push(format!("results/{fp}/{file}"));
-            }
-        }
+        let (entry, named) = check(&dir, &fp)?;
         for place in fs::read_dir(&dir)? {
             let place = place?;
-            if belongs(&place.file_name().to_string_lossy(), &entry.out) {
-                continue;
-            }
-            match place.file_type()?.is_dir() {
-                true => fs::remove_dir_all(place.path())?,
-                false => fs::remove_file(place.path())?,
+            let name = place.file_name();
+            if !belongs(&name.to_string_lossy(), &entry) {
+                tree::remove(&place.path())?;
+                left_out.push(format!("results/{fp}/{}", name.to_string_lossy()));
             }
         }
-        names.extend(named(&manifest));
-        names.extend(entry.reads.iter().map(|(path, _)| path.clone()));
+        names.extend(named);
         entries.push(entry);
     }
-    let known = |file: &String| {
-        Path::new(file)
-            .ancestors()
-            .any(|a| a.to_str().is_some_and(|a| names.contains(a)))
-    };
-    let (files, strange): (Vec<_>, Vec<_>) = files.into_iter().partition(known);
+    let (files, strange): (Vec<_>, Vec<_>) =
+        files.into_iter().partition(|file| names.contains(file));
     for file in strange {
         fs::remove_file(to.join(PROJECT).join(&file))?;
         left_out.push(format!("{PROJECT}/{file}"));
@@ -250,48 +321,82 @@ fn unpack_from(from: impl Read, to: &Path, limit: u64) -> Result<Unpacked> {
     })
 }
 
-/// A path that stays below where it is put and prints.
-fn checked_path(path: &[u8]) -> Result<String> {
-    let shown = String::from_utf8_lossy(path);
-    let shown = plain::cut(&shown, 100);
-    let good = std::str::from_utf8(path).ok().filter(|path| {
-        let odd = |c: char| c.is_control() || plain::is_odd(c);
-        let plain =
-            |part: &str| !part.is_empty() && part.len() <= 255 && part != "." && part != "..";
-        path.len() <= PATH
-            && path.split('/').count() <= DEPTH
-            && path.split('/').all(plain)
-            && !path.contains(odd)
-    });
-    match good {
-        Some(path) => Ok(path.to_owned()),
-        None => bail!("the archive holds {shown}, which does not belong there"),
-    }
+/// A path that stays below where it is put. It prints; only below an output a name may be any bytes, as
+/// its stage has chosen them.
+fn checked_path(bytes: &[u8]) -> Result<PathBuf> {
+    let bytes = bytes.strip_suffix(b"/").unwrap_or(bytes);
+    let path = PathBuf::from(OsString::from_vec(bytes.to_vec()));
+    let parts: Vec<&[u8]> = bytes.split(|b| *b == b'/').collect();
+    let plain = |part: &&[u8]| {
+        let special = part.is_empty() || *part == b"." || *part == b"..";
+        !special && part.len() <= 255 && !part.contains(&0)
+    };
+    let odd = |c: char| c.is_control() || plain::is_odd(c);
+    let prints = |part: &&[u8]| std::str::from_utf8(part).is_ok_and(|text| !text.contains(odd));
+    let told = match path.starts_with("results") {
+        true => 3,
+        false => parts.len(),
+    };
+    let good = bytes.len() <= PATH
+        && parts.len() <= DEPTH
+        && parts.iter().all(plain)
+        && parts.iter().take(told).all(prints);
+    ensure!(good, strange(&path));
+    Ok(path)
 }
 
-/// Whether a file of a result's folder is one that its record tells of, or that every result has.
-fn belongs(file: &str, outputs: &[Made]) -> bool {
-    let top = file.split('/').next().unwrap_or(file);
-    ["manifest.txt", "record.json", "log"].contains(&file) || outputs.iter().any(|o| o.file == top)
+fn shown(path: &Path) -> String {
+    plain::cut(&path.to_string_lossy(), 100).into_owned()
 }
 
-/// The files of the project that a manifest tells of.
-fn named(manifest: &Manifest) -> impl Iterator<Item = String> {
-    let keys = manifest.iter().map(|(key, _)| key);
-    let files = keys.filter_map(|key| {
-        let kinds = ["file.", "code.", "read."];
-        kinds.into_iter().find_map(|kind| key.strip_prefix(kind))
-    });
-    let names = files.map(|name| name.replace("\\c ", ": ").replace("\\\\", "\\"));
-    names.collect::<Vec<_>>().into_iter()
+fn strange(path: &Path) -> String {
+    format!(
+        "the archive holds {}, which does not belong there",
+        shown(path)
+    )
+}
+
+/// True if git would carry out what it finds there.
+pub fn acts_by_itself(path: &Path) -> bool {
+    path.iter().any(|part| part.eq_ignore_ascii_case(".git"))
+}
+
+/// True if a link goes up first and then down: then it never goes up from where another link has led.
+fn climbs_first(target: &Path) -> bool {
+    let mut parts = target
+        .components()
+        .filter(|part| *part != Component::CurDir);
+    let down = parts.find(|part| *part != Component::ParentDir);
+    down.is_some() && parts.all(|part| matches!(part, Component::Normal(_)))
+        || down.is_none() && target.components().next().is_some()
+}
+
+/// Whether something in a result's folder is what its record tells of, or what every result has.
+fn belongs(name: &str, entry: &Entry) -> bool {
+    ["manifest.txt", "record.json", "log"].contains(&name)
+        || name == READS && entry.more.is_some()
+        || entry.out.iter().any(|made| made.file == name)
+}
+
+/// The name in an archive of a file of the project, where it cannot leave the folder it is put into.
+pub fn inside(name: &str) -> Option<String> {
+    let parts = Path::new(name).components();
+    let parts = parts.filter(|part| *part != Component::CurDir);
+    let plain = |part: Component| match part {
+        Component::Normal(part) => part.to_str().map(str::to_owned),
+        _ => None,
+    };
+    Some(parts.map(plain).collect::<Option<Vec<_>>>()?.join("/"))
 }
 
 /// A result is what it claims to be: manifest, record and outputs agree.
-fn check(dir: &Path, fp: &Fingerprint) -> Result<(Entry, Manifest)> {
+/// With it, the files of the project that it depends on, as they are called in an archive.
+fn check(dir: &Path, fp: &Fingerprint) -> Result<(Entry, Vec<String>)> {
     let damaged = |what: &str| format!("result {} of the archive: {what}", fp.short());
     let manifest = read::own_text(&dir.join("manifest.txt"), read::TOLD)
         .with_context(|| damaged("no manifest"))?;
-    let mut entry = Record::load(&dir.join("record.json"))?.result;
+    let record = Record::load(&dir.join("record.json"))?;
+    let mut entry = record.result;
     ensure!(entry.fp == *fp, damaged("its record is another's"));
     if let Some(why) = entry.problem().or_else(|| entry.contradiction(&manifest)) {
         bail!(damaged(&why));
@@ -299,25 +404,30 @@ fn check(dir: &Path, fp: &Fingerprint) -> Result<(Entry, Manifest)> {
     for made in &mut entry.out {
         made.stamp = None;
         let path = dir.join(&made.file);
-        let digest = if path.is_dir() {
-            let mut tree = stat::Tree::default();
-            for name in stat::walk(&path)? {
-                let file = path.join(&name);
-                tree.add(&name, &stat::hash_file(&file, fs::metadata(&file)?.len())?);
-            }
-            tree.digest()
-        } else {
-            let meta =
-                fs::metadata(&path).with_context(|| damaged(&format!("no {}", made.file)))?;
-            stat::hash_file(&path, meta.len())?
-        };
+        let nodes = tree::walk(&path).with_context(|| damaged(&format!("no {}", made.file)))?;
+        let digest = tree::read(&path, &nodes)?;
         ensure!(
             digest == made.digest,
             damaged(&format!("{} is not what was committed", made.file))
         );
     }
+    let list = match entry.more {
+        Some(digest) => store::read_list(dir, digest)
+            .with_context(|| damaged(&format!("{READS} is not what was committed")))?,
+        None => entry.reads.clone(),
+    };
     // Where training went on from stays at home.
     entry.state = None;
     entry.extends = None;
-    Ok((entry, Manifest::parse(&manifest)))
+    let manifest = Manifest::parse(&manifest);
+    let declared = manifest
+        .iter()
+        .filter_map(|(key, _)| key.strip_prefix("file."));
+    // The manifest has one digest for all code; which files that is tells the record.
+    let code = record.code.keys().map(String::as_str);
+    let code = code.filter(|_| manifest.get("kind") == Some("command"));
+    let contents = list.iter().filter(|read| read.what == reads::What::Content);
+    let read = contents.map(|read| read.path.as_str());
+    let named = declared.chain(code).chain(read).filter_map(inside);
+    Ok((entry, named.collect()))
 }

@@ -1,5 +1,5 @@
 //! The program behind `repro` in a build with CUDA: see main.rs.
 
 fn main() -> std::process::ExitCode {
-    repro::cmd::main(stages::STAGES)
+    repro::cmd::main(repro::kinds::KINDS)
 }

@@ -114,23 +114,28 @@ const SENTENCE: usize = 2000;
 const LONG: usize = 400;
 const MANY: usize = 20_000;
 
+fn short<'a>(names: impl IntoIterator<Item = &'a str>) -> impl Iterator<Item = &'a str> {
+    let short = |name: &&str| name.len() <= LONG;
+    names.into_iter().filter(short).take(MANY)
+}
+
+/// The nearest name, if one is near enough to have been meant.
+pub fn nearest<'a>(wrong: &str, names: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    // Comparing takes the product of both lengths.
+    let wrong = plain::cut(wrong, LONG);
+    let near = short(names).map(|name| (strsim::damerau_levenshtein(&wrong, name), name));
+    let (distance, name) = near.min()?;
+    (distance <= 1 + name.len() / 3).then_some(name)
+}
+
 /// A hint for a name that does not exist: the nearest one that does, else all of them.
 pub fn suggest<'a>(wrong: &str, names: impl IntoIterator<Item = &'a str>) -> String {
-    // Far more than fit a hint; comparing takes the product of both lengths.
-    let wrong = &*plain::cut(wrong, LONG);
-    let short = |name: &&str| name.len() <= LONG;
-    let names: Vec<&str> = names.into_iter().filter(short).take(MANY).collect();
-    let nearest = names
-        .iter()
-        .map(|name| (strsim::damerau_levenshtein(wrong, name), *name))
-        .min();
-    match nearest {
-        Some((distance, name)) if distance <= 1 + name.len() / 3 => {
-            format!("did you mean `{name}`?")
-        }
-        _ if names.is_empty() => "there are none".into(),
-        _ if names.len() > 20 => format!("one of {}, …", names[..20].join(", ")),
-        _ => format!("one of {}", names.join(", ")),
+    let names: Vec<&str> = short(names).collect();
+    match nearest(wrong, names.iter().copied()) {
+        Some(name) => format!("did you mean `{name}`?"),
+        None if names.is_empty() => "there are none".into(),
+        None if names.len() > 20 => format!("one of {}, …", names[..20].join(", ")),
+        None => format!("one of {}", names.join(", ")),
     }
 }
 

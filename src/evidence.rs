@@ -1,7 +1,8 @@
 //! What the store has of the stages that measure something: what tables and checks are made of.
 
+use contract::metrics;
+
 use crate::graph::Id;
-use crate::metrics;
 use crate::plan::{Planner, Verdict};
 use crate::project::Project;
 use crate::table::{Evidence, Found, Outcome, Profile};
@@ -38,7 +39,7 @@ fn find(planner: &Planner, id: Id) -> Found {
             Ok(outcome) => return Found::Fresh(outcome),
             Err(error) => format!("{error:#}"),
         },
-        _ if planner.last(id).is_none() => return Found::NotRun,
+        _ if !planner.known(id) => return Found::NotRun,
         Some(Verdict::Stale(reasons)) => reasons.join("; "),
         Some(Verdict::Waits(ids)) => {
             let names: Vec<&str> = ids

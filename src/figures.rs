@@ -9,6 +9,7 @@ use serde::de::{Deserializer, MapAccess, Visitor};
 use toml::Spanned;
 
 use crate::diag::{Diagnostic, suggest};
+use crate::digest::Digest;
 use crate::graph::{Graph, Id};
 use crate::plan::{Planner, Verdict};
 use crate::spec::{Spec, names};
@@ -89,17 +90,7 @@ impl<'de> Deserialize<'de> for Figures {
 impl Figures {
     /// The figures of a pipeline, or the first thing wrong with them.
     pub fn load(spec: &Spec, graph: &Graph) -> Result<Self, Diagnostic> {
-        #[derive(Deserialize)]
-        struct File {
-            #[serde(default)]
-            figure: Figures,
-        }
-        let source = &spec.source;
-        if !source.text().contains("[figure.") {
-            return Ok(Self::default());
-        }
-        let File { figure } = toml::from_str(source.text())
-            .map_err(|e| source.error(&e.span().unwrap_or(0..0), e.message().replace('\n', " ")))?;
+        let (source, figure) = (&spec.source, spec.figures.clone());
         for figure in &figure.0 {
             let name = figure.id.get_ref();
             if let Some(why) = names::problem(name, &['/', '\\']) {
@@ -181,7 +172,7 @@ pub fn picture(planner: &Planner, id: Id, output: usize) -> Picture {
             Some(made) => Picture::File(planner.store.output(fp, made)),
             None => Picture::Stale("its result is gone".into()),
         },
-        _ if planner.last(id).is_none() => Picture::NotRun,
+        _ if !planner.known(id) => Picture::NotRun,
         Some(Verdict::Stale(reasons)) => Picture::Stale(reasons.join("; ")),
         Some(Verdict::Waits(ids)) => {
             let names: Vec<&str> = ids
@@ -265,13 +256,13 @@ pub fn graph(planner: &Planner, title: &str, link: bool) -> Drawing {
                     name: stage.family.clone(),
                     kind: stage.kind.name().into(),
                     states: Vec::new(),
-                    link: link.then(|| format!("#stage-{}", slug(&stage.name))),
+                    link: link.then(|| format!("#{}", anchor(&stage.name))),
                 });
                 families.len() - 1
             });
         nodes[at].states.push(match planner.verdict(id) {
             Some(Verdict::Fresh(_)) => State::Fresh,
-            _ if planner.last(id).is_some() => State::Stale,
+            _ if planner.known(id) => State::Stale,
             _ => State::Absent,
         });
         family_of.push(at);
@@ -302,6 +293,45 @@ pub fn slug(text: &str) -> String {
     slug.trim_end_matches(['-', '.']).into()
 }
 
+/// Where a stage stands in a page. No two stages share one, unlike a slug.
+pub fn anchor(stage: &str) -> String {
+    let mut anchor = String::from("stage-");
+    for c in stage.chars() {
+        match c {
+            c if c.is_alphanumeric() || "-_.@=".contains(c) => anchor.push(c),
+            c => anchor += &format!("~{:x}~", u32::from(c)),
+        }
+    }
+    anchor
+}
+
+/// Longer names of files are cut: file systems take 255 bytes.
+const LONGEST: usize = 160;
+
+/// Names of files that are written into one folder.
+#[derive(Debug, Default)]
+pub struct FileNames(HashSet<String>);
+
+impl FileNames {
+    /// A name from a text, ending with `extension`. Where it had to be cut, or another text has
+    /// taken it, a digest of `whole` tells them apart.
+    pub fn choose(&mut self, text: &str, whole: &str, extension: &str) -> String {
+        let mut end = text.len().min(LONGEST);
+        while !text.is_char_boundary(end) {
+            end -= 1;
+        }
+        let plain = format!("{text}.{extension}");
+        // There are file systems to which letters are the same in upper and lower case.
+        if end == text.len() && self.0.insert(plain.to_lowercase()) {
+            return plain;
+        }
+        let digest = Digest::of(whole.as_bytes()).to_string();
+        let told = format!("{}-{}.{extension}", &text[..end], &digest[..8]);
+        self.0.insert(told.to_lowercase());
+        told
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -325,6 +355,21 @@ mod tests {
         ] {
             assert_eq!(acts(good.as_bytes()), None, "{good}");
         }
+    }
+
+    #[test]
+    fn no_two_files_or_places_in_a_page_share_a_name() {
+        let mut names = FileNames::default();
+        let mut choose = |stage: &str| names.choose(&slug(stage), stage, "svg");
+        assert_eq!(choose("fit-a"), "fit-a.svg");
+        let other = choose("fit_a");
+        assert!(other.starts_with("fit-a-") && other.len() == 18, "{other}");
+        assert_ne!(choose("fit@A"), choose("fit@a"));
+        let long = |end: &str| "é".repeat(200) + end;
+        let (one, two) = (choose(&long("1")), choose(&long("2")));
+        assert!(one != two && one.len() < 255, "{one}");
+        assert_eq!(anchor("vae@cifar10"), "stage-vae@cifar10");
+        assert_ne!(anchor("fit a"), anchor("fit-a"));
     }
 
     #[test]

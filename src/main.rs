@@ -1,4 +1,4 @@
-//! Arguments in, exit code out; the only mention of the library's kinds.
+//! Arguments in, exit code out.
 //!
 //! With CUDA this program only finds NVIDIA's libraries and becomes `repro-cuda`, which is linked
 //! to them: otherwise a missing one would be the loader's to report, before our first line runs.
@@ -14,5 +14,5 @@ fn main() -> std::process::ExitCode {
 
 #[cfg(not(feature = "cuda"))]
 fn main() -> std::process::ExitCode {
-    repro::cmd::main(stages::STAGES)
+    repro::cmd::main(repro::kinds::KINDS)
 }

@@ -2,9 +2,11 @@
 
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::{Context, Result};
-use stages::contract::StageDef;
+use contract::StageDef;
+use globset::{GlobBuilder, GlobSetBuilder};
 
 use crate::accept::Accepted;
 use crate::check::Claims;
@@ -12,6 +14,7 @@ use crate::device::Device;
 use crate::diag::{Diagnostic, Source};
 use crate::figures::Figures;
 use crate::graph::Graph;
+use crate::observe::places::{Places, Root};
 use crate::plain;
 use crate::plan::Planner;
 use crate::read;
@@ -48,6 +51,10 @@ pub struct Facts {
     pub profile: String,
     pub device: Device,
     pub accepted: Accepted,
+    /// Which files count when a program is seen to read them.
+    pub places: Arc<Places>,
+    /// Files that say what is installed; they count for every command.
+    pub environment: Vec<String>,
 }
 
 #[derive(Debug)]
@@ -141,6 +148,8 @@ impl Project {
             profile: spec.profile.name.clone(),
             device: Device::choose(&args.device)?,
             accepted: Accepted::load(&dir.join("accepted.toml"))?,
+            places: Arc::new(places(&spec, &dir, &root)?),
+            environment: spec.environment.iter().map(|e| e.text.clone()).collect(),
             dir,
         };
         Ok(Self {
@@ -178,6 +187,46 @@ impl Project {
         profiles.sort();
         profiles
     }
+}
+
+/// What `[pipeline]` says of files that programs read.
+fn places(spec: &Spec, dir: &Path, store: &Path) -> Result<Places, Diagnostic> {
+    let mut roots = vec![Root::new(dir, Path::new(""))];
+    for folder in &spec.watch {
+        let path = dir.join(&folder.text);
+        if !path.is_dir() {
+            let message = format!("`watch` names {}, which is no folder", folder.text);
+            let hint = "write a folder whose files count when a program reads them";
+            return Err(spec.error(&folder.span, message).hint(hint));
+        }
+        let path = path.canonicalize().unwrap_or(path);
+        roots.push(Root::new(&path, Path::new(&folder.text)));
+    }
+    let mut ignore = GlobSetBuilder::new();
+    for pattern in &spec.ignore {
+        let text = pattern.text.trim_start_matches("./");
+        // A folder stands for all that is in it.
+        let all = format!("{}/**", text.trim_end_matches('/'));
+        for text in [text, &all] {
+            let glob = GlobBuilder::new(text).literal_separator(true).build();
+            ignore.add(glob.map_err(|e| {
+                let message = format!("`ignore` has a pattern that cannot be read: {}", e.kind());
+                let hint = "as in files = [\"data/**/*.csv\"]";
+                spec.error(&pattern.span, message).hint(hint)
+            })?);
+        }
+    }
+    let ignore = ignore
+        .build()
+        .map_err(|e| Diagnostic::new(format!("`ignore`: {e}")))?;
+    for file in &spec.environment {
+        if !dir.join(&file.text).is_file() {
+            let message = format!("`environment` names {}, which is no file", file.text);
+            let hint = "a file that says what is installed, such as uv.lock or environment.yml";
+            return Err(spec.error(&file.span, message).hint(hint));
+        }
+    }
+    Ok(Places::new(roots, store, ignore))
 }
 
 /// Where results are or will be, also where there is no pipeline file yet.

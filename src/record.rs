@@ -7,6 +7,7 @@ use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::observe::findings::Seen;
 use crate::provenance::Git;
 use crate::read;
 use crate::store::{Entry, Spent};
@@ -21,7 +22,8 @@ pub struct Record {
     pub params: Value,
     /// Per port, `STAGE.OUTPUT` and digest of what was read.
     pub inputs: BTreeMap<String, Vec<String>>,
-    /// Digests of the code as it really was, where the manifest holds an accepted equivalent.
+    /// Modules and files of the code as it really was, with digests; the manifest holds one digest for
+    /// all of it, or an accepted equivalent.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub code: BTreeMap<String, String>,
     pub started: String,
@@ -49,6 +51,9 @@ pub struct Record {
     pub versions: BTreeMap<String, String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub git: Option<Git>,
+    /// What a command was seen to do besides reading what counts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seen: Option<Seen>,
     /// The arguments of a command.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub command: Vec<String>,

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use anyhow::{Context, Result};
+use contract::{Event, Interrupted, Job, JobSpec, StageDef};
 use signal_hook::consts::{SIGINT, SIGTERM};
-use stages::contract::{Event, Interrupted, Job, JobSpec, StageDef};
 use stages::tools::device::trouble;
 use stages::tools::versions::versions;
 

@@ -3,13 +3,13 @@
 
 use anyhow::{Result, ensure};
 use candle_core::DType;
+use contract::metrics;
+use contract::{Input, Job, Output, Stage};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use crate::contract::{Input, Job, Output, Stage};
 use crate::data::images::Images;
-use crate::data::metrics;
 use crate::metrics::bits;
 use crate::models::glow::{Config, Glow};
 use crate::nn::device;

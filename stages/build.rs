@@ -2,8 +2,10 @@
 //!
 //! A module's digest is BLAKE3 over its token stream, so comments, formatting, documentation and
 //! `#[cfg(test)]` items do not count; files it includes (`include_str!`, `include_bytes!`: kernels,
-//! embedded data) do. A module reaches those whose paths it names. `contract` is left out: it
-//! passes paths and progress and computes nothing, and every kind would be stale for a new event.
+//! embedded data) do. A module reaches those whose paths it names.
+//!
+//! Modules of the crate `contract` count like our own, but for those that pass paths and progress
+//! and compute nothing: if they counted, every kind would be stale for a new event.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::error::Error;
@@ -18,29 +20,23 @@ mod versions;
 
 use reader::{Module, read};
 
-/// Path of a module below the crate: `["nn", "conv"]`.
+/// Path of a module below the crate, `["nn", "conv"]`, or of the contract, `["contract", "metrics"]`.
 type Name = Vec<String>;
+
+const CONTRACT: &str = "contract";
+
+/// Files of the contract that are code of no kind.
+const NO_CODE: [&str; 3] = ["lib", "job", "testing"];
+
+/// Files and folders of this crate that hold no kind's code.
+const NO_KIND: [&str; 6] = ["lib", "build", "benches", "examples", "tests", "target"];
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo::rerun-if-changed=.");
+    println!("cargo::rerun-if-changed=../{CONTRACT}");
     let root = PathBuf::from(env::var("CARGO_MANIFEST_DIR")?);
     versions::tell(&root);
-    let mut files = BTreeMap::new();
-    for entry in fs::read_dir(&root)? {
-        let path = entry?.path();
-        let stem = path
-            .file_stem()
-            .unwrap_or_default()
-            .to_string_lossy()
-            .into_owned();
-        let skip = [
-            "lib", "build", "benches", "examples", "tests", "target", "contract",
-        ];
-        if !skip.contains(&stem.as_str()) {
-            find(&path, &mut vec![], &mut files)?;
-        }
-    }
-
+    let files = sources(&root)?;
     let names: BTreeSet<Name> = files.keys().cloned().collect();
     let mut modules = BTreeMap::new();
     for (name, path) in &files {
@@ -53,10 +49,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         .filter(|name| name.len() == 1 && files[*name].parent() == Some(&root))
     {
         let constant = name[0].to_uppercase();
-        writeln!(
-            code,
-            "pub const {constant}: &[crate::contract::CodeModule] = &["
-        )?;
+        writeln!(code, "pub const {constant}: &[contract::CodeModule] = &[")?;
         for reached in closure(name, &modules) {
             writeln!(
                 code,
@@ -69,6 +62,25 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
     fs::write(PathBuf::from(env::var("OUT_DIR")?).join("code.rs"), code)?;
     Ok(())
+}
+
+/// All files that may be code of a kind: those of this crate, and of the contract beside it.
+fn sources(root: &Path) -> Result<BTreeMap<Name, PathBuf>, Box<dyn Error>> {
+    let mut files = BTreeMap::new();
+    let contract = root.with_file_name(CONTRACT);
+    for (folder, skip, name) in [
+        (root, &NO_KIND[..], vec![]),
+        (&contract, &NO_CODE[..], vec![CONTRACT.to_string()]),
+    ] {
+        for entry in fs::read_dir(folder)? {
+            let path = entry?.path();
+            let stem = path.file_stem().unwrap_or_default().to_string_lossy();
+            if !skip.contains(&&*stem) {
+                find(&path, &mut name.clone(), &mut files)?;
+            }
+        }
+    }
+    Ok(files)
 }
 
 /// Collects the Rust files below `path` with their module names.
@@ -116,30 +128,44 @@ fn closure(start: &Name, modules: &BTreeMap<Name, Module>) -> BTreeSet<Name> {
 mod tests {
     use super::*;
 
-    /// Digests of the modules that `name` reaches, in a folder of files.
-    fn digests(root: &Path, name: &str) -> BTreeMap<String, String> {
-        let mut files = BTreeMap::new();
-        for entry in fs::read_dir(root).unwrap() {
-            find(&entry.unwrap().path(), &mut vec![], &mut files).unwrap();
+    /// A folder with files for `stages/` and `contract/`.
+    struct Folder(tempfile::TempDir);
+
+    impl Folder {
+        fn new() -> Self {
+            let folder = Self(tempfile::tempdir().unwrap());
+            folder.write("contract/lib.rs", "mod job;");
+            folder
         }
-        let names: BTreeSet<Name> = files.keys().cloned().collect();
-        let modules: BTreeMap<Name, Module> = (files.iter())
-            .map(|(name, path)| (name.clone(), read(name, path, &names).unwrap()))
-            .collect();
-        let reached = closure(&vec![name.to_string()], &modules);
-        let digest = |m: Name| (m.join("::"), modules[&m].digest.clone());
-        reached.into_iter().map(digest).collect()
+
+        fn write(&self, path: &str, text: &str) {
+            let path = self.0.path().join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        }
+
+        /// Digests of the modules that the kind reaches.
+        fn digests(&self, kind: &str) -> BTreeMap<String, String> {
+            let files = sources(&self.0.path().join("stages")).unwrap();
+            let names: BTreeSet<Name> = files.keys().cloned().collect();
+            let modules: BTreeMap<Name, Module> = (files.iter())
+                .map(|(name, path)| (name.clone(), read(name, path, &names).unwrap()))
+                .collect();
+            let reached = closure(&vec![kind.to_string()], &modules);
+            let digest = |m: Name| (m.join("::"), modules[&m].digest.clone());
+            reached.into_iter().map(digest).collect()
+        }
+
+        fn reached(&self, kind: &str) -> Vec<String> {
+            self.digests(kind).into_keys().collect()
+        }
     }
 
     /// A kernel counts as the code of those kinds, and only those, that reach who includes it.
     #[test]
     fn a_changed_kernel_makes_the_kinds_that_reach_it_stale() {
-        let dir = tempfile::tempdir().unwrap();
-        let write = |path: &str, text: &str| {
-            let path = dir.path().join(path);
-            fs::create_dir_all(path.parent().unwrap()).unwrap();
-            fs::write(path, text).unwrap();
-        };
+        let folder = Folder::new();
+        let write = |path: &str, text: &str| folder.write(&format!("stages/{path}"), text);
         write("vae.rs", "use crate::nn::conv::conv2d;");
         write("fid.rs", "use crate::nn::other::f;");
         write(
@@ -157,32 +183,86 @@ mod tests {
             "pub static TEXT: &str = include_str!(\"../../kernels/patches.cu\");",
         );
         write("kernels/patches.cu", "// one");
-        let (vae, fid) = (digests(dir.path(), "vae"), digests(dir.path(), "fid"));
+        let (vae, fid) = (folder.digests("vae"), folder.digests("fid"));
         write("kernels/patches.cu", "// two");
-        let after = digests(dir.path(), "vae");
+        let after = folder.digests("vae");
         let changed: Vec<_> = vae.keys().filter(|m| vae[*m] != after[*m]).collect();
         assert_eq!(changed, ["nn::cuda::patches"]);
-        assert_eq!(fid, digests(dir.path(), "fid"));
+        assert_eq!(fid, folder.digests("fid"));
         assert!(!fid.contains_key("nn::cuda::patches"));
+    }
+
+    /// What an artifact of the contract looks like is code of the kinds that write it; what a job is,
+    /// of none.
+    #[test]
+    fn a_changed_artifact_of_the_contract_makes_the_kinds_that_reach_it_stale() {
+        let folder = Folder::new();
+        for (path, text) in [
+            (
+                "contract/lib.rs",
+                "mod job; mod number; pub mod history; pub mod metrics;",
+            ),
+            ("contract/job.rs", "pub struct Job;"),
+            ("contract/number.rs", "pub fn digits() {}"),
+            ("contract/history.rs", "pub fn save() {}"),
+            ("contract/metrics.rs", "use crate::number::digits;"),
+            (
+                "stages/fid.rs",
+                "use contract::metrics; use contract::{Job, Stage};",
+            ),
+            (
+                "stages/vae.rs",
+                "use contract::{Job, history::{self, Epoch}};",
+            ),
+            ("stages/glow.rs", "fn run() { contract::history::save() }"),
+            (
+                "stages/grid.rs",
+                "use contract::Job; fn run(job: &contract::Job) {}",
+            ),
+            ("stages/all.rs", "use contract as c;"),
+        ] {
+            folder.write(path, text);
+        }
+        let metrics = ["contract::metrics", "contract::number", "fid"];
+        assert_eq!(folder.reached("fid"), metrics);
+        assert_eq!(folder.reached("vae"), ["contract::history", "vae"]);
+        assert_eq!(folder.reached("glow"), ["contract::history", "glow"]);
+        assert_eq!(folder.reached("grid"), ["grid"]);
+        // By another name it may be any of them.
+        assert_eq!(folder.reached("all").len(), 4);
+        let kinds = || ["fid", "vae", "grid"].map(|kind| folder.digests(kind));
+        let before = kinds();
+        folder.write("contract/job.rs", "pub struct Job(u8);");
+        assert_eq!(before, kinds());
+        folder.write("contract/number.rs", "pub fn digits() { 17 }");
+        let after = kinds();
+        assert_ne!(before[0]["contract::number"], after[0]["contract::number"]);
+        assert_eq!(before[1..], after[1..]);
+    }
+
+    /// What the contract's root re-exports would be reached by a path that names no module.
+    #[test]
+    fn the_contract_re_exports_only_what_is_no_code() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).with_file_name(CONTRACT);
+        let text = fs::read_to_string(root.join("lib.rs")).unwrap();
+        let mut exported = text.lines().filter(|line| line.starts_with("pub use"));
+        assert!(exported.all(|line| line.starts_with("pub use job::")));
     }
 
     /// What only tests reach is no code of a kind.
     #[test]
     fn what_tests_reach_does_not_count() {
-        let dir = tempfile::tempdir().unwrap();
-        let write = |path: &str, text: &str| fs::write(dir.path().join(path), text).unwrap();
-        write(
-            "vae.rs",
+        let folder = Folder::new();
+        folder.write(
+            "stages/vae.rs",
             "#[cfg(test)] mod tests { use crate::stories::f; }
              #[cfg(all(test, feature = \"cuda\"))] mod gpu_tests { use crate::other::f; }
              #[cfg(any(test, feature = \"cuda\"))] use crate::noise::f;",
         );
         for name in ["stories.rs", "other.rs", "noise.rs"] {
-            write(name, "pub fn f() {}");
+            folder.write(&format!("stages/{name}"), "pub fn f() {}");
         }
-        let reached = digests(dir.path(), "vae");
-        let reached: Vec<&str> = reached.keys().map(String::as_str).collect();
-        assert_eq!(reached, ["noise", "vae"]);
+        assert_eq!(folder.reached("vae"), ["noise", "vae"]);
     }
 
     /// The kernels of this crate are code of the stages that compute with them.

@@ -1,10 +1,10 @@
 //! Kind `dataset`: a public (or a user's own) data set to train, validation and test images.
 
 use anyhow::{Result, ensure};
+use contract::{Input, Job, Output, Stage};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::contract::{Input, Job, Output, Stage};
 use crate::data::images::Images;
 use crate::data::jpeg;
 use crate::data::source::{Source, Splits};
@@ -109,7 +109,7 @@ fn front(images: &Images, n: usize) -> Images {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::contract::testing::Bench;
+    use contract::testing::Bench;
     use serde_json::json;
 
     #[test]

@@ -4,15 +4,15 @@ use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use candle_core::{DType, Device, Tensor};
+use contract::metrics::{self, Better, Metric};
+use contract::{Input, Job, Output, Stage};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Map;
 
-use crate::contract::{Input, Job, Output, Stage};
 use crate::data::embedded::{self, Look};
 use crate::data::fetch;
 use crate::data::images::Images;
-use crate::data::metrics::{self, Better, Metric};
 use crate::metrics::resize::Resize;
 use crate::models::classifier::{self, Classifier, Labelled};
 use crate::models::extractor::{self as models, Config, OFFICIAL_SHA256};
@@ -150,7 +150,7 @@ fn accuracy_metric(value: f64, n: usize) -> Metric {
         label: "accuracy on held-out embedded images".into(),
         value,
         std_error: Some((value * (1.0 - value) / n as f64).sqrt()),
-        n,
+        n: Some(n as u64),
         better: Better::Higher,
         unit: String::new(),
         protocol: Map::new(),
@@ -210,7 +210,7 @@ impl Dataset<Labelled> for Looks {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::contract::testing::Bench;
+    use contract::testing::Bench;
     use serde_json::json;
 
     #[test]

@@ -3,10 +3,10 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
+use contract::{Event, Input, Interrupted, Job, Output, Progress, Stage};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::contract::{Event, Input, Interrupted, Job, Output, Progress, Stage};
 use crate::data::drawn::Drawn;
 use crate::data::gaussian::Gaussian;
 use crate::data::protocol::{Protocol, UINT8};
@@ -225,7 +225,7 @@ pub mod testing {
 mod tests {
     use super::testing::inputs;
     use super::*;
-    use crate::contract::testing::Bench;
+    use contract::testing::Bench;
     use serde_json::json;
 
     #[test]

@@ -1,12 +1,12 @@
 //! Kind `fid`: the Fréchet distance between the features of two sets of images.
 
 use anyhow::Result;
+use contract::metrics::{self, Better, Metric};
+use contract::{Input, Job, Output, Stage};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::contract::{Input, Job, Output, Stage};
 use crate::data::gaussian::Gaussian;
-use crate::data::metrics::{self, Better, Metric};
 use crate::metrics::frechet::frechet;
 
 pub struct Fid;
@@ -43,7 +43,7 @@ pub fn distance(real: &Gaussian, fake: &Gaussian) -> Result<Metric> {
         label: real.protocol.label.clone(),
         value,
         std_error: None,
-        n: fake.n,
+        n: Some(fake.n as u64),
         better: Better::Lower,
         unit: String::new(),
         protocol,
@@ -53,8 +53,8 @@ pub fn distance(real: &Gaussian, fake: &Gaussian) -> Result<Metric> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::contract::testing::Bench;
     use crate::data::protocol::{Protocol, UINT8};
+    use contract::testing::Bench;
     use serde_json::{Value, json};
 
     fn gaussian(mean: f64, resize: &str) -> Gaussian {

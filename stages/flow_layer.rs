@@ -2,11 +2,11 @@
 
 use anyhow::{Result, ensure};
 use candle_core::DType;
+use contract::history;
+use contract::{Input, Job, Output, Stage};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::contract::{Input, Job, Output, Stage};
-use crate::data::history;
 use crate::data::images::Images;
 use crate::models::flow_layer::{Codes, Config, Flow, Phase2};
 use crate::models::prior::Prior;

@@ -2,11 +2,11 @@
 
 use anyhow::Result;
 use candle_core::DType;
+use contract::history;
+use contract::{Input, Job, Output, Stage};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::contract::{Input, Job, Output, Stage};
-use crate::data::history;
 use crate::data::images::Images;
 use crate::models::augment::Augment;
 use crate::models::baseline::Baseline;
@@ -94,9 +94,9 @@ mod tests {
 
     use super::*;
     use crate::bits_per_dim_glow::BitsPerDimGlow;
-    use crate::contract::testing::Bench;
     use crate::nn::noise::Noise;
     use crate::sample_glow::SampleGlow;
+    use contract::testing::Bench;
 
     fn params() -> Value {
         json!({

@@ -1,10 +1,10 @@
 //! Kind `grid`: the first images of a set side by side (Figures 2 and 3).
 
 use anyhow::{Result, ensure};
+use contract::{Input, Job, Output, Stage};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::contract::{Input, Job, Output, Stage};
 use crate::data::drawn::Drawn;
 use crate::data::grid::Layout;
 

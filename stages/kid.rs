@@ -1,12 +1,12 @@
 //! Kind `kid`: the kernel distance between the features of two sets of images.
 
 use anyhow::{Result, ensure};
+use contract::metrics::{self, Better, Metric};
+use contract::{Input, Job, Output, Stage};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use crate::contract::{Input, Job, Output, Stage};
-use crate::data::metrics::{self, Better, Metric};
 use crate::data::vectors::Vectors;
 use crate::metrics::kid::{Subsets, kid};
 use crate::nn::noise::Noise;
@@ -49,7 +49,7 @@ pub fn distance(real: &Vectors, fake: &Vectors, params: &Params) -> Result<Metri
         label: real.protocol.label_of("KID", "Kernel distance"),
         value,
         std_error,
-        n: fake.n(),
+        n: Some(fake.n() as u64),
         better: Better::Lower,
         unit: String::new(),
         protocol,
@@ -59,9 +59,9 @@ pub fn distance(real: &Vectors, fake: &Vectors, params: &Params) -> Result<Metri
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::contract::testing::Bench;
     use crate::data::protocol::{Protocol, UINT8};
     use crate::precision_recall::PrecisionRecall;
+    use contract::testing::Bench;
     use serde_json::Value;
 
     fn vectors(seed: u64, n: usize, label: &str) -> Vectors {

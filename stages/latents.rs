@@ -2,10 +2,10 @@
 
 use anyhow::{Result, ensure};
 use candle_core::{DType, Device, Tensor};
+use contract::{Input, Interrupted, Job, Output, Progress, Stage};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::contract::{Input, Interrupted, Job, Output, Progress, Stage};
 use crate::data::images::Images;
 use crate::data::latents::Latents as Posterior;
 use crate::models::vae::Vae;

@@ -1,8 +1,7 @@
 //! The machine learning of the pipeline. Here a file is a stage and a folder is a library.
 //!
-//! Only [`contract`], [`STAGES`] and [`tools`] are public: the runner can name no model.
+//! Only [`STAGES`] and [`tools`] are public: the runner can name no model.
 
-pub mod contract;
 mod data;
 mod metrics;
 mod models;

@@ -1,12 +1,12 @@
 //! Kind `precision-recall`: how much of two sets of images overlaps, by their features.
 
 use anyhow::Result;
+use contract::metrics::{self, Better, Metric};
+use contract::{Input, Job, Output, Stage};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use crate::contract::{Input, Job, Output, Stage};
-use crate::data::metrics::{self, Better, Metric};
 use crate::data::vectors::Vectors;
 use crate::metrics::neighbours::precision_and_recall;
 
@@ -46,7 +46,7 @@ pub fn overlap(real: &Vectors, fake: &Vectors, params: &Params) -> Result<[Metri
         label: real.protocol.label_of(name, name),
         value,
         std_error: error(value, n),
-        n,
+        n: Some(n as u64),
         better: Better::Higher,
         unit: String::new(),
         protocol: protocol.clone(),

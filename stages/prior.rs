@@ -2,11 +2,11 @@
 
 use anyhow::{Context, Result, ensure};
 use candle_core::DType;
+use contract::history;
+use contract::{Input, Job, Output, Stage};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::contract::{Input, Job, Output, Stage};
-use crate::data::history;
 use crate::data::latents::Latents;
 use crate::models::latent_set::Posterior;
 use crate::models::prior::{Config, Prior as Model};

@@ -3,10 +3,10 @@
 
 use anyhow::{Result, ensure};
 use candle_core::{DType, Tensor};
+use contract::{Input, Job, Output, Stage};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::contract::{Input, Job, Output, Stage};
 use crate::data::grid::Layout;
 use crate::models::full::Full;
 use crate::nn::device;

@@ -2,10 +2,10 @@
 
 use anyhow::Result;
 use candle_core::{DType, Tensor};
+use contract::{Input, Job, Output, Stage};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::contract::{Input, Job, Output, Stage};
 use crate::data::drawn::Floats;
 use crate::data::images::Images;
 use crate::data::tensors::Number;

@@ -2,10 +2,10 @@
 
 use anyhow::Result;
 use candle_core::DType;
+use contract::{Input, Job, Output, Stage};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::contract::{Input, Job, Output, Stage};
 use crate::models::glow::{Config, Glow, postprocess};
 use crate::models::pixels::Pixels;
 use crate::nn::device;

@@ -4,13 +4,13 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 use candle_core::{DType, Tensor};
+use contract::metrics::{self, Better, Metric};
+use contract::{Event, Input, Job, Output, Progress, Stage};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use crate::contract::{Event, Input, Job, Output, Progress, Stage};
 use crate::data::images::Images;
-use crate::data::metrics::{self, Better, Metric};
 use crate::metrics::bits::mean_and_error;
 use crate::models::prior::Prior;
 use crate::models::vae::Vae;
@@ -162,7 +162,7 @@ impl Clock<'_> {
             label: "s/epoch".into(),
             value,
             std_error,
-            n: seconds.len(),
+            n: Some(seconds.len() as u64),
             better: Better::Lower,
             unit: "s".into(),
             protocol: protocol.as_object().cloned().unwrap_or_default(),
@@ -175,8 +175,8 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::contract::testing::Bench;
     use crate::stories::{diagonal, flow_prior};
+    use contract::testing::Bench;
 
     #[test]
     fn every_model_is_timed() -> Result<()> {

@@ -1,8 +1,8 @@
 //! Kind `vectors`: images and a network to one feature vector for each image.
 
 use anyhow::{Result, bail};
+use contract::{Input, Job, Output, Stage};
 
-use crate::contract::{Input, Job, Output, Stage};
 use crate::data::drawn::Drawn;
 use crate::data::tensors::Number;
 use crate::data::vectors::Vectors as Artifact;
@@ -56,14 +56,14 @@ impl Stage for Vectors {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::contract::Interrupted;
-    use crate::contract::testing::Bench;
     use crate::data::drawn::Floats;
     use crate::data::gaussian::Gaussian;
     use crate::data::images::Images;
     use crate::features::Features;
     use crate::features::testing::inputs;
     use crate::metrics::moments::Moments;
+    use contract::Interrupted;
+    use contract::testing::Bench;
     use serde_json::json;
     use std::path::{Path, PathBuf};
 

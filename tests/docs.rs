@@ -98,6 +98,7 @@ fn declaring_your_own_paper() {
     follow("your-own-paper.md");
 }
 
+#[cfg(feature = "kinds")]
 #[test]
 fn the_change_that_the_readme_suggests() {
     let space = Space::new(include_str!("../pipeline.toml"));
@@ -153,6 +154,7 @@ fn every_command_named_exists_with_its_options() {
     assert!(count > 20, "{count} commands");
 }
 
+#[cfg(feature = "kinds")]
 #[test]
 fn the_reference_of_kinds_is_what_the_binary_says() {
     let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/kinds.md");
@@ -167,6 +169,7 @@ fn the_reference_of_kinds_is_what_the_binary_says() {
     );
 }
 
+#[cfg(feature = "kinds")]
 const KINDS: &str = "\
 What a stage of each kind reads, makes and takes as parameters. `repro kinds` prints this page, and
 a test keeps it true. Beside these there is `command`, any program: see [pipeline.md](pipeline.md).

@@ -10,6 +10,7 @@ fn report(space: &Space, words: &str, code: i32) -> Value {
     serde_json::from_str(&said.out).expect("a report")
 }
 
+#[cfg(feature = "kinds")]
 #[test]
 fn it_tells_what_is_here_also_without_a_pipeline() {
     let space = Space::new("");
@@ -53,6 +54,7 @@ fn problems_are_listed_and_end_with_1() {
 }
 
 /// Every test that needs there to be no GPU ends here where there is one.
+#[cfg(feature = "kinds")]
 fn no_gpu(test: &str) -> bool {
     let none = !std::path::Path::new("/dev/nvidia0").exists();
     if !none {
@@ -61,6 +63,7 @@ fn no_gpu(test: &str) -> bool {
     none
 }
 
+#[cfg(feature = "kinds")]
 #[test]
 fn a_gpu_that_is_not_there_is_explained() {
     if !no_gpu("a_gpu_that_is_not_there_is_explained") {
@@ -79,6 +82,7 @@ fn a_gpu_that_is_not_there_is_explained() {
 }
 
 /// What a cluster node would say that got a job for a GPU it has not.
+#[cfg(feature = "kinds")]
 #[test]
 fn a_worker_without_its_gpu_says_why() {
     if !no_gpu("a_worker_without_its_gpu_says_why") {

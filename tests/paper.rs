@@ -1,5 +1,7 @@
 //! The pipeline of this repository, through the binary: real stages, cut to seconds.
 
+#![cfg(feature = "kinds")]
+
 mod common;
 
 use common::{Said, Space};

@@ -3,10 +3,9 @@
 use std::ops::Range;
 
 use anyhow::Result;
+use contract::metrics::Better;
 use serde::{Deserialize, Serialize};
 use toml::Spanned;
-
-use crate::metrics::Better;
 
 const HEAD: &str = "\
 # Numbers that `repro check` holds the pipeline to, a metric an entry. `repro check --update`

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use toml::Spanned;
 
 use crate::diag::{Diagnostic, suggest};
@@ -58,21 +58,19 @@ pub struct Held {
     pub span: Range<usize>,
 }
 
+impl<'de> Deserialize<'de> for Claims {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let claims = BTreeMap::<Spanned<String>, Claim>::deserialize(deserializer)?;
+        let mut claims: Vec<_> = claims.into_iter().collect();
+        claims.sort_by_key(|(name, _)| name.span().start);
+        Ok(Self(claims))
+    }
+}
+
 impl Claims {
     /// The claims of a pipeline, or the first thing wrong with them.
     pub fn load(spec: &Spec, graph: &Graph) -> Result<Self, Diagnostic> {
-        #[derive(Deserialize)]
-        struct File {
-            check: BTreeMap<Spanned<String>, Claim>,
-        }
-        let source = &spec.source;
-        if !source.text().contains("[check.") {
-            return Ok(Self::default());
-        }
-        let File { check } = toml::from_str(source.text())
-            .map_err(|e| source.error(&e.span().unwrap_or(0..0), e.message().replace('\n', " ")))?;
-        let mut claims: Vec<_> = check.into_iter().collect();
-        claims.sort_by_key(|(name, _)| name.span().start);
+        let (source, Self(claims)) = (&spec.source, spec.claims.clone());
         for (name, claim) in &claims {
             for stage in [&claim.stage, &claim.than] {
                 let found = graph.find(stage.get_ref());

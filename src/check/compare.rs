@@ -2,12 +2,12 @@
 
 use std::ops::Range;
 
+use contract::metrics::{Better, Metric};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::baseline::{Baseline, Entry};
 use super::claims::{Claims, Held};
-use crate::metrics::{Better, Metric};
 use crate::table::{Evidence, Found, Outcome};
 
 /// What became of one number.

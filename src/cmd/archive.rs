@@ -3,10 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use stages::contract::StageDef;
+use contract::StageDef;
 
 use super::Ended;
 use crate::archive;
@@ -16,6 +16,7 @@ use crate::human;
 use crate::plain;
 use crate::plan::Planner;
 use crate::project::{self, PipelineArgs, Project, Request};
+use crate::reads::What;
 use crate::say::say;
 use crate::store::{IMPORTED, Store};
 
@@ -64,7 +65,7 @@ pub fn export(
         (metrics || !args.metrics) && planner.fresh(*id).is_some()
     });
     let results: BTreeSet<_> = wanted.iter().filter_map(|id| planner.fresh(*id)).collect();
-    let read = files_read(&planner, &wanted);
+    let read = files_read(&mut planner, &wanted);
     if results.is_empty() {
         return Err(Diagnostic::new("nothing of this is fresh")
             .hint("`repro run` first")
@@ -73,12 +74,26 @@ pub fn export(
     let _kept = project.store.reading();
     let mut files: BTreeMap<String, PathBuf> = BTreeMap::new();
     for name in read {
-        files.insert(name.clone(), project.facts.dir.join(name));
+        match archive::inside(&name) {
+            Some(place) => {
+                let path = project.facts.dir.join(crate::files::path(&name));
+                drop(files.insert(place, path));
+            }
+            None => say!("left out {name}: it lies outside the project"),
+        }
     }
     files.insert("pipeline.toml".into(), project.path.clone());
     files.insert(ACCEPTED.into(), project.facts.dir.join(ACCEPTED));
     files.retain(|name, path| {
         path.is_file() && packed(name, path, &project.facts.dir, args.outside)
+    });
+    files.retain(|name, path| {
+        let placed =
+            !archive::acts_by_itself(Path::new(name)) && !path.starts_with(&project.store.root);
+        if !placed {
+            say!("left out {name}: an archive brings no such file to another folder");
+        }
+        placed
     });
     archive::write(&args.archive, &project.store, &results, &files)?;
     let size = fs::metadata(&args.archive)?.len();
@@ -93,13 +108,15 @@ pub fn export(
 }
 
 /// The files that these stages, all fresh, were told or found to read.
-fn files_read(planner: &Planner, stages: &[Id]) -> BTreeSet<String> {
+fn files_read(planner: &mut Planner, stages: &[Id]) -> BTreeSet<String> {
     let mut names = BTreeSet::new();
     for &id in stages {
         if let Kind::Command(_) = planner.graph.stages[id].kind {
             names.extend(planner.files_of(id));
-            let found = planner.result(id).into_iter().flat_map(|e| &e.reads);
-            names.extend(found.map(|(path, _)| path.clone()));
+            let reads = planner.fresh(id).and_then(|fp| planner.store.reads(&fp));
+            let reads = reads.unwrap_or_default();
+            let contents = reads.iter().filter(|read| read.what == What::Content);
+            names.extend(contents.map(|read| read.path.clone()));
         }
     }
     names
@@ -108,10 +125,6 @@ fn files_read(planner: &Planner, stages: &[Id]) -> BTreeSet<String> {
 /// Whether a file goes into the archive. One that lies outside the project does not unless it was asked
 /// for, and that is said.
 fn packed(name: &str, path: &Path, dir: &Path, outside: bool) -> bool {
-    if !inside(name) {
-        say!("left out {name}: it lies outside the project");
-        return false;
-    }
     let own = ["pipeline.toml", ACCEPTED].contains(&name);
     let (Ok(real), Ok(dir)) = (path.canonicalize(), dir.canonicalize()) else {
         return false;
@@ -124,12 +137,6 @@ fn packed(name: &str, path: &Path, dir: &Path, outside: bool) -> bool {
         real.display()
     );
     false
-}
-
-/// True for a path that cannot leave the folder it is put into.
-fn inside(name: &str) -> bool {
-    let mut parts = Path::new(name).components();
-    parts.all(|part| matches!(part, Component::Normal(_)))
 }
 
 pub fn import(pipeline: &PipelineArgs, args: &ImportArgs) -> Result<Ended> {

@@ -1,14 +1,17 @@
 //! `repro explain`.
 
+mod read;
+
 use std::fmt::Write as _;
 
 use anyhow::Result;
+use contract::StageDef;
 use serde_json::json;
-use stages::contract::StageDef;
 
 use super::{Ended, print};
-use crate::graph::{Id, Stage};
+use crate::graph::{Id, Kind, Stage};
 use crate::human;
+use crate::manifest::Manifest;
 use crate::plain;
 use crate::plan::{Planner, Verdict};
 use crate::project::{PipelineArgs, Project};
@@ -17,6 +20,9 @@ use crate::project::{PipelineArgs, Project};
 pub struct Args {
     /// A stage or an instance of it
     stage: String,
+    /// Every line of what was read, instead of groups
+    #[arg(long)]
+    all: bool,
     /// For scripts
     #[arg(long)]
     json: bool,
@@ -32,7 +38,10 @@ pub fn run(pipeline: &PipelineArgs, args: &Args, kinds: &'static [StageDef]) -> 
         let objects: Vec<_> = ids.iter().map(|id| object(&planner, *id)).collect();
         print(&format!("{:#}\n", json!(objects)))?;
     } else {
-        let texts: Result<Vec<String>> = ids.iter().map(|id| text(&mut planner, *id)).collect();
+        let texts: Result<Vec<String>> = ids
+            .iter()
+            .map(|id| text(&mut planner, *id, args.all))
+            .collect();
         print(&texts?.join("\n"))?;
     }
     Ok(Ended::Done)
@@ -62,8 +71,10 @@ fn object(planner: &Planner, id: Id) -> serde_json::Value {
     })
 }
 
-fn text(planner: &mut Planner, id: Id) -> Result<String> {
-    let acceptable = !planner.changed_code(id).is_empty();
+fn text(planner: &mut Planner, id: Id, all: bool) -> Result<String> {
+    let acceptable = planner
+        .acceptable(id)
+        .is_ok_and(|changes| !changes.is_empty());
     let stage = &planner.graph.stages[id];
     let names = |ids: &[Id]| {
         ids.iter()
@@ -115,14 +126,55 @@ fn text(planner: &mut Planner, id: Id) -> Result<String> {
     }
     if let Some(manifest) = planner.manifest(id) {
         writeln!(text, "manifest  {}", manifest.fingerprint())?;
-        for line in manifest.to_string().lines() {
+        let (lines, hidden) = lines(manifest, all);
+        for line in lines {
             writeln!(text, "  {line}")?;
         }
+        if hidden > 0 {
+            writeln!(
+                text,
+                "  and digests of {}: --all",
+                human::count(hidden, "file")
+            )?;
+        }
     }
+    for (name, digest) in planner.code(id) {
+        writeln!(text, "  code {name}: {digest}")?;
+    }
+    let watched = match &stage.kind {
+        Kind::Command(command) => command.watch,
+        Kind::Library(_) => true,
+    };
     if let Some(fp) = planner.fresh(id) {
         provenance(planner, id, &fp, &mut text)?;
+        let reads = planner.store.reads(&fp).unwrap_or_default();
+        let record = planner.store.record(&fp)?;
+        text += &read::text(&reads, record.seen.as_ref(), all);
+    }
+    if !watched {
+        text += "watch     off: only what is declared or reported counts\n";
     }
     Ok(text)
+}
+
+/// Files of a manifest that are shown one by one; more are for `--all`.
+const FEW: usize = 10;
+
+/// The lines of a manifest for people, and how many are left out.
+fn lines(manifest: &Manifest, all: bool) -> (Vec<String>, usize) {
+    let text = manifest.to_string();
+    let is_file = |line: &&str| line.starts_with("file.");
+    let files = text.lines().filter(is_file).count();
+    if all || files <= FEW {
+        return (text.lines().map(str::to_owned).collect(), 0);
+    }
+    let mut shown = 0;
+    let kept = text.lines().filter(|line| {
+        let file = is_file(line);
+        shown += usize::from(file);
+        !file || shown <= FEW
+    });
+    (kept.map(str::to_owned).collect(), files - FEW)
 }
 
 fn provenance(
@@ -177,9 +229,6 @@ fn provenance(
             "output    {} {} {}",
             made.port, made.digest, made.file
         )?;
-    }
-    for (path, digest) in &record.result.reads {
-        writeln!(text, "read      {path} {digest}")?;
     }
     Ok(())
 }

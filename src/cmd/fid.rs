@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use anyhow::{Context, Result};
+use contract::Event;
 use serde_json::Value;
-use stages::contract::Event;
 use stages::tools::fid::{Request, fid};
 
 use super::Ended;

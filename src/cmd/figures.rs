@@ -1,15 +1,13 @@
 //! `repro figures`.
 
-use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use stages::contract::StageDef;
+use contract::StageDef;
 
 use super::Ended;
 use crate::diag::{Diagnostic, suggest};
-use crate::digest::Digest;
-use crate::figures::{self, FigureDecl, Picture, slug};
+use crate::figures::{self, FigureDecl, FileNames, Picture, slug};
 use crate::history;
 use crate::plan::Planner;
 use crate::project::{PipelineArgs, Project};
@@ -45,6 +43,8 @@ pub fn run(pipeline: &PipelineArgs, args: &Args, kinds: &'static [StageDef]) -> 
         dir: &args.out,
         written: 0,
         missing: Vec::new(),
+        damaged: false,
+        names: FileNames::default(),
     };
     for figure in &declared {
         if args.figures.is_empty() || args.figures.contains(figure.id.get_ref()) {
@@ -56,6 +56,9 @@ pub fn run(pipeline: &PipelineArgs, args: &Args, kinds: &'static [StageDef]) -> 
     }
     for line in &out.missing {
         say!("{line}");
+    }
+    if out.damaged {
+        return Ok(Ended::Failed);
     }
     if out.written == 0 {
         let message = "there is nothing to draw";
@@ -73,66 +76,59 @@ pub fn run(pipeline: &PipelineArgs, args: &Args, kinds: &'static [StageDef]) -> 
     Ok(Ended::Done)
 }
 
-/// A stage's name as part of a file's name. Two that differ in signs only, and one that is too long for
-/// a file system, are told apart by a digest.
-fn file_name(stage: &str, shared: bool) -> String {
-    const LONG: usize = 150;
-    let name = slug(stage);
-    if !shared && name.len() <= LONG {
-        return name;
-    }
-    let mut end = name.len().min(LONG);
-    while !name.is_char_boundary(end) {
-        end -= 1;
-    }
-    let digest = Digest::of(stage.as_bytes()).to_string();
-    format!("{}-{}", &name[..end], &digest[..8])
-}
-
 struct Out<'a> {
     dir: &'a Path,
     written: usize,
     /// What could not be written, and why, and what is to be known of what was.
     missing: Vec<String>,
+    /// Some of it is there and cannot be drawn.
+    damaged: bool,
+    names: FileNames,
 }
 
 impl Out<'_> {
     fn figure(&mut self, planner: &Planner, figure: &FigureDecl, title: &str) -> Result<()> {
-        let name = format!("figure-{}", figure.id.get_ref());
+        let name = format!("figure-{}", figure.id.get_ref().replace('/', "-"));
         if figure.graph {
             let text = svg::file(&figures::graph(planner, title, false));
-            return self.write(&format!("{name}.svg"), text.as_bytes());
+            let file = self.names.choose(&name, &name, "svg");
+            return self.write(&file, text.as_bytes());
         }
         for (i, panel) in figure.panels.iter().enumerate() {
             let Ok((id, output)) = panel.find(planner.graph) else {
                 continue;
             };
             let place = format!("figure {}, {}", figure.id.get_ref(), panel.stage.get_ref());
+            let part = match (figure.panels.len(), slug(&panel.caption)) {
+                (1, _) => String::new(),
+                (_, caption) if caption.is_empty() => format!("-{}", i + 1),
+                (_, caption) => format!("-{caption}"),
+            };
+            let stem = format!("{name}{part}");
+            let whole = format!("{stem} {i} {}", panel.caption);
+            let extension = Path::new(&planner.graph.stages[id].outputs[output].file)
+                .extension()
+                .unwrap_or_default()
+                .to_string_lossy();
+            let file = self.names.choose(&stem, &whole, &extension);
             match figures::picture(planner, id, output) {
-                Picture::File(path) => {
-                    let bytes = read::bytes(&path, read::TOLD)
-                        .with_context(|| format!("cannot read {}", path.display()))?;
-                    let part = match (figure.panels.len(), slug(&panel.caption)) {
-                        (1, _) => String::new(),
-                        (_, caption) if caption.is_empty() => format!("-{}", i + 1),
-                        (_, caption) => format!("-{caption}"),
-                    };
-                    if path
-                        .extension()
-                        .is_some_and(|e| e.eq_ignore_ascii_case("svg"))
-                        && let Some(what) = figures::acts(&bytes)
-                    {
-                        let text = format!("{place}: not copied, for it holds {what}");
-                        self.missing.push(text);
-                        continue;
+                Picture::File(path) => match read::bytes(&path, read::TOLD) {
+                    Ok(bytes) => {
+                        if extension.eq_ignore_ascii_case("svg")
+                            && let Some(what) = figures::acts(&bytes)
+                        {
+                            let text = format!("{place}: not copied, for it holds {what}");
+                            self.missing.push(text);
+                            continue;
+                        }
+                        if let Some(origin) = planner.result(id).and_then(|e| e.origin.as_ref()) {
+                            let text = format!("{place}: imported from {origin}, not made here");
+                            self.missing.push(text);
+                        }
+                        self.write(&file, &bytes)?;
                     }
-                    if let Some(origin) = planner.result(id).and_then(|e| e.origin.as_ref()) {
-                        let text = format!("{place}: imported from {origin}, not made here");
-                        self.missing.push(text);
-                    }
-                    let extension = path.extension().unwrap_or_default().to_string_lossy();
-                    self.write(&format!("{name}{part}.{extension}"), &bytes)?;
-                }
+                    Err(e) => self.damaged(format!("{place}: cannot read {}: {e}", path.display())),
+                },
                 Picture::Stale(reason) => self.missing.push(format!("{place}: stale ({reason})")),
                 Picture::NotRun => self.missing.push(format!("{place}: not run")),
             }
@@ -142,26 +138,37 @@ impl Out<'_> {
 
     /// A sheet of curves for each training that is there.
     fn curves(&mut self, planner: &Planner) -> Result<()> {
-        let mut taken = HashMap::new();
-        for stage in &planner.graph.stages {
-            *taken.entry(slug(&stage.name)).or_insert(0) += 1;
-        }
         for (id, stage) in planner.graph.stages.iter().enumerate() {
-            let histories = stage
-                .outputs
-                .iter()
-                .enumerate()
-                .filter(|(_, o)| o.holds == history::HOLDS);
-            for (output, _) in histories {
-                if let Picture::File(path) = figures::picture(planner, id, output) {
-                    let drawing = svg::sheet(&stage.name, &history::load(&path)?);
-                    let shared = taken.get(&slug(&stage.name)).is_some_and(|n| *n > 1);
-                    let name = format!("curves-{}.svg", file_name(&stage.name, shared));
-                    self.write(&name, svg::file(&drawing).as_bytes())?;
+            let histories: Vec<usize> = (0..stage.outputs.len())
+                .filter(|o| stage.outputs[*o].holds == contract::history::HOLDS)
+                .collect();
+            for &output in &histories {
+                let whole = match histories.len() {
+                    1 => stage.name.clone(),
+                    _ => format!("{} {}", stage.name, stage.outputs[output].port),
+                };
+                // Chosen also for what has not run, so that it does not depend on that.
+                let stem = format!("curves-{}", slug(&whole));
+                let name = self.names.choose(&stem, &whole, "svg");
+                let Picture::File(path) = figures::picture(planner, id, output) else {
+                    continue;
+                };
+                match history::load(&path) {
+                    Ok(curves) => {
+                        let drawing = svg::sheet(&whole, &curves);
+                        self.write(&name, svg::file(&drawing).as_bytes())?;
+                    }
+                    Err(e) => self.damaged(format!("{whole}: {e:#}")),
                 }
             }
         }
         Ok(())
+    }
+
+    /// Told in the end; the others are drawn.
+    fn damaged(&mut self, why: String) {
+        self.missing.push(why);
+        self.damaged = true;
     }
 
     fn write(&mut self, name: &str, bytes: &[u8]) -> Result<()> {

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use anyhow::Result;
-use stages::contract::StageDef;
+use contract::StageDef;
 
 use super::{Ended, print};
 use crate::graph::Graph;

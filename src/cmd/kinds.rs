@@ -1,11 +1,12 @@
 //! `repro kinds`: what each kind of the library reads, makes and takes as parameters.
 
 use anyhow::Result;
+use contract::{Arity, StageDef};
 use serde_json::Value;
-use stages::contract::{Arity, StageDef};
 
 use super::{Ended, print};
 use crate::diag::{Diagnostic, suggest};
+use crate::kinds::absent;
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -15,6 +16,9 @@ pub struct Args {
 }
 
 pub fn run(args: &Args, kinds: &'static [StageDef]) -> Result<Ended> {
+    if kinds.is_empty() {
+        return Err(absent().into());
+    }
     let names = || kinds.iter().map(|k| k.kind);
     for name in &args.kinds {
         if !names().any(|known| known == name) {

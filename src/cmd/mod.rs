@@ -5,6 +5,7 @@ mod archive;
 mod check;
 mod doctor;
 mod explain;
+#[cfg(feature = "kinds")]
 mod fid;
 mod figures;
 mod graph;
@@ -22,17 +23,16 @@ mod verify;
 use std::fs::Permissions;
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::{CommandFactory, Parser, Subcommand};
-use stages::contract::StageDef;
+use contract::StageDef;
 
 use crate::diag::Diagnostic;
 use crate::project::{PipelineArgs, Project};
 use crate::say::{self, say};
-use crate::threads;
 
 /// Declarative, content-hashed reproduction pipelines.
 ///
@@ -91,13 +91,29 @@ pub enum Command {
     /// The manual page
     Man,
     /// Fréchet distance between two folders of pictures, .npy/.npz files or saved statistics
+    #[cfg(feature = "kinds")]
     Fid(fid::Args),
-    /// Run one job file: what `run` starts for each stage
+    #[cfg(not(feature = "kinds"))]
     #[command(hide = true)]
-    Worker { job: PathBuf },
+    Fid(Absent),
+    /// Run one job file: what `run` starts for each stage
+    #[cfg(feature = "kinds")]
+    #[command(hide = true)]
+    Worker { job: std::path::PathBuf },
+    #[cfg(not(feature = "kinds"))]
+    #[command(hide = true)]
+    Worker(Absent),
     /// Kill what programs leave behind when the runner dies: what `run` starts once
     #[command(hide = true)]
     Guard,
+}
+
+/// All that is said to a command that this build does not have.
+#[cfg(not(feature = "kinds"))]
+#[derive(Debug, clap::Args)]
+pub struct Absent {
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    _words: Vec<String>,
 }
 
 /// How a command ended, as scripts see it.
@@ -113,10 +129,17 @@ pub enum Ended {
 
 pub fn main(kinds: &'static [StageDef]) -> ExitCode {
     let cli = Cli::parse();
+    #[cfg(feature = "kinds")]
     if let Command::Worker { job } = &cli.command {
         return crate::worker::main(job, kinds);
     }
-    let ended = dispatch(&cli, kinds);
+    let threads = match &cli.command {
+        // It has but one.
+        Command::Guard => Ok(()),
+        Command::Run(_) => start_threads(false),
+        _ => start_threads(true),
+    };
+    let ended = threads.and_then(|()| dispatch(&cli, kinds));
     let ended = ended.unwrap_or_else(|e| match e.downcast_ref::<Diagnostic>() {
         Some(diagnostic) => {
             say!("{diagnostic}");
@@ -142,6 +165,51 @@ pub fn main(kinds: &'static [StageDef]) -> ExitCode {
     ExitCode::from(ended as u8)
 }
 
+/// Below so many processes and threads of one user (`ulimit -u`) it is tried out how many there may
+/// be: rayon cannot make do with fewer than it wants.
+const FEW: u64 = 2000;
+
+/// The threads that read files. Where the system lets there be no more threads, this one does it all.
+fn start_threads(alone_will_do: bool) -> Result<()> {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nproc).current;
+    let pool = rayon::ThreadPoolBuilder::new();
+    let pool = match limit {
+        Some(limit) if limit < FEW => match room_for_threads() {
+            0 if alone_will_do => pool.num_threads(1).use_current_thread(),
+            0 => {
+                let hint = "`ulimit -u` says how many processes and threads you may have";
+                return Err(Diagnostic::new("no thread can be started")
+                    .hint(hint)
+                    .into());
+            }
+            // The run itself wants some.
+            n => pool.num_threads(n.div_ceil(4)),
+        },
+        _ => pool,
+    };
+    Ok(pool.build_global()?)
+}
+
+/// How many threads could be started now, up to four for each that rayon wants.
+fn room_for_threads() -> usize {
+    let wanted = 4 * std::thread::available_parallelism().map_or(1, usize::from);
+    let (stay, end) = std::sync::mpsc::channel::<()>();
+    let end = std::sync::Arc::new(std::sync::Mutex::new(end));
+    let mut threads = Vec::new();
+    for _ in 0..wanted {
+        let end = std::sync::Arc::clone(&end);
+        let waiting = move || drop(end.lock().map(|end| end.recv()));
+        match std::thread::Builder::new().spawn(waiting) {
+            Ok(thread) => threads.push(thread),
+            Err(_) => break,
+        }
+    }
+    drop(stay);
+    let count = threads.len();
+    threads.into_iter().for_each(|thread| drop(thread.join()));
+    count
+}
+
 /// Ends a reading command without freeing a large graph piece by piece: the process is over.
 fn leave(project: Project, ended: Ended) -> Ended {
     std::mem::forget(project);
@@ -149,9 +217,6 @@ fn leave(project: Project, ended: Ended) -> Ended {
 }
 
 fn dispatch(cli: &Cli, kinds: &'static [StageDef]) -> Result<Ended> {
-    if !matches!(cli.command, Command::Guard) {
-        threads::start()?;
-    }
     match &cli.command {
         Command::Run(args) => run::run(&cli.pipeline, args, kinds),
         Command::Status(args) => status::run(&cli.pipeline, args, kinds),
@@ -188,8 +253,12 @@ fn dispatch(cli: &Cli, kinds: &'static [StageDef]) -> Result<Ended> {
             crate::exec::guard_main();
             Ok(Ended::Done)
         }
+        #[cfg(feature = "kinds")]
         Command::Fid(args) => fid::run(args),
+        #[cfg(feature = "kinds")]
         Command::Worker { .. } => Ok(Ended::Done),
+        #[cfg(not(feature = "kinds"))]
+        Command::Fid(_) | Command::Worker(_) => Err(crate::kinds::absent().into()),
     }
 }
 

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use anyhow::Result;
-use stages::contract::StageDef;
+use contract::StageDef;
 
 use super::Ended;
 use crate::evidence;

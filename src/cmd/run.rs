@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use anyhow::Result;
-use stages::contract::{CheckpointEvery, StageDef};
+use contract::{CheckpointEvery, StageDef};
 
 use super::{Ended, leave, print};
 use crate::device::Seen;
@@ -61,10 +61,11 @@ pub struct Args {
 pub fn run(pipeline: &PipelineArgs, args: &Args, kinds: &'static [StageDef]) -> Result<Ended> {
     let request = Request::read(pipeline)?;
     let named = [&args.stages[..], &args.stage[..]].concat();
-    let key = memo::key(&request, pipeline, &named)?;
+    let key = memo::key(&request, pipeline, &named);
     if !args.force
         && !args.dry_run
-        && let Some((stages, imported)) = memo::recall(&request, pipeline, &key)
+        && let Some(key) = &key
+        && let Some((stages, imported)) = memo::recall(&request, pipeline, key)
     {
         nothing_to_do(stages, imported);
         return Ok(Ended::Done);
@@ -78,6 +79,13 @@ pub fn run(pipeline: &PipelineArgs, args: &Args, kinds: &'static [StageDef]) -> 
     let force = if args.force { targets } else { Vec::new() };
     let mut planner = project.planner();
     planner.judge_all(&wanted);
+    let problem = wanted
+        .iter()
+        .find_map(|id| planner.problems(*id).into_iter().next());
+    if let Some(problem) = problem {
+        let error = project.spec.error(&problem.span, problem.message);
+        return Err(error.hint(problem.wrong.hint).into());
+    }
     if args.dry_run {
         print(&forecast(&planner, &wanted, &force))?;
         return Ok(Ended::Done);
@@ -89,7 +97,7 @@ pub fn run(pipeline: &PipelineArgs, args: &Args, kinds: &'static [StageDef]) -> 
     if all_fresh && force.is_empty() && named_so {
         nothing_to_do(wanted.len(), memo::imported(&planner, &wanted));
         keep_notes(planner.store);
-        memo::remember(&planner, &wanted, key);
+        memo::remember(&mut planner, &wanted, key);
         std::mem::forget(planner);
         return Ok(leave(project, Ended::Done));
     }
@@ -100,7 +108,7 @@ pub fn run(pipeline: &PipelineArgs, args: &Args, kinds: &'static [StageDef]) -> 
         check_gpus(&project, pipeline, &open)?;
     }
     let root = project.store.root.clone();
-    let (store, _lock) = Store::lock(&root, |holder| match holder {
+    let (mut store, lock) = Store::lock(&root, |holder| match holder {
         Some(h) => say!(
             "waiting for `{}` (process {} on {}, since {})",
             h.command,
@@ -110,6 +118,8 @@ pub fn run(pipeline: &PipelineArgs, args: &Args, kinds: &'static [StageDef]) -> 
         ),
         None => say!("waiting for another run"),
     })?;
+    // What has just been read need not be read again.
+    store.index.carry(&project.store.index);
     project.store = store;
     let options = Options {
         jobs: args
@@ -123,6 +133,7 @@ pub fn run(pipeline: &PipelineArgs, args: &Args, kinds: &'static [StageDef]) -> 
             seconds: Some(args.checkpoint_every),
             epochs: args.checkpoint_epochs,
         },
+        lock: Some(lock),
     };
     let mut progress = progress::choose(args.json);
     let mut planner = Planner::new(&project.graph, &mut project.store, &project.facts, true);
@@ -134,7 +145,7 @@ pub fn run(pipeline: &PipelineArgs, args: &Args, kinds: &'static [StageDef]) -> 
         &mut *progress,
     )?;
     if wanted.iter().all(|id| planner.is_named(*id)) {
-        memo::remember(&planner, &wanted, key);
+        memo::remember(&mut planner, &wanted, key);
     }
     let imported = memo::imported(&planner, &wanted);
     let ended = conclude(&project.graph, &summary, wanted.len(), imported);

@@ -1,8 +1,8 @@
 //! `repro schema`: the JSON Schema of pipeline.toml, for editors that complete and check it.
 
 use anyhow::Result;
+use contract::{Arity, StageDef};
 use serde_json::{Map, Value, json};
-use stages::contract::{Arity, StageDef};
 
 use super::{Ended, print};
 
@@ -27,6 +27,7 @@ pub fn schema(kinds: &[StageDef]) -> Value {
             "data": {"type": "string"},
         }},
     ]});
+    let texts = texts();
     json!({
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "pipeline.toml of repro",
@@ -39,6 +40,9 @@ pub fn schema(kinds: &[StageDef]) -> Value {
                 "title": {"type": "string"},
                 "profile": {"type": "string", "description": "the profile used by default"},
                 "profiles": {"type": "object", "additionalProperties": profile},
+                "watch": described(&texts, "folders besides the project's whose files count when a program reads them"),
+                "ignore": described(&texts, "patterns of files that do not count although a program reads them"),
+                "environment": described(&texts, "files that say what is installed, such as uv.lock; they count for every command"),
             }},
             "stage": {
                 "type": "object",
@@ -129,9 +133,19 @@ fn library(kind: &StageDef, defs: &mut Map<String, Value>) -> Value {
     })
 }
 
+/// A string or a list of strings.
+fn texts() -> Value {
+    json!({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]})
+}
+
+fn described(shape: &Value, text: &str) -> Value {
+    let mut shape = shape.clone();
+    shape["description"] = json!(text);
+    shape
+}
+
 fn command() -> Value {
-    let texts =
-        json!({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]});
+    let texts = texts();
     let mut fields = common();
     fields.insert(
         "in".into(),
@@ -144,12 +158,19 @@ fn command() -> Value {
     );
     fields.insert(
         "shell".into(),
-        json!({"type": "string", "description": "a line for sh -c"}),
+        json!({"type": "string", "description": "lines for bash, which stops at the first failure"}),
     );
     fields.insert("files".into(), texts.clone());
     fields.insert("code".into(), texts.clone());
     fields.insert("env".into(), texts);
-    fields.insert("python".into(), json!({"type": "boolean"}));
+    fields.insert(
+        "python".into(),
+        json!({"type": "boolean", "description": "false: Python programs are not asked what they import"}),
+    );
+    fields.insert(
+        "watch".into(),
+        json!({"type": "boolean", "description": "false: the kernel is not asked what the program reads"}),
+    );
     let file = json!({"anyOf": [
         {"type": "string"},
         {"type": "object", "required": ["file"], "additionalProperties": false,

@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, HashSet};
 
 use anyhow::Result;
+use contract::StageDef;
 use serde_json::json;
-use stages::contract::StageDef;
 
 use super::{Ended, print};
 use crate::digest::Fingerprint;
@@ -128,8 +128,13 @@ pub fn gc(pipeline: &PipelineArgs, args: &GcArgs, kinds: &'static [StageDef]) ->
         say!("{count} would go, {}", human::bytes(bytes));
         return Ok(Ended::Done);
     }
-    project.store.collect(&kept)?;
+    let left = project.store.collect(&kept);
     project.store.index.flush()?;
+    left.iter().for_each(|line| say!("{line}"));
+    if !left.is_empty() {
+        say!("hint: whoever owns what is in there can remove it");
+        return Ok(Ended::Failed);
+    }
     say!("{count} gone, {}", human::bytes(bytes));
     Ok(Ended::Done)
 }

@@ -1,8 +1,8 @@
 //! `repro status`.
 
 use anyhow::Result;
+use contract::StageDef;
 use serde_json::json;
-use stages::contract::StageDef;
 
 use super::{Ended, print};
 use crate::graph::Id;
@@ -122,9 +122,13 @@ fn table(planner: &Planner, shown: &[Id], fresh: usize) -> String {
                 ("waits", names.join(", "))
             }
             _ => {
-                let origin = planner.result(id).and_then(|e| e.origin.as_ref());
-                let why = origin.map(|o| format!("imported from {o}"));
-                ("fresh", why.unwrap_or_default())
+                let entry = planner.result(id);
+                let origin = entry.and_then(|e| e.origin.as_ref());
+                let origin = origin.map(|o| format!("imported from {o}"));
+                let blind = entry.is_some_and(|entry| entry.blind);
+                let blind = blind.then(|| "(not watched: only what it declares counts)".to_owned());
+                let why: Vec<String> = origin.into_iter().chain(blind).collect();
+                ("fresh", why.join(" "))
             }
         };
         if verdict != "fresh" {

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
-use stages::contract::StageDef;
+use contract::StageDef;
 
 use super::Ended;
 use crate::diag::Diagnostic;
@@ -33,7 +33,7 @@ pub fn run(pipeline: &PipelineArgs, args: &Args, kinds: &'static [StageDef]) -> 
     let profile = project.facts.profile.clone();
     let mut planner = project.planner();
     planner.judge_all(&order);
-    let mut written = 0;
+    let (mut written, mut damaged) = (0, false);
     for id in wanted {
         let stage = &planner.graph.stages[id];
         let Some(output) = stage.history_port() else {
@@ -44,7 +44,15 @@ pub fn run(pipeline: &PipelineArgs, args: &Args, kinds: &'static [StageDef]) -> 
             Picture::File(path) => {
                 let dir = args.out.join(folder(&stage.name));
                 let file = dir.join(tensorboard::file_name(at));
-                let events = tensorboard::events(&history::load(&path)?, at)?;
+                let curves = match history::load(&path) {
+                    Ok(curves) => curves,
+                    Err(e) => {
+                        say!("{}: {e:#}", stage.name);
+                        damaged = true;
+                        continue;
+                    }
+                };
+                let events = tensorboard::events(&curves, at);
                 std::fs::create_dir_all(&dir)
                     .with_context(|| format!("cannot make {}", dir.display()))?;
                 super::write(&file, &events)?;
@@ -54,6 +62,9 @@ pub fn run(pipeline: &PipelineArgs, args: &Args, kinds: &'static [StageDef]) -> 
             Picture::Stale(reason) => say!("{}: stale ({reason})", stage.name),
             Picture::NotRun => say!("{}: not run", stage.name),
         }
+    }
+    if damaged {
+        return Ok(Ended::Failed);
     }
     if written == 0 {
         let hint = match project

@@ -1,7 +1,7 @@
 //! `repro verify`: reads every artifact again; `--rerun` computes it again.
 
 use anyhow::Result;
-use stages::contract::{CheckpointEvery, StageDef};
+use contract::{CheckpointEvery, StageDef};
 
 use super::{Ended, print};
 use crate::digest::Digest;
@@ -148,6 +148,7 @@ fn rerun(project: &mut Project, ids: &[Id], args: &Args) -> Result<Ended> {
         force: ids.to_vec(),
         data: args.data.as_ref().map(std::path::absolute).transpose()?,
         checkpoint_every: CheckpointEvery::default(),
+        lock: None,
     };
     let mut progress = progress::choose(false);
     let mut planner = Planner::new(&project.graph, &mut store, &project.facts, false);

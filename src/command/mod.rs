@@ -1,15 +1,22 @@
 //! The `command` kind: any program, with what it reads and writes declared in pipeline.toml.
 
+mod env;
 mod fill;
 mod outputs;
+mod placeholders;
 
+pub use env::Variable;
 pub use fill::Fill;
-use fill::{placeholders, scalar};
+pub use placeholders::check_inputs;
 
-use crate::diag::{Diagnostic, suggest};
-use crate::graph::Output;
-use crate::manifest::Manifest;
-use crate::secret::{self, Key};
+use std::ffi::OsString;
+use std::ops::Range;
+
+use crate::diag::Diagnostic;
+use crate::graph::{Input, Output};
+use crate::manifest::{Manifest, part};
+use crate::secret::Key;
+use crate::spec::braces;
 use crate::spec::node::{Node, Value};
 use crate::spec::{Instance, Spec, texts};
 
@@ -17,21 +24,29 @@ use crate::spec::{Instance, Spec, texts};
 #[derive(Debug, Clone)]
 pub struct Command {
     pub run: Run,
-    /// Patterns of files it reads, relative to the pipeline's folder.
-    pub files: Vec<String>,
-    /// Patterns of files that are its code.
-    pub code: Vec<String>,
-    /// `NAME`: the variable's value counts. `NAME=value`: it is set, and counts.
-    pub env: Vec<String>,
-    /// True if the modules of the project that a Python program imports are to be recorded.
+    /// Files it reads.
+    pub files: Vec<Declared>,
+    /// Files that are its code.
+    pub code: Vec<Declared>,
+    pub env: Vec<Variable>,
+    /// True if Python programs are to tell what they import, and from which packages.
     pub python: bool,
+    /// True if the kernel is asked what it reads.
+    pub watch: bool,
+}
+
+/// A name or pattern of files, as it is written.
+#[derive(Debug, Clone)]
+pub struct Declared {
+    pub text: String,
+    pub span: Range<usize>,
 }
 
 #[derive(Debug, Clone)]
 pub enum Run {
     /// A program and its arguments; no shell sees them.
     Program(Vec<String>),
-    /// A line for `sh -c`.
+    /// Lines for a shell.
     Shell(String),
 }
 
@@ -51,7 +66,13 @@ impl Command {
         let list = |key: &str| match table.get(key) {
             None => Ok(Vec::new()),
             Some(node) => texts(node)
-                .map(|list| list.into_iter().map(|(text, _)| text.to_owned()).collect())
+                .map(|list| {
+                    let declared = |(text, span): (&str, &Range<usize>)| Declared {
+                        text: text.to_owned(),
+                        span: span.clone(),
+                    };
+                    list.into_iter().map(declared).collect()
+                })
                 .ok_or_else(|| {
                     wants(
                         node,
@@ -73,7 +94,8 @@ impl Command {
                 }
             },
             (None, Some(node)) => match node.text() {
-                Some(text) => Run::Shell(text.into()),
+                // A file with Windows line ends says the same.
+                Some(text) => Run::Shell(text.replace("\r\n", "\n")),
                 None => return Err(wants(node, "`shell` must be a string")),
             },
             _ => {
@@ -82,58 +104,28 @@ impl Command {
                 return Err(spec.error(&instance.span, message).hint(hint));
             }
         };
-        let program = match &run {
-            Run::Program(arguments) => interpreter(&arguments[0]) == Some("python"),
-            Run::Shell(_) => false,
-        };
-        let python = match table.get("python").map(|n| (n, &n.value)) {
-            None => program,
-            Some((_, Value::Bool(b))) => *b,
-            Some((node, _)) => return Err(wants(node, "`python` must be true or false")),
+        let flag = |key: &str| match table.get(key).map(|n| (n, &n.value)) {
+            None => Ok(true),
+            Some((_, Value::Bool(b))) => Ok(*b),
+            Some((node, _)) => Err(wants(node, &format!("`{key}` must be true or false"))),
         };
         let command = Self {
             run,
             files: list("files")?,
             code: list("code")?,
-            env: list("env")?,
-            python,
+            env: env::read(spec, instance, list("env")?)?,
+            python: flag("python")?,
+            watch: flag("watch")?,
         };
         let outputs = outputs::read(spec, instance)?;
-        command.check_placeholders(spec, instance, &outputs)?;
+        placeholders::check(spec, instance, &command, &outputs)?;
         Ok((command, outputs))
     }
 
-    fn check_placeholders(
-        &self,
-        spec: &Spec,
-        instance: &Instance,
-        outputs: &[Output],
-    ) -> Result<(), Diagnostic> {
-        let mut known: Vec<String> = vec!["params".into(), "depfile".into(), "threads".into()];
-        known.extend(instance.inputs.keys().map(|port| format!("in.{port}")));
-        known.extend(outputs.iter().map(|o| format!("out.{}", o.port)));
-        let node = self.node(instance);
-        for text in self.run.texts() {
-            for name in placeholders(text) {
-                let param = name.strip_prefix("params.");
-                let scalar = param.and_then(|path| scalar(&instance.params.to_json(), path));
-                if !known.iter().any(|k| k == name) && scalar.is_none() {
-                    let message =
-                        format!("stage `{}`: nothing stands for {{{name}}}", instance.name);
-                    let hint = suggest(name, known.iter().map(String::as_str));
-                    return Err(spec.error(&node, message).hint(hint));
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn node(&self, instance: &Instance) -> std::ops::Range<usize> {
-        let key = match self.run {
-            Run::Program(_) => "run",
-            Run::Shell(_) => "shell",
-        };
-        (instance.command.get(key)).map_or(instance.span.clone(), |n| n.span.clone())
+    /// What is declared to be read, with the key it stands under.
+    pub fn declared(&self) -> impl Iterator<Item = (&'static str, &Declared)> {
+        let files = self.files.iter().map(|d| ("files", d));
+        files.chain(self.code.iter().map(|d| ("code", d)))
     }
 
     /// Adds what the declaration itself says; files are added by whoever can read them.
@@ -147,22 +139,10 @@ impl Command {
             Run::Shell(line) => manifest.add("shell", line),
         }
         for output in outputs {
-            manifest.add(format!("out.{}", output.port), &output.file);
+            manifest.add(format!("out.{}", part(&output.port)), &output.file);
         }
         for variable in &self.env {
-            match variable.split_once('=') {
-                Some((name, value)) => {
-                    let told = secret::told(name, value, value.into(), key);
-                    manifest.add(format!("env.{name}"), told);
-                }
-                None => {
-                    let value = std::env::var(variable).ok();
-                    let text = value.map_or("not set".into(), |v| {
-                        secret::told(variable, &v, format!("{v:?}"), key)
-                    });
-                    manifest.add(format!("env.{variable}"), text);
-                }
-            }
+            variable.describe(manifest, key);
         }
     }
 
@@ -178,15 +158,23 @@ impl Command {
                 .map(String::as_str),
             None => arguments[0].contains('/').then_some(arguments[0].as_str()),
         }
-        .filter(|script| placeholders(script).is_empty())
+        .filter(|script| braces::holes(script).is_empty())
     }
 
-    /// The arguments of one execution.
-    pub fn arguments(&self, fill: &Fill) -> Vec<String> {
+    /// The arguments of one execution: of a program those that are declared, of a shell its lines.
+    pub fn arguments(&self, fill: &Fill) -> Vec<OsString> {
         match &self.run {
             Run::Program(arguments) => arguments.iter().flat_map(|a| fill.argument(a)).collect(),
-            Run::Shell(line) => vec!["sh".into(), "-c".into(), fill.line(line)],
+            Run::Shell(line) => vec![fill.line(line)],
         }
+    }
+
+    /// True if the program is told which stages its inputs come from: then their names count.
+    pub fn tells_inputs(&self, inputs: &[Input]) -> bool {
+        let several = inputs.iter().any(|input| input.from.len() > 1);
+        let values = self.env.iter().filter_map(|v| v.value.as_deref());
+        let mut texts = self.run.texts().into_iter().chain(values);
+        several || texts.any(|t| t.contains("REPRO_INPUTS") || t.contains("{inputs}"))
     }
 }
 

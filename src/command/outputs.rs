@@ -40,7 +40,7 @@ pub fn read(spec: &Spec, instance: &Instance) -> Result<Vec<Output>, Diagnostic>
                 .error(&entry.node.span, message)
                 .hint("out.NAME = \"FILE\""));
         };
-        let taken = ["manifest.txt", "record.json", "log", "state"].contains(&file)
+        let taken = ["manifest.txt", "record.json", "reads.json", "log", "state"].contains(&file)
             || outputs.iter().any(|o| o.file == file);
         if file.is_empty() || file.contains('/') || file.starts_with('.') || taken {
             let message = format!(

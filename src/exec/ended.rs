@@ -1,22 +1,29 @@
 //! The end of an execution: what it said is kept, what it made is digested and committed.
 
-use std::fs::File;
+use std::collections::{BTreeSet, HashSet};
+use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Write};
 use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use anyhow::{Result, anyhow};
-use stages::contract::{Event, Progress};
+use anyhow::{Context, Result, anyhow, bail};
+use contract::{Event, Progress};
 
 use super::Message;
 use super::launch::Launch;
 use super::process::{self, Exit, Usage};
-use super::{python, reads};
+use super::python::Imports;
+use super::{program, reads, tail};
+use crate::depfile;
+use crate::digest::Digest;
+use crate::files;
 use crate::human;
-use crate::plain;
+use crate::observe::findings::{self, Frame, Seen};
+use crate::observe::notes::Notes;
+use crate::observe::{self, Findings, Observer};
 use crate::provenance;
-use crate::read;
-use crate::store::{Entry, Reached, Spent};
+use crate::reads::{Read, What};
+use crate::store::{Entry, FEW_READS, READS, Reached, Spent};
 
 /// How an execution ended.
 pub enum Outcome {
@@ -25,6 +32,8 @@ pub enum Outcome {
         bytes: u64,
         /// On the disk already.
         durable: bool,
+        /// For people, about what it was seen to do.
+        remarks: Vec<String>,
     },
     Failed {
         cause: String,
@@ -32,6 +41,11 @@ pub enum Outcome {
     },
     Stopped {
         kept: bool,
+    },
+    /// A file that it was told to read was written to while it ran, and is the same again. It may
+    /// have read what was there in between; the program may also write it itself, every time.
+    Again {
+        file: String,
     },
 }
 
@@ -45,9 +59,6 @@ const ASKING: [i32; 3] = [libc::SIGTERM, libc::SIGINT, libc::SIGHUP];
 /// How long a signal of ours may come after the one that has ended a stage.
 const PATIENCE: Duration = Duration::from_millis(200);
 
-/// Bytes of the log that may be looked at for its last lines, and characters of each that are shown.
-const TAIL: u64 = 64 << 10;
-const WIDE: usize = 400;
 
 /// Bytes of free disk below which a failure is told to be the disk's.
 const LITTLE: u64 = 1 << 20;
@@ -114,6 +125,12 @@ impl Launch {
             Ok(exit) => exit,
             Err(e) => return self.failed(format!("its end was lost: {e}")),
         };
+        let mut notes = self.observer.take().and_then(Observer::finish);
+        // Before anything is looked at: what still runs could change it.
+        let left = match &notes {
+            Some(notes) if notes.left => observe::end_strays(&notes.threads),
+            _ => 0,
+        };
         let spent = self.spent(exit.usage);
         self.record.before = self.before;
         self.record.wall_seconds = spent.wall_seconds;
@@ -121,9 +138,11 @@ impl Launch {
         self.record.peak_memory_bytes = spent.peak_memory_bytes;
         self.record.exit = exit.code.unwrap_or_default();
         if exit.code == Some(0) {
-            return match self.commit() {
-                Ok((entry, bytes)) => Outcome::Done {
+            return match self.commit(notes.as_mut(), left) {
+                Ok(Err(file)) => Outcome::Again { file },
+                Ok(Ok((entry, bytes))) => Outcome::Done {
                     durable: durable(&entry),
+                    remarks: self.remarks(),
                     entry: Box::new(entry),
                     bytes,
                 },
@@ -133,16 +152,26 @@ impl Launch {
         if self.command && self.work.has_checkpoint() {
             // Without this note the record of the next run is only less complete.
             let _ = self.work.note_spent(&spent);
+            // And without this one the checkpoint is held to be of a run that was never heard of.
+            let _ = self.note_reads(notes.as_mut());
         }
         if self.stopped(&exit) {
             return Outcome::Stopped {
                 kept: self.work.has_checkpoint(),
             };
         }
-        match self.stages.are_asked_to_stop() {
-            true => self.failed(format!("{}, after it was asked to stop", exit.describe())),
-            false => self.failed(exit.describe()),
+        let mut cause = exit.describe();
+        if self.stages.are_asked_to_stop() {
+            cause += ", after it was asked to stop";
         }
+        if let Some(program) = notes.and_then(|n| n.privileged) {
+            let program = program.display();
+            cause += &format!(
+                "; {program} wants to become another user, which a watched program cannot: \
+                 watch = false in the stage lets it"
+            );
+        }
+        self.failed(cause)
     }
 
     /// Whether it ended because it was asked to. The library's kinds say so by their exit code; any
@@ -169,46 +198,194 @@ impl Launch {
         self.stages.are_asked_to_stop()
     }
 
+    /// What its author should know of a run that went well.
+    fn remarks(&self) -> Vec<String> {
+        let Some(seen) = &self.record.seen else {
+            return Vec::new();
+        };
+        let mut remarks = Vec::new();
+        if let Some(why) = &self.unwatched {
+            remarks.push(format!(
+                "ran unwatched ({why}): only what it declares or reports counts"
+            ));
+        }
+        if !seen.outside.is_empty() {
+            let files = human::count(seen.outside.values().sum(), "file");
+            let folders = some_of(seen.outside.keys().map(String::as_str));
+            let first = seen.outside.keys().next().map_or("", String::as_str);
+            remarks.push(format!(
+                "read {files} in {folders}, outside the project, which do not count; hint: \
+                 [pipeline] watch = [\"{first}\"] counts them"
+            ));
+        }
+        if !seen.wrote.is_empty() {
+            let names = some_of(seen.wrote.iter().map(String::as_str));
+            let it = if seen.wrote.len() == 1 {
+                "is no output"
+            } else {
+                "are no outputs"
+            };
+            let port = self.outputs.first().map_or("x", |(port, _)| port);
+            remarks.push(format!(
+                "wrote {names}, which {it}; hint: write to {{out.{port}}}"
+            ));
+        }
+        if seen.left > 0 {
+            let text = match seen.left {
+                1 => "left a process running, which was ended with it".into(),
+                n => format!("left {n} processes running, which were ended with it"),
+            };
+            remarks.push(text);
+        }
+        if seen.lost > 0 {
+            let calls = human::count(seen.lost, "call");
+            remarks.push(format!("what {calls} of it read could not be seen"));
+        }
+        if seen.apart {
+            remarks.push("ran partly in a container, where its reads are not seen".into());
+        }
+        remarks
+    }
+
     fn failed(&self, mut cause: String) -> Outcome {
         if let Ok(disk) = rustix::fs::statvfs(&self.root)
             && disk.f_bavail.saturating_mul(disk.f_frsize) < LITTLE
         {
             cause += "; there is no space left on the disk of the store";
         }
-        let log = read::tail(&self.work.log(), TAIL).unwrap_or_default();
-        let log = plain::unstyled(&String::from_utf8_lossy(&log));
-        let lines: Vec<&str> = log.lines().filter(|l| !l.trim().is_empty()).collect();
-        let tail = lines[lines.len().saturating_sub(5)..].iter();
         Outcome::Failed {
             cause,
-            tail: tail.map(|l| plain::cut(l, WIDE).into_owned()).collect(),
+            tail: tail::last_lines(&self.work.log()),
         }
     }
 
-    fn commit(&mut self) -> Result<(Entry, u64)> {
-        self.watch.unchanged(&self.dir, &self.root)?;
-        let imports = match &self.imports {
-            Some(list) => reads::list(list)?.unwrap_or_default(),
-            None => String::new(),
+    /// Fails if a program has not written an output, and tells where it should be.
+    fn all_written(&self) -> Result<()> {
+        let there = |file: &str| self.work.result().join(file).symlink_metadata().is_ok();
+        let Some((port, file)) = self.outputs.iter().find(|(_, file)| !there(file)) else {
+            return Ok(());
         };
-        let reads = reads::found(&self.dir, &self.root, &self.depfile, &imports, self.started)?;
+        let elsewhere = fs::metadata(self.dir.join(file)).and_then(|meta| meta.modified());
+        let instead = match elsewhere.is_ok_and(|at| self.command && at >= self.started) {
+            true => format!("; it wrote {file} in the project instead"),
+            false => String::new(),
+        };
+        let hint = match self.command {
+            true => format!(
+                "; hint: the place to write to is {{out.{port}}} in the command, or {} in its environment",
+                program::variable("OUT", port)
+            ),
+            false => String::new(),
+        };
+        bail!("it ended without writing its output `{port}` ({file}){instead}{hint}")
+    }
+
+    /// What the run was found to depend on and to do.
+    fn findings(&self, notes: Option<&mut Notes>) -> Result<Findings> {
+        let imports = match &self.imports {
+            Some(list) => Imports::load(list)?,
+            None => Imports::default(),
+        };
+        let declared = self.watch.files.iter().map(|file| file.name.clone());
+        let frame = Frame {
+            dir: &self.dir,
+            declared: &declared.collect(),
+            patterns: &self.watch.declared,
+            started: self.started,
+        };
+        let depfile = reads::read(&self.depfile)?.unwrap_or_default();
+        let named = depfile::parse(&depfile);
+        let (mut found, mut modules) = match notes {
+            Some(notes) => (Findings::of(notes, &imports, &frame)?, BTreeSet::new()),
+            None => (Findings::default(), imports.files),
+        };
+        // What the runs had read that left the checkpoint this one went on from.
+        let before = self.read_before.files.keys();
+        modules.extend(before.map(|name| files::path(name)));
+        let known: HashSet<String> = found.reads.iter().map(|r| r.path.clone()).collect();
+        let reported = findings::reported(named, modules, &self.places, &frame)?;
+        let new = reported
+            .into_iter()
+            .filter(|read| !known.contains(&read.path));
+        found.reads.extend(new);
+        found.seen.packages.extend(imports.versions);
+        Ok(found)
+    }
+
+    /// Notes what this run has read, for whoever is to go on from its checkpoint.
+    fn note_reads(&self, notes: Option<&mut Notes>) -> Result<()> {
+        // Without a watch, a Python that was killed has told of nothing.
+        let known = notes.is_some() || self.imports.as_ref().is_none_or(|list| list.exists());
+        let found = self.findings(notes)?;
+        let contents = found.reads.iter().filter(|read| read.what == What::Content);
+        let files: Vec<_> = contents
+            .map(|read| (read.path.clone(), read.digest))
+            .collect();
+        let files = known.then_some(&files[..]);
+        let all = self.read_before.clone().and(files, self.started);
+        Ok(self.work.note_read_before(&all)?)
+    }
+
+    /// The result; or a file that was written to while it was made, and is the same again.
+    fn commit(
+        &mut self,
+        notes: Option<&mut Notes>,
+        left: usize,
+    ) -> Result<Result<(Entry, u64), String>> {
+        self.all_written()?;
+        self.given.unchanged()?;
+        if let Some(file) = self.watch.unchanged(&self.dir, &self.root)?
+            && !self.again
+        {
+            return Ok(Err(file));
+        }
+        let found = match self.command {
+            true => self.findings(notes)?,
+            false => Findings::default(),
+        };
+        if let Some(damaged) = found.damaged.first() {
+            bail!(
+                "it changed {}, which is part of another result",
+                damaged.display()
+            );
+        }
         let record = &mut self.record;
-        record.versions.extend(python::versions(&imports));
-        record.result.out = self.work.collect(&self.outputs)?;
+        let (made, told) = self.work.collect(&self.outputs)?;
+        let mut log = self.work.open_log().ok();
+        told.iter().for_each(|text| write_line(&mut log, text));
+        record.result.out = made;
         record.result.state = self.work.state()?;
         record.finished = human::now();
         record.git = self.git.get_or_init(|| provenance::git(&self.dir)).clone();
         record.result.wall = record.wall_seconds;
         let since = SystemTime::now().duration_since(UNIX_EPOCH);
         record.result.at = since.unwrap_or_default().as_secs();
-        if !reads.is_empty() {
+        if self.command {
+            record.versions.extend(found.seen.packages.clone());
+            record.result.blind = !found.seen.observed;
+            record.seen = Some(Seen { left, ..found.seen });
+        }
+        if !found.reads.is_empty() {
             let mut whole = self.manifest.clone();
-            for (path, digest) in &reads {
-                whole.add(format!("read.{path}"), digest);
+            if found.reads.len() > FEW_READS {
+                let list = serde_json::to_vec(&found.reads)?;
+                let digest = Digest::of(&list);
+                let path = self.work.result().join(READS);
+                // Whatever the program has put there gives way, and no link is followed.
+                let _ = fs::remove_file(&path);
+                let new = File::options().write(true).create_new(true).open(&path);
+                new.and_then(|mut file| file.write_all(&list))
+                    .with_context(|| format!("cannot write {}", path.display()))?;
+                whole.add("reads", digest);
+                record.result.more = Some(digest);
+            } else {
+                for (key, value) in found.reads.iter().map(Read::line) {
+                    whole.add(key, value);
+                }
+                record.result.reads = found.reads;
             }
             record.result.base = Some(record.result.fp);
             record.result.fp = whole.fingerprint();
-            record.result.reads = reads;
             self.manifest = whole;
         }
         let sizes = record
@@ -221,7 +398,20 @@ impl Launch {
         let entry = self
             .work
             .commit(&self.root, &self.manifest.to_string(), record, durable)?;
-        Ok((entry, bytes))
+        Ok(Ok((entry, bytes)))
+    }
+}
+
+/// Names told in one line; more are counted.
+const TOLD: usize = 3;
+
+/// `a, b, c and 4 more`.
+fn some_of<'a>(names: impl ExactSizeIterator<Item = &'a str>) -> String {
+    let more = names.len().saturating_sub(TOLD);
+    let first: Vec<&str> = names.take(TOLD).collect();
+    match more {
+        0 => first.join(", "),
+        _ => format!("{} and {more} more", first.join(", ")),
     }
 }
 

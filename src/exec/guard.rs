@@ -3,25 +3,32 @@
 //! The kernel kills a stage's own process when the runner dies, but not what that process has
 //! started. So the runner tells a second process, through a pipe, which process groups exist; the
 //! pipe ends when the runner does, however it does, and then the groups that remain are killed.
+//! Until they are it holds the runner's lock, so that no other run starts a stage beside what is
+//! left of it. It has a name of its own: who ends all programs called `repro` does not mean it.
 
 use std::collections::BTreeSet;
 use std::io::{self, BufRead, Write};
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::process::{ChildStdin, Command, Stdio};
 
 use super::process;
 
+const NAME: &str = "stage-guard";
+
 /// The runner's end of the pipe.
 pub struct Guard(ChildStdin);
 
 impl Guard {
-    pub fn start() -> io::Result<Self> {
+    pub fn start(lock: Option<OwnedFd>) -> io::Result<Self> {
         let mut command = Command::new(super::program::this_program());
-        command.arg("guard").current_dir("/").process_group(0);
+        command.arg0(NAME).arg("guard");
+        command.current_dir("/").process_group(0);
+        // It writes nothing: its standard output is the lock, which is free when all who have it
+        // open have ended.
         command
             .stdin(Stdio::piped())
-            .stdout(Stdio::null())
+            .stdout(lock.map_or(Stdio::null(), Stdio::from))
             .stderr(Stdio::null());
         let stdin = command.spawn()?.stdin.take();
         stdin
@@ -42,6 +49,13 @@ impl Guard {
 
 /// `repro guard`: listens until the runner is gone.
 pub fn main() {
+    // For `ps` and `pkill`; without it the guard does its work as well.
+    let _ = std::fs::write("/proc/self/comm", NAME);
+    // It ends with the runner and not before. A guard that is stopped when that happens would get a
+    // SIGHUP from the kernel.
+    for signal in [libc::SIGHUP, libc::SIGINT, libc::SIGTERM, libc::SIGQUIT] {
+        process::ignore(signal);
+    }
     let mut groups = BTreeSet::new();
     for line in io::stdin().lock().lines().map_while(Result::ok) {
         match (

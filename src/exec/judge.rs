@@ -1,7 +1,7 @@
 //! What becomes of a stage when more is known: fresh, ready, to be run once more.
 
-use super::State;
 use super::schedule::Run;
+use super::{State, ended};
 use crate::graph::Id;
 use crate::manifest::Manifest;
 use crate::plain;
@@ -62,6 +62,51 @@ impl Run<'_, '_> {
                 self.progress.fresh(&self.planner.graph.stages[id].name);
                 self.revive(id);
             }
+        }
+    }
+
+    /// Results that a stage was to be given are not what was committed any more: they are restored or
+    /// made again, and whoever reads them waits. `id` is ready and in no list.
+    pub(super) fn make_again(&mut self, id: Id, spoiled: &[Id]) {
+        self.ready.push(id);
+        for &from in spoiled {
+            let name = self.planner.graph.stages[from].name.clone();
+            if self.remade.contains(&from) {
+                self.ready.retain(|other| *other != id);
+                let why =
+                    format!("the result of {name}, which it reads, is changed again and again");
+                self.ended(id, ended::not_started(&anyhow::anyhow!(why)));
+                return;
+            }
+            self.remade.push(from);
+            let text = format!("the result of {name} is not what was committed any more");
+            self.progress.say(&text);
+            let mut loose = Vec::new();
+            for user in self.planner.graph.stages[from].users.clone() {
+                match self.states[user] {
+                    State::Waiting(missing) => self.states[user] = State::Waiting(missing + 1),
+                    State::Ready => {
+                        self.states[user] = State::Waiting(1);
+                        self.ready.retain(|other| *other != user);
+                        let fp = self.planner.manifest(user).map(Manifest::fingerprint);
+                        let same = fp.and_then(|fp| self.working.remove(&fp));
+                        loose.extend(same.map_or(Vec::new(), |w| w.1));
+                    }
+                    // What runs is told when it ends; what has run read what was committed.
+                    _ => {}
+                }
+            }
+            self.states[from] = State::Waiting(0);
+            self.judge(from);
+            if self.states[from] == State::Fresh {
+                self.progress.fresh(&name);
+            }
+            for other in loose {
+                if self.states[other] == State::Waiting(0) {
+                    self.judge(other);
+                }
+            }
+            self.revive(from);
         }
     }
 

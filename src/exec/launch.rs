@@ -5,26 +5,28 @@ use std::os::fd::RawFd;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, OnceLock};
-use std::time::SystemTime;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
-use stages::contract::CheckpointEvery;
+use contract::CheckpointEvery;
 
 use super::program::Inputs;
 use super::signals::{Clock, Stages};
 use super::watched::Watch;
-use super::{Message, process, program, spawn};
+use super::{Message, not_started, process, program, spawn};
 use crate::device;
 use crate::digest::Fingerprint;
 use crate::graph::{Id, Kind, Stage};
 use crate::human;
 use crate::manifest::Manifest;
+use crate::observe::Observer;
+use crate::observe::places::Places;
 use crate::plain;
 use crate::plan::extends_key;
 use crate::project::Facts;
 use crate::provenance::{self, Git};
 use crate::record::Record;
-use crate::store::{Entry, Spent, Work, stat};
+use crate::store::{Entry, ReadBefore, Spent, Work, stat};
 
 /// All that one execution needs; owned, because it moves to the waiting thread.
 pub struct Launch {
@@ -40,13 +42,25 @@ pub struct Launch {
     /// Where a Python program lists what it imports.
     pub imports: Option<PathBuf>,
     pub depfile: PathBuf,
+    /// Of a command, unless it is not to be watched.
+    pub observer: Option<Observer>,
+    /// Why it is not watched although it should be.
+    pub unwatched: Option<String>,
+    pub places: Arc<Places>,
+    /// Where its inputs come from, for programs.
+    pub told: serde_json::Value,
     pub watch: Watch,
+    /// It runs for the second time, and whatever writes to its files did so the first time as well.
+    pub again: bool,
+    pub given: super::given::Inputs,
     pub(super) clock: Clock,
     /// Tells whether the stages were asked to stop.
     pub(super) stages: Stages,
     pub(super) started: SystemTime,
     /// What was used before the interruption that this execution goes on from.
     pub(super) before: Option<Spent>,
+    /// What the runs have read whose checkpoint is handed over.
+    pub(super) read_before: ReadBefore,
     /// Its checkpoint is its own business: it does not say when it has written one.
     pub(super) command: bool,
 }
@@ -77,8 +91,11 @@ pub fn start(
     let (program, events) = program::prepare(stage, inputs, &facts.dir, grant, &mut launch)?;
     launch.clock = Clock::start();
     launch.started = stat::now();
-    let pid = spawn::spawn(&program, grant.guard)
-        .with_context(|| format!("cannot start {}", program.name.to_string_lossy()))?;
+    let pid = spawn::spawn(&program, grant.guard).map_err(|e| not_started::why(&program, &e))?;
+    if program.refused.get() != 0 {
+        let error = std::io::Error::from_raw_os_error(program.refused.get());
+        launch.unwatched = Some(error.to_string());
+    }
     // The child has its own ends now; ours would keep the pipe of events open.
     drop(program);
     let spawned = std::thread::Builder::new()
@@ -97,7 +114,8 @@ pub fn start(
         // Nobody would wait for it.
         process::signal(pid, libc::SIGKILL);
         let _ = process::wait(pid);
-        return Err(e).context("cannot start a thread");
+        return Err(e)
+            .context("cannot start a thread; hint: `ulimit -u` says how many there may be");
     }
     Ok(pid)
 }
@@ -136,6 +154,8 @@ impl Launch {
                 wall: 0.0,
                 out: Vec::new(),
                 reads: Vec::new(),
+                more: None,
+                blind: false,
                 extends,
                 state: None,
                 origin: None,
@@ -149,14 +169,7 @@ impl Launch {
             profile: facts.profile.clone(),
             params: stage.params.clone(),
             inputs: BTreeMap::new(),
-            code: match &stage.kind {
-                Kind::Library(def) => def
-                    .code
-                    .iter()
-                    .map(|(m, d)| ((*m).into(), (*d).into()))
-                    .collect(),
-                Kind::Command(_) => BTreeMap::new(),
-            },
+            code: BTreeMap::new(),
             started: human::now(),
             finished: String::new(),
             wall_seconds: 0.0,
@@ -174,12 +187,23 @@ impl Launch {
             system: provenance::system(),
             versions,
             git: None,
+            seen: None,
             command: Vec::new(),
         };
         let command = matches!(stage.kind, Kind::Command(_));
         let resumed = command && work.has_checkpoint();
         record.resumed = resumed.then(|| "with the checkpoint it had left".into());
         let before = resumed.then(|| work.spent()).flatten();
+        let mut read_before = ReadBefore::default();
+        if resumed {
+            let began = work.began().unwrap_or(UNIX_EPOCH);
+            let known = work.read_before();
+            read_before = known.unwrap_or_else(|| ReadBefore::default().and(None, began));
+            // Until this run is heard of again.
+            let now = read_before.clone().and(None, stat::now());
+            work.note_read_before(&now)
+                .with_context(|| format!("cannot write in {}", root.display()))?;
+        }
         Ok(Self {
             id,
             root: root.into(),
@@ -195,11 +219,18 @@ impl Launch {
             git,
             dir: facts.dir.clone(),
             imports: None,
+            observer: None,
+            unwatched: None,
+            places: Arc::clone(&facts.places),
+            told: serde_json::Value::Null,
             watch: Watch::default(),
+            again: false,
+            given: super::given::Inputs::default(),
             clock: Clock::start(),
             stages: Stages::default(),
             started: SystemTime::now(),
             before,
+            read_before,
             command,
         })
     }

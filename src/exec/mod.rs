@@ -6,41 +6,49 @@
 
 mod ended;
 mod gauge;
+mod given;
 mod guard;
 mod judge;
 mod launch;
+mod not_started;
 mod process;
 mod program;
-mod python;
+pub mod python;
 mod reads;
 mod room;
 mod schedule;
 mod signals;
 mod spawn;
 mod start;
+mod tail;
 mod watched;
 
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::fs::OpenOptions;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc;
 
 use anyhow::Result;
-use stages::contract::{CheckpointEvery, Event};
+use contract::{CheckpointEvery, Event};
 
 use crate::graph::Id;
+use crate::observe::Observer;
+use crate::observe::places::Places;
 use crate::plan::Planner;
 use crate::progress::Progress;
 use crate::project::Facts;
 use crate::provenance;
+use crate::store::Lock;
 use ended::Outcome;
 pub use guard::main as guard_main;
+pub use process::end;
 pub use program::this_program;
-pub use reads::parse_depfile;
 use room::Room;
 
 /// What the command line says of a run.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Options {
     pub jobs: usize,
     /// Go on with what does not depend on a stage that failed.
@@ -49,6 +57,8 @@ pub struct Options {
     pub force: Vec<Id>,
     pub data: Option<PathBuf>,
     pub checkpoint_every: CheckpointEvery,
+    /// Of the store, if others could take it.
+    pub lock: Option<Lock>,
 }
 
 /// What came of it.
@@ -92,18 +102,20 @@ pub fn run(
     progress: &mut dyn Progress,
 ) -> Result<Summary> {
     let (sender, receiver) = mpsc::channel();
+    process::adopt_orphans();
     let stages = signals::Stages::default();
     signals::watch(sender.clone(), &stages)?;
     let count = planner.graph.stages.len();
     let mut run = schedule::Run {
         path: critical_path(planner, wanted),
-        planner,
         facts,
         options,
         progress,
         states: vec![State::Idle; count],
         ready: Vec::new(),
         room: Room::new(options.jobs, &facts.device),
+        side_by_side: planner.graph.side_by_side(),
+        planner,
         pids: HashMap::new(),
         stages,
         guard: None,
@@ -116,6 +128,7 @@ pub fn run(
         syncer: None,
         unsynced: None,
         again: Vec::new(),
+        remade: Vec::new(),
         summary: Summary::default(),
     };
     // Asking git takes longer than a short stage does, and what counts is the state it is in now.
@@ -130,6 +143,38 @@ pub fn run(
     run.go(&receiver);
     run.end(wanted)?;
     Ok(run.summary)
+}
+
+/// Whether the kernel lets us see what programs read; if not, why.
+pub fn can_watch() -> Result<(), String> {
+    let places = Places::new(Vec::new(), Path::new("/nowhere"), globset::GlobSet::empty());
+    let attempt = || {
+        let (observer, socket) = Observer::start(Arc::new(places))?;
+        let null = || OpenOptions::new().write(true).open("/dev/null");
+        let program = spawn::Program {
+            name: "/proc/self/exe".into(),
+            arguments: vec!["--version".into()],
+            env: Vec::new(),
+            dir: "/".into(),
+            stdout: null()?.into(),
+            stderr: null()?.into(),
+            observer: Some(socket),
+            refused: Default::default(),
+        };
+        let pid = spawn::spawn(&program, None)?;
+        let refused = program.refused.get();
+        drop(program);
+        process::wait(pid)?;
+        match observer.finish() {
+            Some(_) => Ok(()),
+            None => Err(io::Error::from_raw_os_error(refused)),
+        }
+    };
+    attempt().map_err(|e| match e.raw_os_error() {
+        Some(libc::EBUSY) => "somebody watches this process already".into(),
+        Some(libc::ENOSYS | libc::EINVAL) => "the kernel is older than Linux 5.5".into(),
+        _ => e.to_string(),
+    })
 }
 
 fn critical_path(planner: &Planner, wanted: &[Id]) -> Vec<f64> {

@@ -67,6 +67,24 @@ pub fn wait(pid: u32) -> io::Result<Exit> {
     })
 }
 
+/// Ends a process and those in its group, and takes it off the kernel's hands if it was left to us.
+pub fn end(pid: u32) {
+    signal(pid, libc::SIGKILL);
+    // SAFETY: neither call touches memory of ours.
+    unsafe {
+        libc::kill(pid as libc::pid_t, libc::SIGKILL);
+        libc::waitpid(pid as libc::pid_t, std::ptr::null_mut(), libc::WNOHANG);
+    }
+}
+
+/// Processes that lose their parents become children of this one, so that they can be found.
+pub fn adopt_orphans() {
+    // SAFETY: it touches no memory. Where it is refused, orphans go to init as they always did.
+    unsafe {
+        libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0);
+    }
+}
+
 /// What a running child has used so far; nothing where the kernel does not tell.
 pub fn usage(pid: u32) -> Usage {
     let read = |file: &str| fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap_or_default();
@@ -107,10 +125,24 @@ pub fn signal(pid: u32, signal: i32) {
     }
 }
 
+/// Lets a signal pass.
+pub fn ignore(signal: i32) {
+    // SAFETY: to ignore a signal calls nothing of ours.
+    unsafe {
+        libc::signal(signal, libc::SIG_IGN);
+    }
+}
+
 impl Exit {
     /// `exit 1`, `killed by signal 9 (SIGKILL; out of memory?)`.
     pub fn describe(&self) -> String {
         match (self.code, self.signal) {
+            // As a shell with `pipefail` tells of SIGPIPE.
+            (Some(141), _) => {
+                "exit 141: a command in a pipe was cut off, for what reads it, such as `head`, \
+                               had enough; `set +o pipefail` before the pipe allows that"
+                    .into()
+            }
             (Some(code), _) => format!("exit {code}"),
             (_, Some(libc::SIGKILL)) => "killed by SIGKILL: out of memory, or by hand".into(),
             (_, Some(signal)) => match signal_hook::low_level::signal_name(signal) {

@@ -11,15 +11,18 @@ use std::fs;
 use std::io::PipeReader;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::{Context, Result};
+use contract::JobSpec;
 use serde_json::Value;
-use stages::contract::JobSpec;
 
 use super::launch::{Grant, Launch};
+use super::python;
 use super::spawn::Program;
-use crate::command::{Command, Fill};
+use crate::command::{Command, Fill, Run, Variable};
 use crate::graph::{Kind, Stage};
+use crate::observe::Observer;
 
 /// Files per input port.
 pub type Inputs = BTreeMap<String, Vec<PathBuf>>;
@@ -76,11 +79,19 @@ pub fn prepare(
         dir: dir.into(),
         stdout: log.try_clone()?.into(),
         stderr: log.into(),
+        observer: None,
+        refused: Default::default(),
     };
+    let threads = grant.threads.to_string();
+    for name in ["RAYON_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"] {
+        program.env(name, &threads);
+    }
+    // Empty for who has none: a GPU is had by asking for it.
+    program.env("CUDA_VISIBLE_DEVICES", grant.gpus.join(","));
     let mut events = None;
     match &stage.kind {
         Kind::Library(_) => {
-            let job = worker(stage, inputs, outputs, grant, launch)?;
+            let job = worker(stage, inputs, outputs, dir, grant, launch)?;
             program.arguments = vec!["worker".into(), job.into()];
             for (name, value) in WORKER {
                 program.env(name, value);
@@ -92,10 +103,9 @@ pub fn prepare(
             events = Some(reader);
         }
         Kind::Command(declared) => {
-            let params = &stage.params;
             command(
                 declared,
-                params,
+                stage,
                 &inputs,
                 &outputs,
                 grant,
@@ -104,13 +114,24 @@ pub fn prepare(
             )?;
         }
     }
-    let threads = grant.threads.to_string();
-    for name in ["RAYON_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"] {
-        program.env(name, &threads);
-    }
-    // Empty for who has none: a GPU is had by asking for it.
-    program.env("CUDA_VISIBLE_DEVICES", grant.gpus.join(","));
     Ok((program, events))
+}
+
+/// What a command declares of its environment comes last: it is what counts, so it is what the
+/// program gets.
+fn declared(variables: &[Variable], fill: &Fill, program: &mut Program) {
+    for variable in variables {
+        let value = match &variable.value {
+            Some(value) => Some(fill.text(value)),
+            None => variable.inherited(),
+        };
+        match value {
+            // The folder that lists imports stays in front of it.
+            Some(own) if variable.name == "PYTHONPATH" => python::also(program, own),
+            Some(value) => program.env(&variable.name, value),
+            None => {}
+        }
+    }
 }
 
 /// The job file of a stage of the library.
@@ -118,6 +139,7 @@ fn worker(
     stage: &Stage,
     inputs: Inputs,
     outputs: BTreeMap<String, PathBuf>,
+    dir: &Path,
     grant: &Grant,
     launch: &Launch,
 ) -> Result<PathBuf> {
@@ -125,22 +147,26 @@ fn worker(
     fs::create_dir_all(&checkpoint)?;
     let state = launch.work.result().join("state");
     fs::create_dir_all(&state)?;
+    let told = |path: PathBuf| told(&path, dir);
+    let inputs =
+        (inputs.into_iter()).map(|(port, paths)| (port, paths.into_iter().map(told).collect()));
+    let outputs = outputs.into_iter().map(|(port, path)| (port, told(path)));
     let job = JobSpec {
         stage: stage.name.clone(),
         kind: stage.kind.name().into(),
         params: stage.params.clone(),
-        inputs,
-        outputs,
-        checkpoint,
-        state,
-        extends: grant.extends.clone(),
+        inputs: inputs.collect(),
+        outputs: outputs.collect(),
+        checkpoint: told(checkpoint),
+        state: told(state),
+        extends: grant.extends.clone().map(told),
         device: match grant.gpus.is_empty() {
             false => "cuda:0".into(),
             true => "cpu".into(),
         },
         threads: grant.threads,
         data: grant.data.clone(),
-        downloads: launch.root.join("downloads"),
+        downloads: told(launch.root.join("downloads")),
         checkpoint_every: grant.checkpoint_every,
     };
     let path = launch.work.dir.join("job.json");
@@ -151,41 +177,38 @@ fn worker(
 /// Any program, its placeholders filled; what it prints goes to the log.
 fn command(
     command: &Command,
-    params: &Value,
+    stage: &Stage,
     inputs: &Inputs,
     outputs: &BTreeMap<String, PathBuf>,
     grant: &Grant,
     launch: &mut Launch,
     program: &mut Program,
 ) -> Result<()> {
-    let params_file = launch.work.dir.join("params.json");
-    write_json(&params_file, params)?;
+    let file = |name: &str| launch.work.dir.join(name);
+    let (params_file, inputs_file) = (file("params.json"), file("inputs.json"));
+    write_json(&params_file, &stage.params)?;
+    if command.tells_inputs(&stage.inputs) {
+        write_json(&inputs_file, &launch.told)?;
+        program.env("REPRO_INPUTS", &inputs_file);
+    }
     let fill = Fill {
         inputs,
         outputs,
-        params,
+        params: &stage.params,
         params_file: &params_file,
+        inputs_file: &inputs_file,
         depfile: &launch.depfile,
         threads: grant.threads,
     };
     let arguments = command.arguments(&fill);
-    let (name, rest) = arguments
-        .split_first()
-        .context("there is no program to run")?;
-    program.name = OsString::from(name);
-    program.arguments = rest.iter().map(OsString::from).collect();
-    for variable in &command.env {
-        if let Some((name, value)) = variable.split_once('=') {
-            program.env(name, value);
-        }
-    }
-    let name =
-        |what: &str, port: &str| format!("REPRO_{what}_{}", port.to_uppercase().replace('-', "_"));
     for (port, path) in outputs {
-        program.env(name("OUT", port), path);
+        program.env(variable("OUT", port), path);
     }
     for (port, paths) in inputs {
-        program.env(name("IN", port), std::env::join_paths(paths)?);
+        // What one variable cannot hold is in REPRO_INPUTS.
+        if let Some(value) = joined(paths) {
+            program.env(variable("IN", port), value);
+        }
     }
     let checkpoint = launch.work.checkpoint();
     fs::create_dir_all(&checkpoint)?;
@@ -193,10 +216,82 @@ fn command(
     program.env("REPRO_DEPFILE", &launch.depfile);
     program.env("REPRO_CHECKPOINT", checkpoint);
     if command.python {
-        launch.imports = Some(super::python::watch(program, &launch.work.dir)?);
+        let list = launch.work.dir.join("imports");
+        python::watch(program, &launch.root, &list)?;
+        launch.imports = Some(list);
     }
-    launch.record.command = arguments;
+    if command.watch {
+        // Without a thread to listen the program runs unwatched, and its record says so.
+        if let Ok((observer, socket)) = Observer::start(Arc::clone(&launch.places)) {
+            launch.observer = Some(observer);
+            program.observer = Some(socket);
+        }
+    }
+    declared(&command.env, &fill, program);
+    match (&command.run, &arguments[..]) {
+        (Run::Shell(_), [lines]) => shell(lines, &launch.work.dir, program)?,
+        (_, arguments) => {
+            program.name.clone_from(&arguments[0]);
+            program.arguments = arguments[1..].to_vec();
+        }
+    }
+    let all = std::iter::once(&program.name).chain(&program.arguments);
+    launch.record.command = all.map(|a| a.to_string_lossy().into_owned()).collect();
     Ok(())
+}
+
+/// `REPRO_OUT_MODEL`: where a program finds a port.
+pub fn variable(what: &str, port: &str) -> String {
+    format!("REPRO_{what}_{}", port.to_uppercase().replace('-', "_"))
+}
+
+/// Paths for one variable, with a colon between them; nothing if that could not be taken apart again,
+/// or would be longer than what the kernel lets a program be told.
+fn joined(paths: &[PathBuf]) -> Option<OsString> {
+    if let [path] = paths {
+        return Some(path.into());
+    }
+    std::env::join_paths(paths)
+        .ok()
+        .filter(|all| all.len() < LONG)
+}
+
+/// The kernel passes on no argument and no variable of 128 KiB.
+const LONG: usize = 100 << 10;
+
+/// Lines for a shell, which stops at the first command that fails, also within a pipe. Long ones go
+/// through a file.
+fn shell(lines: &OsStr, work: &Path, program: &mut Program) -> Result<()> {
+    program.name = "bash".into();
+    let mut arguments: Vec<OsString> = ["-e", "-o", "pipefail"].map(Into::into).to_vec();
+    let mut lines = lines.to_owned();
+    if program.file().is_err() {
+        program.name = "sh".into();
+        arguments = vec!["-e".into()];
+        // Not every `sh` has this.
+        let mut first = OsString::from("(set -o pipefail) 2>/dev/null && set -o pipefail; ");
+        first.push(lines);
+        lines = first;
+    }
+    if lines.len() < LONG {
+        arguments.extend(["-c".into(), lines]);
+    } else {
+        let script = work.join("script.sh");
+        fs::write(&script, lines.as_bytes())
+            .with_context(|| format!("cannot write {}", script.display()))?;
+        arguments.push(script.into());
+    }
+    program.arguments = arguments;
+    Ok(())
+}
+
+/// A path as JSON can hold it: where a folder above the project has a name that is no text, relative
+/// to the project, where programs start.
+pub fn told(path: &Path, dir: &Path) -> PathBuf {
+    match (path.to_str(), path.strip_prefix(dir)) {
+        (None, Ok(inside)) => inside.into(),
+        _ => path.into(),
+    }
 }
 
 fn write_json(path: &Path, value: &Value) -> Result<()> {

@@ -19,7 +19,8 @@ pub struct Room {
 /// What one running stage occupies.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Seat {
-    /// Upper bound on the threads it may use. Results never depend on it.
+    /// Upper bound on the threads it may use. Results of the library never depend on it; a program
+    /// may sum in another order with another number.
     pub threads: usize,
     /// Ids of its GPUs.
     pub gpus: Vec<String>,
@@ -33,7 +34,7 @@ impl Room {
     pub fn new(jobs: usize, device: &Device) -> Self {
         let cpus = std::thread::available_parallelism().map_or(1, usize::from);
         Self {
-            jobs,
+            jobs: jobs.min(jobs_by_descriptors()),
             cpus,
             memory: memory(),
             gpus: device.gpus.clone(),
@@ -47,8 +48,9 @@ impl Room {
     }
 
     /// A seat for a stage, if there is room now. What asks for more than the machine has runs
-    /// alone. `waiting` stages are ready, this one among them.
-    pub fn admit(&self, stage: &Stage, waiting: usize) -> Option<Seat> {
+    /// alone. `waiting` stages are ready, this one among them; `beside` it so many stand in the
+    /// pipeline.
+    pub fn admit(&self, stage: &Stage, waiting: usize, beside: usize) -> Option<Seat> {
         let library = match &stage.kind {
             Kind::Library(def) => Some(def),
             Kind::Command(_) => None,
@@ -79,10 +81,12 @@ impl Room {
             return None;
         }
         let together = (self.taken.len() + waiting).min(self.jobs).max(1);
-        let threads = if alone {
-            self.cpus
-        } else {
-            (self.cpus / together).max(cpu).max(1)
+        let threads = match library {
+            Some(_) if alone => self.cpus,
+            Some(_) => (self.cpus / together).max(cpu).max(1),
+            // Never what happens to be ready: the same pipeline gives the same number.
+            None if cpu > 0 => cpu,
+            None => (self.cpus / beside.max(1)).max(1),
         };
         Some(Seat {
             threads,
@@ -113,6 +117,19 @@ impl Room {
     pub fn leave(&mut self, id: Id) {
         self.taken.remove(&id);
     }
+}
+
+/// Files that the runner has open besides those of its stages, and those of a stage that ends.
+const OWN_FILES: u64 = 24;
+const STAGE_FILES: u64 = 4;
+
+/// How many stages can run at once with as many files as may be open (`ulimit -n`).
+fn jobs_by_descriptors() -> usize {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    let files = limit.current.unwrap_or(u64::MAX).saturating_sub(OWN_FILES);
+    usize::try_from(files / STAGE_FILES)
+        .unwrap_or(usize::MAX)
+        .max(1)
 }
 
 /// Bytes of main memory.
@@ -151,29 +168,45 @@ mod tests {
     fn each_command_that_asks_has_a_gpu_of_its_own() {
         let (graph, mut room) = (graph("{ gpu = 1 }"), room(&["0", "3"]));
         for (id, gpu) in ["0", "3"].into_iter().enumerate() {
-            let seat = room.admit(&graph.stages[id], 3).expect("a free one");
+            let seat = room.admit(&graph.stages[id], 3, 3).expect("a free one");
             assert_eq!(seat.gpus, [gpu]);
             room.take(id, seat);
         }
-        assert_eq!(room.admit(&graph.stages[2], 1), None);
+        assert_eq!(room.admit(&graph.stages[2], 1, 3), None);
         room.leave(0);
-        let seat = room.admit(&graph.stages[2], 1).expect("free again");
+        let seat = room.admit(&graph.stages[2], 1, 3).expect("free again");
         assert_eq!(seat.gpus, ["0"]);
     }
 
     #[test]
     fn two_gpus_are_had_together_or_not_at_all() {
         let (two, mut room) = (graph("{ gpu = 2 }"), room(&["0", "1"]));
-        let seat = room.admit(&two.stages[0], 1).expect("both are free");
+        let seat = room.admit(&two.stages[0], 1, 3).expect("both are free");
         assert_eq!(seat.gpus, ["0", "1"]);
-        let one = room.admit(&graph("{ gpu = 1 }").stages[0], 1);
+        let one = room.admit(&graph("{ gpu = 1 }").stages[0], 1, 3);
         room.take(0, one.expect("both are free still"));
-        assert_eq!(room.admit(&two.stages[1], 1), None);
+        assert_eq!(room.admit(&two.stages[1], 1, 3), None);
+    }
+
+    #[test]
+    fn the_threads_of_a_command_do_not_depend_on_what_is_ready() {
+        let mut room = room(&[]);
+        room.cpus = 8;
+        let threads = |room: &Room, resources: &str, waiting, beside| {
+            let seat = room.admit(&graph(resources).stages[0], waiting, beside);
+            seat.expect("room").threads
+        };
+        assert_eq!(threads(&room, "{}", 3, 3), 2);
+        assert_eq!(threads(&room, "{}", 1, 3), 2);
+        assert_eq!(threads(&room, "{ cpu = 3 }", 1, 100), 3);
+        assert_eq!(threads(&room, "{}", 1, 100), 1);
+        room.jobs = 1;
+        assert_eq!(threads(&room, "{}", 1, 1), 8);
     }
 
     #[test]
     fn a_command_that_does_not_ask_has_none() {
-        let seat = room(&["0"]).admit(&graph("{ cpu = 1 }").stages[0], 1);
+        let seat = room(&["0"]).admit(&graph("{ cpu = 1 }").stages[0], 1, 3);
         assert_eq!(seat.expect("room").gpus, [""; 0]);
     }
 }

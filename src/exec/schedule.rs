@@ -33,6 +33,8 @@ pub(super) struct Run<'a, 'p> {
     /// Seconds from a stage's start to the end of all that follows.
     pub(super) path: Vec<f64>,
     pub(super) room: Room,
+    /// How many stages stand beside each in the pipeline, itself among them.
+    pub(super) side_by_side: Vec<usize>,
     pub(super) pids: HashMap<Id, u32>,
     /// Their process groups, and whether they were asked to stop.
     pub(super) stages: Stages,
@@ -54,6 +56,8 @@ pub(super) struct Run<'a, 'p> {
     pub(super) unsynced: Option<Instant>,
     /// Stages that had to run a second time.
     pub(super) again: Vec<Id>,
+    /// Stages whose results were found spoiled in this run.
+    pub(super) remade: Vec<Id>,
     pub(super) summary: Summary,
 }
 
@@ -121,10 +125,16 @@ impl Run<'_, '_> {
             }
             let stage = &self.planner.graph.stages[id];
             let waiting = self.ready.len() - i;
-            match self.room.admit(stage, waiting) {
+            match self.room.admit(stage, waiting, self.side_by_side[id]) {
                 Some(seat) => {
                     self.ready.remove(i);
-                    self.start(id, seat);
+                    match self.given(id) {
+                        Ok(given) => self.start(id, seat, given),
+                        Err(spoiled) => {
+                            self.make_again(id, &spoiled);
+                            i = 0;
+                        }
+                    }
                     if !self.summary.failed.is_empty() && !self.options.keep_going {
                         return;
                     }
@@ -162,7 +172,9 @@ impl Run<'_, '_> {
                 entry,
                 bytes,
                 durable,
+                remarks,
             } => {
+                self.planner.look_again();
                 self.summary.ran.push(id);
                 if !durable {
                     self.bring_to_disk(self.planner.store.result(&entry.fp));
@@ -173,6 +185,9 @@ impl Run<'_, '_> {
                     bytes,
                 };
                 self.progress.end(&name, &end);
+                for remark in remarks {
+                    self.progress.say(&format!("{name} {remark}"));
+                }
                 self.planner.store.index.add_result(*entry);
                 self.unsynced.get_or_insert_with(Instant::now);
                 self.judge(id);
@@ -203,6 +218,16 @@ impl Run<'_, '_> {
                 });
                 let log = log.map(|l| l.display().to_string()).unwrap_or_default();
                 self.progress.end(&name, &End::Failed { cause, tail, log });
+            }
+            Outcome::Again { file } => {
+                self.again.push(id);
+                self.progress.end(&name, &End::Stopped { kept: false });
+                let text = format!("{name} runs once more: {file} was written to while it ran");
+                self.progress.say(&text);
+                // Whoever waited for it goes on waiting.
+                for id in std::iter::once(id).chain(waiting) {
+                    self.judge(id);
+                }
             }
             Outcome::Stopped { kept } => {
                 self.states[id] = State::Stopped;

@@ -5,6 +5,7 @@
 
 #![expect(unsafe_code, reason = "clone, and system calls between it and exec")]
 
+use std::cell::Cell;
 use std::env;
 use std::ffi::{CString, OsStr, OsString, c_char, c_int, c_void};
 use std::fs::File;
@@ -16,6 +17,8 @@ use std::path::PathBuf;
 use std::ptr;
 use std::sync::atomic::{AtomicI32, Ordering};
 
+use crate::observe::{Filter, kernel};
+
 /// A program to start. It reads nothing from its standard input.
 #[derive(Debug)]
 pub struct Program {
@@ -26,6 +29,10 @@ pub struct Program {
     pub dir: PathBuf,
     pub stdout: OwnedFd,
     pub stderr: OwnedFd,
+    /// Where the listener of an observer is sent, see [`kernel::enter`].
+    pub observer: Option<OwnedFd>,
+    /// Number of the error with which the kernel refused to watch it.
+    pub refused: Cell<c_int>,
 }
 
 impl Program {
@@ -35,13 +42,18 @@ impl Program {
         self.env.push((name, value));
     }
 
-    fn variable(&self, name: &str) -> Option<OsString> {
-        let own = self.env.iter().find(|(n, _)| n == name);
-        own.map(|(_, v)| v.clone()).or_else(|| env::var_os(name))
+    /// What is set for it alone.
+    pub fn own(&self, name: &str) -> Option<&OsString> {
+        self.env.iter().find(|(n, _)| n == name).map(|(_, v)| v)
+    }
+
+    /// A variable as the program will find it.
+    pub fn variable(&self, name: &str) -> Option<OsString> {
+        self.own(name).cloned().or_else(|| env::var_os(name))
     }
 
     /// The file to execute: a name without a slash is looked for on the path.
-    fn file(&self) -> io::Result<PathBuf> {
+    pub fn file(&self) -> io::Result<PathBuf> {
         if self.name.as_bytes().contains(&b'/') {
             return Ok(self.name.clone().into());
         }
@@ -71,6 +83,9 @@ struct Plan {
     /// Become its standard input, output and error.
     files: [RawFd; 3],
     guard: Option<RawFd>,
+    /// The filter it enters, and where it sends the listener.
+    observer: Option<(libc::sock_fprog, RawFd)>,
+    refused: AtomicI32,
     runner: libc::pid_t,
     /// What went wrong before it became the program.
     error: AtomicI32,
@@ -93,6 +108,7 @@ pub fn spawn(program: &Program, guard: Option<RawFd>) -> io::Result<u32> {
         .collect::<io::Result<Vec<_>>>()?;
     let environment = environment(&program.env)?;
     let null = File::open("/dev/null")?;
+    let filter = Filter::new();
     let pointers = |texts: &[CString]| {
         let all = texts.iter().map(|t| t.as_ptr());
         all.chain([ptr::null()]).collect::<Vec<_>>()
@@ -110,6 +126,8 @@ pub fn spawn(program: &Program, guard: Option<RawFd>) -> io::Result<u32> {
             program.stderr.as_raw_fd(),
         ],
         guard,
+        observer: (program.observer.as_ref()).map(|fd| (filter.program(), fd.as_raw_fd())),
+        refused: AtomicI32::new(0),
         runner: std::process::id() as libc::pid_t,
         error: AtomicI32::new(0),
         file,
@@ -139,6 +157,7 @@ pub fn spawn(program: &Program, guard: Option<RawFd>) -> io::Result<u32> {
             None => pid,
         }
     };
+    program.refused.set(plan.refused.load(Ordering::Relaxed));
     match plan.error.load(Ordering::Relaxed) {
         0 => Ok(pid as u32),
         error => {
@@ -188,6 +207,11 @@ extern "C" fn child(plan: *mut c_void) -> c_int {
         let mut none = MaybeUninit::<libc::sigset_t>::uninit();
         libc::sigemptyset(none.as_mut_ptr());
         libc::sigprocmask(libc::SIG_SETMASK, none.as_ptr(), ptr::null_mut());
+        if let Some((filter, socket)) = &plan.observer {
+            // Where the kernel refuses, the program runs all the same, and what it reads is not seen.
+            let error = kernel::enter(filter, *socket);
+            plan.refused.store(error, Ordering::Relaxed);
+        }
         let environment = plan.environment.as_ptr();
         libc::execve(plan.file.as_ptr(), plan.arguments.as_ptr(), environment);
         if *libc::__errno_location() == libc::ENOEXEC {
@@ -249,6 +273,8 @@ mod tests {
             dir: dir.into(),
             stdout: out("out")?,
             stderr: out("err")?,
+            observer: None,
+            refused: Cell::new(0),
         })
     }
 

@@ -1,23 +1,25 @@
 //! From a ready stage to a running process.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::RawFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use anyhow::Result;
+use anyhow::{Context, Result, bail};
 
+use super::given::{Given, Inputs, Seen};
 use super::guard::Guard;
 use super::launch::{self, Grant, Launch};
 use super::schedule::Run;
 use super::watched::{Watch, Watched};
-use super::{State, ended, gauge, room};
+use super::{State, ended, gauge, program, room};
+use crate::files;
 use crate::graph::{Id, Kind};
-use crate::plan::{UNREADABLE, Verdict};
-use crate::store::stat::Stamp;
+use crate::plan::Verdict;
+use crate::store::{Health, Lock, Work, stat};
 
 impl Run<'_, '_> {
-    pub(super) fn start(&mut self, id: Id, seat: room::Seat) {
+    pub(super) fn start(&mut self, id: Id, seat: room::Seat, given: Inputs) {
         let stage = &self.planner.graph.stages[id];
         let why = match self.planner.verdict(id) {
             Some(Verdict::Stale(reasons)) => reasons.join("; "),
@@ -39,7 +41,7 @@ impl Run<'_, '_> {
         self.room.take(id, seat);
         let stages = self.stages.clone();
         let mut groups = stages.groups();
-        match self.launch(id, &grant) {
+        match self.launch(id, &grant, given) {
             Ok(pid) => {
                 groups.insert(pid);
                 self.pids.insert(id, pid);
@@ -57,7 +59,7 @@ impl Run<'_, '_> {
             return None;
         }
         if self.guard.is_none() {
-            match Guard::start() {
+            match Guard::start(self.options.lock.as_ref().and_then(Lock::held)) {
                 Ok(guard) => self.guard = Some(guard),
                 Err(e) => {
                     let text = format!("no guard over left-over processes: {e}");
@@ -68,30 +70,30 @@ impl Run<'_, '_> {
         self.guard.as_ref().map(Guard::fd)
     }
 
-    fn launch(&mut self, id: Id, grant: &Grant) -> Result<u32> {
+    fn launch(&mut self, id: Id, grant: &Grant, given: Inputs) -> Result<u32> {
         let stage = &self.planner.graph.stages[id];
         let manifest = self.planner.manifest(id).cloned().unwrap_or_default();
-        if let Some((line, _)) = manifest
-            .iter()
-            .find(|(k, v)| k.starts_with("file.") && *v == "missing")
-        {
-            anyhow::bail!("file {} does not exist", &line["file.".len()..]);
-        }
-        if let Some((line, why)) = (manifest.iter()).find(|(_, v)| v.starts_with(UNREADABLE)) {
-            let (_, name) = line.split_once('.').unwrap_or_default();
-            anyhow::bail!("{name} cannot be read: {}", &why[UNREADABLE.len()..]);
+        // What was there when the run began may have gone since.
+        if let Some(problem) = self.planner.problems(id).into_iter().next() {
+            bail!("{}", problem.wrong.what);
         }
         let fp = manifest.fingerprint();
         let root = self.planner.store.root.clone();
+        self.put_aside(id, &Work::of(&root, &fp))?;
         let git = Arc::clone(&self.git);
         let mut launch = Launch::new(id, &root, &fp, stage, manifest, self.facts, grant, git)?;
+        launch.record.code = self.planner.code(id).clone();
         launch.watch = self.watch(id)?;
         launch.stages = self.stages.clone();
+        launch.given = given;
+        launch.again = self.again.contains(&id);
         let stage = &self.planner.graph.stages[id];
         let mut files = BTreeMap::new();
+        let mut told = serde_json::Map::new();
         for input in &stage.inputs {
             let mut paths = Vec::new();
             let mut read = Vec::new();
+            let mut named = Vec::new();
             for (from, output) in &input.from {
                 if let (Some(entry), Some(made)) = (
                     self.planner.result(*from),
@@ -100,11 +102,19 @@ impl Run<'_, '_> {
                     paths.push(self.planner.store.output(&entry.fp, made));
                     let source = &self.planner.graph.stages[*from];
                     read.push(format!("{}.{} {}", source.name, made.port, made.digest));
+                    named.push(serde_json::json!({
+                        "stage": source.name,
+                        "output": made.port,
+                        "axes": source.axes,
+                        "path": program::told(paths.last().unwrap_or(&root), &self.facts.dir),
+                    }));
                 }
             }
             files.insert(input.port.clone(), paths);
             launch.record.inputs.insert(input.port.clone(), read);
+            told.insert(input.port.clone(), named.into());
         }
+        launch.told = told.into();
         launch::start(stage, files, self.facts, grant, launch, self.sender.clone())
     }
 
@@ -113,24 +123,77 @@ impl Run<'_, '_> {
         let Kind::Command(command) = &self.planner.graph.stages[id].kind else {
             return Ok(Watch::default());
         };
-        let patterns = [&command.files[..], &command.code[..]].concat();
+        let declared = command.declared().map(|(_, d)| d.text.clone());
         let mut watch = Watch {
-            found: self.planner.found(&patterns),
-            patterns,
+            declared: declared.collect(),
+            found: self.planner.found(command),
             files: Vec::new(),
         };
         for name in self.planner.files_of(id) {
-            let path = self.facts.dir.join(&name);
+            let path = self.facts.dir.join(files::path(&name));
             let Ok(meta) = std::fs::metadata(&path) else {
                 continue;
             };
-            watch.files.push(Watched {
-                digest: self.planner.store.digest_of(&path, false)?,
-                stamp: Stamp::of(&meta),
-                name,
-            });
+            let seen = Seen::file(&meta, stat::now());
+            let digest = self.planner.store.digest_of(&path, false)?;
+            if !self.planner.judged_with(id, &name, digest) {
+                bail!("{name} changed as it was being started; run it again");
+            }
+            watch.files.push(Watched { name, digest, seen });
         }
         Ok(watch)
+    }
+
+    /// A checkpoint that other code than now has made is not handed over.
+    fn put_aside(&mut self, id: Id, work: &Work) -> Result<()> {
+        if !work.has_checkpoint() {
+            return Ok(());
+        }
+        if let Some(file) = self.planner.changed_since_checkpoint(id) {
+            work.put_checkpoint_aside()
+                .with_context(|| format!("cannot write in {}", work.dir.display()))?;
+            let name = &self.planner.graph.stages[id].name;
+            let text = format!(
+                "{name} begins anew: {file} has changed since its checkpoint was made (kept in {})",
+                work.dir.join("checkpoint.aside").display()
+            );
+            self.progress.say(&text);
+        }
+        Ok(())
+    }
+
+    /// The results that a stage reads, as they are now; or the stages whose results are not what was
+    /// committed any more.
+    pub(super) fn given(&mut self, id: Id) -> Result<Inputs, Vec<Id>> {
+        let mut inputs = Inputs::default();
+        let mut spoiled = Vec::new();
+        let stages = &self.planner.graph.stages;
+        let all: BTreeSet<(Id, usize)> = (stages[id].inputs.iter())
+            .flat_map(|input| input.from.iter().copied())
+            .collect();
+        for (from, output) in all {
+            let Some(entry) = self.planner.result(from) else {
+                continue;
+            };
+            let (fp, made) = (entry.fp, entry.out[output].clone());
+            let path = self.planner.store.output(&fp, &made);
+            let seen = Seen::output(&path, stat::now()).ok();
+            let known = seen.is_some_and(|seen| made.stamp == Some(seen.stamp()));
+            let good = known || self.planner.store.health(&fp, output, false) == Health::Good;
+            match seen {
+                Some(seen) if good => inputs.0.push(Given {
+                    name: format!("{}.{}", stages[from].name, made.port),
+                    path,
+                    digest: made.digest,
+                    seen,
+                }),
+                _ => spoiled.push(from),
+            }
+        }
+        match spoiled.is_empty() {
+            true => Ok(inputs),
+            false => Err(spoiled),
+        }
     }
 
     /// The `state` of the longest finished run that this one continues, checked by content.

@@ -4,12 +4,12 @@ use std::cell::Cell;
 use std::collections::HashMap;
 use std::ops::Range;
 
-use stages::contract::Arity;
+use contract::Arity;
 
 use super::{Id, Input, Kind, Stage, matches};
 use crate::diag::{Diagnostic, suggest};
 use crate::spec::node::Node;
-use crate::spec::{Spec, budget, texts};
+use crate::spec::{Spec, budget, names, texts};
 
 /// Resolves the `in` tables.
 pub struct Resolver<'a> {
@@ -120,6 +120,13 @@ impl Resolver<'_> {
         text: &str,
         span: &Range<usize>,
     ) -> Result<Vec<(Id, usize)>, Diagnostic> {
+        if let Some(id) = self.by_name.get(text) {
+            let message = format!("`{text}` is a stage, and an input is one of its outputs");
+            let ports = self.stages[*id].outputs.iter();
+            let names: Vec<_> = ports.map(|o| format!("`{text}.{}`", o.port)).collect();
+            let hint = format!("write {}", names.join(" or "));
+            return Err(self.spec.error(span, message).hint(hint));
+        }
         let Some((producer, port)) = text.rsplit_once('.') else {
             let hint = "an input is written \"STAGE.OUTPUT\", such as \"vae.model\"";
             let message = format!("`{text}` names no output of a stage");
@@ -143,9 +150,9 @@ impl Resolver<'_> {
                 self.shared_values(id, family, axes, span)?.join(",")
             ),
         };
-        let found: Vec<Id> = match pattern.contains('*') {
-            false => self.by_name.get(&pattern).copied().into_iter().collect(),
-            true => {
+        let found: Vec<Id> = match self.by_name.get(&pattern) {
+            Some(id) => vec![*id],
+            None => {
                 self.count(&self.looks, members.len(), budget::LOOKS, span)?;
                 let fits = |i: &Id| matches(&pattern, &self.stages[*i].name);
                 members.iter().copied().filter(fits).collect()
@@ -197,9 +204,10 @@ impl Resolver<'_> {
         span: &Range<usize>,
     ) -> Result<Vec<String>, Diagnostic> {
         let own = &self.spec.instances[id].axes;
-        let value = |(axis, _): &(String, Node)| {
-            let shared = own.iter().find(|(name, _)| name == axis);
-            shared.map(|(_, v)| v.label()).ok_or_else(|| {
+        let value =
+            |(axis, _): &(String, Node)| {
+                let shared = own.iter().find(|(name, _)| name == axis);
+                shared.map(|(_, v)| names::quoted(&v.label()).into_owned()).ok_or_else(|| {
                 let message = format!(
                     "stage `{}` has no axis `{axis}`, so it must say which `{family}` it means",
                     self.spec.instances[id].name
@@ -208,7 +216,7 @@ impl Resolver<'_> {
                 let hint = format!("write `{family}@{}.OUTPUT`", names.join(",").to_uppercase());
                 self.spec.error(span, message).hint(hint)
             })
-        };
+            };
         axes.iter().map(value).collect()
     }
 }

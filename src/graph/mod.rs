@@ -8,12 +8,12 @@ use std::cell::Cell;
 use std::collections::HashMap;
 use std::ops::Range;
 
-use serde_json::Value;
-use stages::contract::StageDef;
+use contract::{StageDef, history, metrics};
+use serde_json::{Map, Value};
 
-use crate::command::Command;
+use crate::command::{Command, check_inputs};
 use crate::diag::{Diagnostic, suggest};
-use crate::history;
+pub use crate::spec::names::matches;
 use crate::spec::{Resources, Spec};
 
 /// Position of a stage in [`Graph::stages`].
@@ -35,6 +35,8 @@ pub struct Stage {
     /// The name without the axes' values.
     pub family: String,
     pub span: Range<usize>,
+    /// Its values on the axes, for programs that read what it makes.
+    pub axes: Map<String, Value>,
     pub kind: Kind,
     /// As the kind wrote them back.
     pub params: Value,
@@ -102,7 +104,7 @@ impl Stage {
 
     /// Number of the output port that holds metrics.
     pub fn metrics_port(&self) -> Option<usize> {
-        self.outputs.iter().position(|o| o.holds == "metrics")
+        self.outputs.iter().position(|o| o.holds == metrics::HOLDS)
     }
 
     /// Number of the output port that holds a training's history.
@@ -136,6 +138,9 @@ impl Graph {
             .map(|i| resolver.inputs(i))
             .collect::<Result<Vec<_>, _>>()?;
         for (i, inputs) in inputs.into_iter().enumerate() {
+            if let Kind::Command(command) = &stages[i].kind {
+                check_inputs(spec, &spec.instances[i], command, &inputs)?;
+            }
             stages[i].inputs = inputs;
             for id in stages[i].needs() {
                 stages[id].users.push(i);
@@ -150,13 +155,24 @@ impl Graph {
     }
 
     pub fn find(&self, name: &str) -> Option<Id> {
-        self.by_name.get(name).copied()
+        // A number may be written in another way.
+        let alike = |s: &Stage| !name.contains('*') && matches(name, &s.name);
+        let exact = self.by_name.get(name).copied();
+        exact.or_else(|| self.stages.iter().position(alike))
     }
 
     /// The instances that names on the command line mean: `glow`, `glow@cifar10`, `sample@*,vae`.
     pub fn select(&self, names: &[String]) -> Result<Vec<Id>, Diagnostic> {
         let mut ids = Vec::new();
         for name in names {
+            // One instance by its name: by far the most, where a table names thousands.
+            if let Some(id) = self
+                .find(name)
+                .filter(|id| self.stages[*id].family != *name)
+            {
+                ids.push(id);
+                continue;
+            }
             let before = ids.len();
             let matched = |s: &Stage| s.family == *name || matches(name, &s.name);
             ids.extend((0..self.stages.len()).filter(|i| matched(&self.stages[*i])));
@@ -177,6 +193,19 @@ impl Graph {
         Ok(ids)
     }
 
+    /// Of each stage, how many stand as far from the beginning of the pipeline as it does: those that
+    /// could run at once, itself among them.
+    pub fn side_by_side(&self) -> Vec<usize> {
+        let mut depth = vec![0; self.stages.len()];
+        for &id in &self.order {
+            let needs = self.stages[id].needs();
+            depth[id] = needs.iter().map(|n| depth[*n] + 1).max().unwrap_or(0);
+        }
+        let mut count = vec![0; self.stages.len()];
+        depth.iter().for_each(|d| count[*d] += 1);
+        depth.iter().map(|d| count[*d]).collect()
+    }
+
     /// These and everything they need, in topological order.
     pub fn with_needs(&self, ids: &[Id]) -> Vec<Id> {
         let mut wanted = vec![false; self.stages.len()];
@@ -188,17 +217,4 @@ impl Graph {
         }
         self.order.iter().copied().filter(|i| wanted[*i]).collect()
     }
-}
-
-/// True if an instance's name fits a pattern in which `*` stands for any value of an axis.
-pub fn matches(pattern: &str, name: &str) -> bool {
-    let (Some((stage, wanted)), Some((family, values))) =
-        (pattern.split_once('@'), name.split_once('@'))
-    else {
-        return pattern == name;
-    };
-    let (wanted, values): (Vec<_>, Vec<_>) =
-        (wanted.split(',').collect(), values.split(',').collect());
-    let fits = |(w, v): (&&str, &&str)| *w == "*" || w == v;
-    stage == family && wanted.len() == values.len() && wanted.iter().zip(&values).all(fits)
 }

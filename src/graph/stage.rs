@@ -1,11 +1,12 @@
 //! One instance and its kind: parameters accepted, ports known.
 
+use contract::StageDef;
 use serde_json::Value;
-use stages::contract::StageDef;
 
 use super::{Kind, Output, Stage};
 use crate::command::Command;
 use crate::diag::{Diagnostic, suggest};
+use crate::kinds::HINT;
 use crate::spec::{Instance, Spec};
 
 pub fn new(
@@ -19,13 +20,7 @@ pub fn new(
         (Kind::Command(Box::new(command)), params, outputs)
     } else {
         let Some(def) = kinds.iter().find(|k| k.kind == instance.kind) else {
-            let names = kinds.iter().map(|k| k.kind).chain(["command"]);
-            return Err(spec
-                .error(
-                    &instance.kind_span,
-                    format!("there is no kind `{}`", instance.kind),
-                )
-                .hint(suggest(&instance.kind, names)));
+            return Err(unknown(spec, kinds, instance));
         };
         let outputs = def.outputs.iter().map(|o| Output {
             port: o.name.into(),
@@ -42,6 +37,9 @@ pub fn new(
         name: instance.name.clone(),
         family: instance.stage.clone(),
         span: instance.span.clone(),
+        axes: (instance.axes.iter())
+            .map(|(axis, value)| (axis.clone(), value.to_json()))
+            .collect(),
         kind,
         params,
         inputs: Vec::new(),
@@ -49,6 +47,17 @@ pub fn new(
         resources: instance.resources.clone(),
         users: Vec::new(),
     })
+}
+
+fn unknown(spec: &Spec, kinds: &[StageDef], instance: &Instance) -> Diagnostic {
+    let kind = &instance.kind;
+    if kinds.is_empty() {
+        let message = format!("there is no kind `{kind}` in this build of repro, only `command`");
+        return spec.error(&instance.kind_span, message).hint(HINT);
+    }
+    let names = kinds.iter().map(|k| k.kind).chain(["command"]);
+    spec.error(&instance.kind_span, format!("there is no kind `{kind}`"))
+        .hint(suggest(kind, names))
 }
 
 /// The kind's own check of its parameters, its complaint put where the parameter is written.

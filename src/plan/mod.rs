@@ -1,19 +1,25 @@
 //! Verdicts: fresh, stale and why, or waiting for an upstream stage. `status` and `run` ask here,
 //! and `run` asks again whenever an input has become known.
 
+mod accept;
 mod damage;
 mod resume;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io;
+use std::ops::Range;
 use std::path::PathBuf;
+use std::sync::Arc;
 
+use crate::command::{Command, Declared};
 use crate::digest::{Digest, Fingerprint};
-use crate::files::Finder;
-use crate::graph::{Graph, Id, Kind};
-use crate::manifest::Manifest;
+use crate::files::{self, Finder, Wrong};
+use crate::graph::{Graph, Id, Kind, Stage};
+use crate::manifest::{Manifest, part};
 use crate::project::Facts;
+use crate::reads::{self, Read, What};
 use crate::store::{Entry, Made, Store};
+pub use accept::Change;
 pub use resume::{Start, extends_key};
 
 #[derive(Debug, Clone, PartialEq)]
@@ -29,6 +35,18 @@ pub enum Verdict {
 /// What stands in a manifest in the place of the digest of a file that cannot be read.
 pub const UNREADABLE: &str = "unreadable: ";
 
+/// The same for one that is not there.
+const MISSING: &str = "missing";
+
+/// Something that is declared to be read and cannot be.
+#[derive(Debug)]
+pub struct Problem {
+    pub message: String,
+    pub wrong: Wrong,
+    /// Where it is declared.
+    pub span: Range<usize>,
+}
+
 /// Judges stages, each after those it reads from.
 pub struct Planner<'a> {
     pub graph: &'a Graph,
@@ -39,7 +57,20 @@ pub struct Planner<'a> {
     repair: bool,
     pub verdicts: Vec<Option<Verdict>>,
     manifests: Vec<Option<Manifest>>,
+    /// Modules and files of each stage's code, with digests.
+    codes: Vec<Code>,
     copies: Option<HashMap<Digest, Vec<(Fingerprint, usize)>>>,
+    looked: Looked,
+}
+
+/// Modules or files, with digests or what is wrong with them.
+pub type Code = BTreeMap<String, String>;
+
+/// What was found when reads were last looked at.
+#[derive(Debug, Default)]
+struct Looked {
+    contents: HashMap<String, String>,
+    others: HashMap<String, Digest>,
 }
 
 impl<'a> Planner<'a> {
@@ -52,16 +83,19 @@ impl<'a> Planner<'a> {
             repair,
             verdicts: vec![None; graph.stages.len()],
             manifests: vec![None; graph.stages.len()],
+            codes: vec![Code::new(); graph.stages.len()],
             copies: None,
+            looked: Looked::default(),
         }
     }
 
-    pub fn facts(&self) -> &Facts {
+    pub fn facts(&self) -> &'a Facts {
         self.facts
     }
 
     /// Judges these stages, which must stand in topological order with all they need.
     pub fn judge_all(&mut self, ids: &[Id]) {
+        self.look_again();
         for &id in ids {
             self.judge(id);
         }
@@ -98,14 +132,18 @@ impl<'a> Planner<'a> {
         let waits: Vec<Id> = (self.graph.stages[id].needs().into_iter())
             .filter(|n| self.fresh(*n).is_none())
             .collect();
-        let verdict = if waits.is_empty() {
+        let mut verdict = Verdict::Waits(waits.clone());
+        if waits.is_empty() {
             let manifest = self.describe(id);
-            let verdict = self.verdict_on(id, &manifest);
+            verdict = self.verdict_on(id, &manifest);
             self.manifests[id] = Some(manifest);
-            verdict
-        } else {
-            Verdict::Waits(waits)
-        };
+        }
+        // What cannot run does not wait for anything either.
+        let problems = self.problems(id);
+        if !problems.is_empty() {
+            let sentences = problems.into_iter().map(|p| p.wrong.what);
+            verdict = Verdict::Stale(sentences.collect());
+        }
         self.verdicts[id] = Some(verdict);
     }
 
@@ -120,8 +158,8 @@ impl<'a> Planner<'a> {
             for (i, (from, output)) in input.from.iter().enumerate() {
                 let digest = self.made(*from, *output).map(|made| made.digest);
                 let key = match input.from.len() {
-                    1 => format!("input.{}", input.port),
-                    _ => format!("input.{}.{i}", input.port),
+                    1 => format!("input.{}", part(&input.port)),
+                    _ => format!("input.{}[{i}]", part(&input.port)),
                 };
                 if let Some(digest) = digest {
                     manifest.add(key, digest);
@@ -130,47 +168,115 @@ impl<'a> Planner<'a> {
         }
         match &stage.kind {
             Kind::Library(def) => {
-                for (module, digest) in def.code {
-                    manifest.add(
-                        format!("code.{module}"),
-                        self.facts.accepted.canonical(def.kind, module, digest),
-                    );
-                }
+                let modules = def.code.iter();
+                let code = modules.map(|(m, d)| ((*m).into(), (*d).into())).collect();
+                manifest.add("code", self.whole(def.kind, &code));
+                self.codes[id] = code;
                 if def.measures_machine {
                     manifest.add("machine", &self.facts.device.name);
                 }
             }
             Kind::Command(command) => {
                 command.describe(&mut manifest, &stage.outputs, &self.store.key);
-                let files = self.finder.find(&command.files);
+                if command.tells_inputs(&stage.inputs) {
+                    for (port, i, from) in told(self.graph, stage) {
+                        manifest.add(format!("from.{}[{i}]", part(port)), from);
+                    }
+                }
+                let files = self.finder.find(texts(&command.files));
                 for (path, digest) in self.files(files) {
                     manifest.add(format!("file.{path}"), digest);
                 }
-                let script = command.script().filter(|s| self.finder.exists(s));
-                let mut code = self.finder.find(&command.code);
-                code.extend(script.map(str::to_owned));
-                for (path, digest) in self.files(code) {
-                    let digest = self.facts.accepted.canonical(&stage.family, &path, &digest);
-                    manifest.add(format!("code.{path}"), digest);
+                let mut code = self.finder.find(texts(&command.code));
+                code.extend(command.script().and_then(|s| self.finder.file(s)));
+                let code: Code = self.files(code).into_iter().collect();
+                if !code.is_empty() {
+                    manifest.add("code", self.whole(&stage.family, &code));
+                }
+                self.codes[id] = code;
+                for (path, digest) in self.files(self.facts.environment.clone()) {
+                    manifest.add(format!("environment.{path}"), digest);
                 }
             }
         }
         manifest
     }
 
-    /// Files that patterns find.
-    pub fn found(&mut self, patterns: &[String]) -> Vec<String> {
-        self.finder.find(patterns)
+    /// One digest for all of a stage's code: the oldest that it was declared equal to.
+    fn whole(&mut self, of: &str, code: &Code) -> String {
+        let digest = code_digest(code);
+        let facts = self.facts;
+        let accepted = &facts.accepted;
+        if accepted.all.is_empty() {
+            return digest;
+        }
+        accepted.canonical(of, "code", &digest, &mut |file| self.content(file))
+    }
+
+    /// What a stage's code consists of, known before it runs.
+    pub fn code(&self, id: Id) -> &Code {
+        &self.codes[id]
+    }
+
+    /// Files that are found by what a command declares.
+    pub fn found(&mut self, command: &Command) -> Vec<String> {
+        let declared = command.declared().map(|(_, d)| d.text.as_str());
+        self.finder.find(declared)
+    }
+
+    /// What a command declares to read and nothing can be found by, or nobody can read.
+    pub fn problems(&mut self, id: Id) -> Vec<Problem> {
+        let stage = &self.graph.stages[id];
+        let Kind::Command(command) = &stage.kind else {
+            return Vec::new();
+        };
+        let lines = self.manifests[id].iter().flat_map(Manifest::iter);
+        let files = lines.filter_map(|(key, v)| Some((key.strip_prefix("file.")?, v)));
+        let code = self.codes[id]
+            .iter()
+            .map(|(name, v)| (name.as_str(), v.as_str()));
+        let all = (files.map(|file| ("file", file))).chain(code.map(|file| ("code", file)));
+        let unreadable =
+            all.filter_map(|(what, (name, v))| Some((what, name, v.strip_prefix(UNREADABLE)?)));
+        let unreadable: Vec<(&str, &str, &str)> = unreadable.collect();
+        let mut problems = Vec::new();
+        for (key, declared) in command.declared() {
+            let found = self.finder.look(&declared.text);
+            let unreadable = unreadable.iter().find_map(|(what, name, why)| {
+                let here = key.starts_with(what) && found.names.iter().any(|n| n == name);
+                here.then(|| Wrong {
+                    what: format!("{name} cannot be read: {why}"),
+                    hint: "`repro` must be able to read what counts".into(),
+                })
+            });
+            problems.extend(found.wrong.clone().or(unreadable).map(|wrong| Problem {
+                message: format!("stage `{}`: `{key}`: {}", stage.name, wrong.what),
+                wrong,
+                span: declared.span.clone(),
+            }));
+        }
+        problems
     }
 
     /// The files of the project that a command's manifest names.
     pub fn files_of(&self, id: Id) -> Vec<String> {
         let lines = self.manifest(id).into_iter().flat_map(Manifest::iter);
-        let name = |(key, _): (&str, &str)| {
-            let file = key.strip_prefix("file.").or(key.strip_prefix("code."));
-            file.map(str::to_owned)
+        let name = |(key, _): (&str, &str)| Some(key.strip_prefix("file.")?.to_owned());
+        let code = match self.graph.stages[id].kind {
+            Kind::Command(_) => self.codes[id].keys().cloned().collect(),
+            Kind::Library(_) => Vec::new(),
         };
-        lines.filter_map(name).collect()
+        lines.filter_map(name).chain(code).collect()
+    }
+
+    /// True if a command was judged by this content of one of its files.
+    pub fn judged_with(&self, id: Id, name: &str, digest: Digest) -> bool {
+        let digest = digest.to_string();
+        let line = self
+            .manifest(id)
+            .and_then(|m| m.get(&format!("file.{name}")));
+        line.is_some_and(|was| was == digest)
+            || self.codes[id].get(name).is_some_and(|was| *was == digest)
     }
 
     /// True if a command's files are not what they were when it was judged.
@@ -185,7 +291,8 @@ impl<'a> Planner<'a> {
 
     /// Each with its digest, or with what is wrong with it.
     fn files(&mut self, names: Vec<String>) -> Vec<(String, String)> {
-        let paths: Vec<PathBuf> = names.iter().map(|n| self.facts.dir.join(n)).collect();
+        let path = |name: &String| self.facts.dir.join(files::path(name));
+        let paths: Vec<PathBuf> = names.iter().map(path).collect();
         let digests = self.store.digests_of(&paths, false);
         let told = names.into_iter().zip(digests).map(|(name, digest)| {
             let digest = match digest {
@@ -200,32 +307,41 @@ impl<'a> Planner<'a> {
 
     /// Digest of a file of the project, or what is wrong with it.
     fn file(&mut self, path: &str) -> String {
-        match self.store.digest_of(&self.facts.dir.join(path), false) {
+        let path = self.facts.dir.join(files::path(path));
+        match self.store.digest_of(&path, false) {
             Ok(digest) => digest.to_string(),
-            Err(e) if e.kind() == io::ErrorKind::NotFound => "missing".into(),
+            Err(_) if path.is_symlink() && !path.exists() => "a link that leads nowhere".into(),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => MISSING.into(),
             Err(e) => format!("{UNREADABLE}{e}"),
         }
     }
 
     fn verdict_on(&mut self, id: Id, manifest: &Manifest) -> Verdict {
         let fp = manifest.fingerprint();
-        let candidates: Vec<(Fingerprint, Vec<(String, Digest)>)> =
-            (self.store.index.candidates(&fp).iter())
-                .map(|e| (e.fp, e.reads.clone()))
-                .collect();
-        for (fp, reads) in candidates {
+        let candidates = self.store.index.candidates(&fp);
+        let candidates: Vec<Fingerprint> = candidates.iter().map(|e| e.fp).collect();
+        for fp in candidates {
             if !self.has_outputs_of(id, &fp) {
                 continue;
             }
-            let same = |(path, was): &(String, Digest)| self.read_again(id, path, *was).is_none();
-            if reads.iter().all(same) {
+            let Some(reads) = self.store.reads(&fp) else {
+                continue;
+            };
+            if reads.iter().all(|read| self.read_again(id, read).is_none()) {
                 return match self.damage(&fp) {
                     reasons if reasons.is_empty() => Verdict::Fresh(fp),
                     reasons => Verdict::Stale(reasons),
                 };
             }
         }
-        Verdict::Stale(self.reasons(id, manifest))
+        // What was made from just this was made from other files: nothing else differs.
+        let newest = self.store.index.candidates(&fp).first().map(|e| e.fp);
+        let reads = newest.and_then(|fp| self.store.reads(&fp));
+        let changes = reads.map(|reads| self.changed_reads(id, manifest, &reads));
+        match changes.filter(|changes| !changes.is_empty()) {
+            Some(changes) => Verdict::Stale(changes),
+            None => Verdict::Stale(self.reasons(id, manifest)),
+        }
     }
 
     /// Whether a result has what the stage declares to make.
@@ -242,65 +358,112 @@ impl<'a> Planner<'a> {
             .all(|output| has(&output.port))
     }
 
-    /// The digest of a file that a run was found to read, if it is another now, accepted changes apart.
-    fn read_again(&mut self, id: Id, path: &str, was: Digest) -> Option<String> {
-        let now = self.file(path);
-        let family = &self.graph.stages[id].family;
-        let first = |digest: &str| self.facts.accepted.canonical(family, path, digest);
-        (first(&now) != first(&was.to_string())).then_some(now)
+    /// True if the pipeline names this file, as input or as code.
+    fn declares(&self, id: Id, manifest: &Manifest, path: &str) -> bool {
+        let code = matches!(self.graph.stages[id].kind, Kind::Command(_));
+        code && self.codes[id].contains_key(path) || manifest.get(&format!("file.{path}")).is_some()
     }
 
-    /// What `repro accept` would declare equal: modules and files whose digests were others when
-    /// the stage was last fresh, with the earlier digest and the present one.
-    pub fn changed_code(&mut self, id: Id) -> Vec<(String, String, String)> {
-        let (Some(now), Some((old, reads))) = (self.manifests[id].clone(), self.last(id)) else {
-            return Vec::new();
-        };
-        let mut changed = Vec::new();
-        for (key, is) in now.iter() {
-            let was = old.get(key).filter(|was| *was != is);
-            if let (Some(module), Some(was)) = (key.strip_prefix("code."), was) {
-                changed.push((module.to_owned(), was.to_owned(), is.to_owned()));
-            }
-        }
-        for (path, was) in reads {
-            if now.get(&format!("file.{path}")).is_some() {
+    fn changed_reads(&mut self, id: Id, manifest: &Manifest, reads: &[Read]) -> Vec<String> {
+        let mut changes = Vec::new();
+        for read in reads {
+            // A declared file tells of its change itself.
+            if read.what == What::Content && self.declares(id, manifest, &read.path) {
                 continue;
             }
-            if let Some(is) = self.read_again(id, &path, was) {
-                changed.push((path, was.to_string(), is));
+            if let Some(now) = self.read_again(id, read) {
+                // Of an accepted change, only what it brought in may have changed since.
+                let facts = self.facts;
+                let (family, key) = (self.graph.stages[id].family.clone(), read.line().0);
+                let mut present = |file: &str| self.content(file);
+                let brought_in = facts.accepted.outdated(&family, &key, &now, &mut present);
+                if !brought_in.is_empty() {
+                    let told = brought_in.iter().map(|file| format!("file {file} changed"));
+                    changes.extend(told.filter(|t| !changes.contains(t)).collect::<Vec<_>>());
+                    continue;
+                }
+                let gone = now == MISSING || now == reads::nothing().to_string();
+                changes.push(read.changed(gone));
             }
         }
-        // What is missing or cannot be read is equal to nothing.
-        changed.retain(|(_, _, is)| is.parse::<Digest>().is_ok());
-        changed
+        changes
+    }
+
+    /// What is found now of something that a run was found to read, if that is something else,
+    /// accepted changes apart.
+    fn read_again(&mut self, id: Id, read: &Read) -> Option<String> {
+        let now = match read.what {
+            What::Content => self.content(&read.path),
+            _ => self.looked_at(read).to_string(),
+        };
+        let was = read.digest.to_string();
+        if now == was {
+            return None;
+        }
+        let facts = self.facts;
+        let accepted = &facts.accepted;
+        if accepted.all.is_empty() {
+            return Some(now);
+        }
+        let (family, key) = (self.graph.stages[id].family.clone(), read.line().0);
+        let mut first = |digest: &str| {
+            accepted.canonical(&family, &key, digest, &mut |file| self.content(file))
+        };
+        (first(&now) != first(&was)).then_some(now)
+    }
+
+    /// Digest of a file that was read, or what is wrong with it. Asked once for all stages that
+    /// share it, until [`look_again`](Self::look_again).
+    fn content(&mut self, path: &str) -> String {
+        if let Some(known) = self.looked.contents.get(path) {
+            return known.clone();
+        }
+        let now = self.file(path);
+        self.looked.contents.insert(path.into(), now.clone());
+        now
+    }
+
+    fn looked_at(&mut self, read: &Read) -> Digest {
+        let key = read.line().0 + "\0" + &read.names.join("\0");
+        let (places, dir) = (&self.facts.places, &self.facts.dir);
+        let others = &mut self.looked.others;
+        *others.entry(key).or_insert_with(|| read.look(places, dir))
+    }
+
+    /// What programs read may have changed since it was last looked at.
+    pub fn look_again(&mut self) {
+        self.looked = Looked::default();
     }
 
     fn reasons(&mut self, id: Id, manifest: &Manifest) -> Vec<String> {
         let Some((old, reads)) = self.last(id) else {
             return vec!["never run".into()];
         };
-        let mut now = manifest.clone();
-        for (path, was) in &reads {
-            // A declared file tells of its change itself.
-            let changed = match declared(manifest, path) {
-                true => None,
-                false => self.read_again(id, path, *was),
-            };
-            now.add(format!("read.{path}"), changed.unwrap_or(was.to_string()));
+        let mut reasons = manifest.changes_since(&old.declared());
+        let comparable = old.get("format") == manifest.get("format");
+        if comparable && old.get("code") != manifest.get("code") {
+            reasons.extend(self.changed_code(id));
         }
-        match now.changes_since(&old) {
-            changes if changes.is_empty() => vec!["its result is gone".into()],
-            changes => changes,
+        reasons.extend(self.changed_reads(id, manifest, &reads));
+        match reasons.is_empty() {
+            true => vec!["its result is gone".into()],
+            false => reasons,
         }
     }
 
-    /// Manifest of the result this stage was last seen fresh with, and the files found read then.
-    pub fn last(&self, id: Id) -> Option<(Manifest, Vec<(String, Digest)>)> {
+    /// Manifest of the result this stage was last seen fresh with, and what was found read then.
+    pub fn last(&mut self, id: Id) -> Option<(Manifest, Arc<Vec<Read>>)> {
         let name = &self.graph.stages[id].name;
-        let fp = &self.store.index.names.get(&self.facts.profile, name)?;
-        let reads = self.store.index.results.get(fp).map(|e| e.reads.clone());
-        Some((self.store.manifest(fp)?, reads.unwrap_or_default()))
+        let fp = self.store.index.names.get(&self.facts.profile, name)?;
+        let reads = self.store.reads(&fp).unwrap_or_default();
+        Some((self.store.manifest(&fp)?, reads))
+    }
+
+    /// True if the stage has been fresh under this profile, and what it was made from is known.
+    pub fn known(&self, id: Id) -> bool {
+        let name = &self.graph.stages[id].name;
+        let fp = self.store.index.names.get(&self.facts.profile, name);
+        fp.is_some_and(|fp| self.store.result(&fp).join("manifest.txt").is_file())
     }
 
     /// True if the stage is already known under the result it is fresh with.
@@ -311,7 +474,27 @@ impl<'a> Planner<'a> {
     }
 }
 
-/// True if the pipeline names this file, as input or as code.
-fn declared(manifest: &Manifest, path: &str) -> bool {
-    (["file", "code"].iter()).any(|what| manifest.get(&format!("{what}.{path}")).is_some())
+/// The names that a stage's inputs have for programs: port, number, `STAGE.OUTPUT`.
+fn told<'g>(graph: &'g Graph, stage: &'g Stage) -> impl Iterator<Item = (&'g str, usize, String)> {
+    stage.inputs.iter().flat_map(move |input| {
+        let each = input.from.iter().enumerate();
+        each.map(move |(i, (from, output))| {
+            let source = &graph.stages[*from];
+            let name = format!("{}.{}", source.name, source.outputs[*output].port);
+            (input.port.as_str(), i, name)
+        })
+    })
+}
+
+fn texts(declared: &[Declared]) -> impl Iterator<Item = &str> {
+    declared.iter().map(|d| d.text.as_str())
+}
+
+/// Of all modules and files of a stage's code.
+fn code_digest(code: &Code) -> String {
+    let mut text = String::new();
+    for (name, digest) in code {
+        text += &format!("{} {name} {digest}\n", name.len());
+    }
+    Fingerprint::of(&text).to_string()
 }

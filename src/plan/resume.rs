@@ -1,14 +1,18 @@
 //! Where a run of a stage would begin: at a checkpoint, at the end of a shorter run, or anew.
 
+use std::fs;
 use std::path::PathBuf;
+use std::time::SystemTime;
 
+use contract::StageDef;
 use serde_json::Value;
-use stages::contract::StageDef;
 
 use super::Planner;
 use crate::digest::{Digest, Fingerprint};
+use crate::files;
 use crate::graph::{Id, Kind};
 use crate::manifest::Manifest;
+use crate::store::stat::{self, Stamp};
 use crate::store::{Reached, Work};
 
 /// A run that does not begin anew.
@@ -39,10 +43,66 @@ impl Planner<'_> {
     pub fn start(&self, id: Id) -> Option<Start> {
         let manifest = self.manifest(id)?;
         let work = Work::of(&self.store.root, &manifest.fingerprint());
-        if work.has_checkpoint() {
+        if work.has_checkpoint() && self.changed_since_checkpoint(id).is_none() {
             return Some(Start::Checkpoint(work.reached()));
         }
         self.longer(id).map(Start::Longer)
+    }
+
+    /// A file of the project that is not what it was when the runs before read it, which have left a
+    /// checkpoint. Of a Python program that was killed before it could say what it imported, any
+    /// module of the project that has changed since it began.
+    pub fn changed_since_checkpoint(&self, id: Id) -> Option<String> {
+        let stage = &self.graph.stages[id];
+        let Kind::Command(command) = &stage.kind else {
+            return None;
+        };
+        let work = Work::of(&self.store.root, &self.manifest(id)?.fingerprint());
+        let before = work.read_before();
+        let same = |(name, was): &(&String, &Digest)| {
+            let digest_of = |name: &str| {
+                let path = self.facts.dir.join(files::path(name));
+                fs::metadata(&path).and_then(|m| stat::hash_file(&path, m.len()))
+            };
+            let now = digest_of(name);
+            let mut present = |file: &str| digest_of(file).map_or(String::new(), |d| d.to_string());
+            let key = format!("read.{name}");
+            let mut first = |digest: Digest| {
+                let digest = digest.to_string();
+                (self.facts.accepted).canonical(&stage.family, &key, &digest, &mut present)
+            };
+            now.is_ok_and(|now| now == **was || first(now) == first(**was))
+        };
+        let mut files = before.iter().flat_map(|before| &before.files);
+        if let Some((name, _)) = files.find(|file| !same(file)) {
+            return Some(name.clone());
+        }
+        let since = match &before {
+            Some(before) => before.unknown_since()?,
+            None => work.began()?,
+        };
+        let modules = command.python.then(|| self.modules()).into_iter().flatten();
+        modules.into_iter().find_map(|name| {
+            let meta = fs::metadata(self.facts.dir.join(&name)).ok()?;
+            let changed = Stamp::of(&meta).changed_between(since, SystemTime::now());
+            changed.then_some(name)
+        })
+    }
+
+    /// The Python modules of the project, but for those of an environment in it.
+    fn modules(&self) -> Vec<String> {
+        let dir = &self.facts.dir;
+        let ours = |entry: &walkdir::DirEntry| {
+            let name = entry.file_name().to_string_lossy();
+            let foreign =
+                name.starts_with('.') || name == "site-packages" || name == "node_modules";
+            entry.depth() == 0 || entry.path() != self.store.root && !foreign
+        };
+        let all = walkdir::WalkDir::new(dir).sort_by_file_name().into_iter();
+        let all = all.filter_entry(ours).flatten();
+        all.filter(|entry| entry.path().extension().is_some_and(|e| e == "py"))
+            .filter_map(|entry| Some(entry.path().strip_prefix(dir).ok()?.to_str()?.to_owned()))
+            .collect()
     }
 
     /// The longest finished run that this one continues.

@@ -1,7 +1,7 @@
 //! One JSON object a line on standard output: `repro run --json`.
 
+use contract::Event;
 use serde_json::{Value, json};
-use stages::contract::Event;
 
 use super::{End, Progress};
 use crate::human;

@@ -6,7 +6,7 @@ mod terminal;
 
 use std::io::IsTerminal;
 
-use stages::contract::Event;
+use contract::Event;
 
 use crate::human;
 pub use json::Json;
@@ -62,7 +62,7 @@ pub fn choose(json: bool) -> Box<dyn Progress> {
 }
 
 /// `epoch 4/200  loss 3.21  bits/dim 4.01`.
-pub fn values(progress: &stages::contract::Progress) -> String {
+pub fn values(progress: &contract::Progress) -> String {
     let mut parts = Vec::new();
     if let (Some(epoch), Some(epochs)) = (progress.epoch, progress.epochs) {
         parts.push(format!("epoch {epoch}/{epochs}"));

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use stages::contract::Event;
+use contract::Event;
 
 use super::{End, Progress, fullness, values};
 use crate::human;

@@ -3,8 +3,8 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
+use contract::Event;
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
-use stages::contract::Event;
 
 use super::{End, Progress, fullness, values};
 use crate::human;

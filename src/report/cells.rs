@@ -2,7 +2,7 @@
 
 use maud::{Markup, html};
 
-use crate::figures::slug;
+use crate::figures::anchor;
 use crate::table::content::{Cell, Measured, Reproduced, Row, Table};
 use crate::table::html::table as render;
 use crate::table::layout::{Origin, Part, layout, thousands};
@@ -110,5 +110,5 @@ fn origin(m: &Measured) -> Markup {
 
 /// To the part of the page about a stage.
 pub fn link(stage: &str) -> Markup {
-    html! { a href=(format!("#stage-{}", slug(stage))) { (stage) } }
+    html! { a href=(format!("#{}", anchor(stage))) { (stage) } }
 }

@@ -1,5 +1,7 @@
 //! Everything the report shows, read from the store; nothing here knows of HTML.
 
+use contract::metrics::{self, Metric};
+
 use super::facts::{environment, facts, warn};
 use std::collections::BTreeMap;
 
@@ -7,7 +9,6 @@ use crate::figures::{self, Picture};
 use crate::graph::Id;
 use crate::history;
 use crate::human;
-use crate::metrics::{self, Metric};
 use crate::plan::{Planner, Verdict};
 use crate::project::Project;
 use crate::read;
@@ -162,7 +163,7 @@ fn stage(
 ) -> Stage {
     let node = &planner.graph.stages[id];
     let name = |id: &Id| planner.graph.stages[*id].name.clone();
-    let known = || planner.last(id).is_some();
+    let known = || planner.known(id);
     let (state, reasons) = match planner.verdict(id) {
         Some(Verdict::Fresh(_)) => (State::Fresh, Vec::new()),
         Some(Verdict::Stale(reasons)) if known() => (State::Stale, reasons.clone()),
@@ -210,8 +211,8 @@ fn stage(
         };
         let path = planner.store.output(&entry.fp, made);
         let read = match output.holds.as_str() {
-            "metrics" => metrics::load(&path).map(|m| stage.metrics = m),
-            history::HOLDS => history::load(&path).map(|curves| {
+            metrics::HOLDS => metrics::load(&path).map(|m| stage.metrics = m),
+            contract::history::HOLDS => history::load(&path).map(|curves| {
                 let charts = curves
                     .iter()
                     .map(|(what, p)| svg::curve(&node.name, what, p));

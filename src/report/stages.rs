@@ -4,7 +4,7 @@ use maud::{Markup, html};
 
 use super::cells::link;
 use super::gather::Stage;
-use crate::figures::slug;
+use crate::figures::anchor;
 use crate::svg::{self, State};
 use crate::table::layout::thousands;
 
@@ -16,7 +16,7 @@ pub fn section(stage: &Stage) -> Markup {
     };
     html! {
         details.stage {
-            summary id=(format!("stage-{}", slug(&stage.name))) {
+            summary id=(anchor(&stage.name)) {
                 span class=(format!("verdict {}", stage.state.word())) {
                     span aria-hidden="true" { (mark) } " " (word)
                 }

@@ -1,6 +1,6 @@
 //! One `[stage.NAME]` entry becomes one instance for each combination of its axes' values.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, HashSet};
 use std::ops::Range;
 
 use super::budget::{self, Budget};
@@ -55,7 +55,9 @@ impl Resources {
 
 const COMMON: [&str; 7] = ["kind", "note", "for", "in", "params", "at", "resources"];
 /// Keys of a stage whose kind is `command`.
-pub const COMMAND: [&str; 7] = ["run", "shell", "files", "code", "env", "out", "python"];
+pub const COMMAND: [&str; 8] = [
+    "run", "shell", "files", "code", "env", "out", "python", "watch",
+];
 
 type Result<T> = std::result::Result<T, Diagnostic>;
 
@@ -121,7 +123,10 @@ fn instance(
     let mut instance = Instance {
         name: match values {
             [] => stage.clone(),
-            _ => format!("{stage}@{}", values.join(",")),
+            _ => {
+                let parts: Vec<_> = values.iter().map(|v| names::quoted(v)).collect();
+                format!("{stage}@{}", parts.join(","))
+            }
         },
         stage: stage.clone(),
         span: entry.key_span.clone(),
@@ -157,13 +162,14 @@ fn instance(
         instance.params.merge(&read.overrides(over, values));
     }
     if !axes.is_empty() {
-        let tables = [
-            &mut instance.params,
-            &mut instance.inputs,
-            &mut instance.command,
-        ];
-        for entry in tables.into_iter().flat_map(|table| &mut table.0) {
-            entry.node.substitute(&axes);
+        for table in [&mut instance.params, &mut instance.inputs] {
+            for entry in &mut table.0 {
+                entry.node.substitute(&axes, false);
+            }
+        }
+        for entry in &mut instance.command.0 {
+            let later = ["run", "shell", "env"].contains(&entry.key.as_str());
+            entry.node.substitute(&axes, later);
         }
     }
     instance.axes = axes;
@@ -199,22 +205,20 @@ fn combinations(
             Value::List(items) if !items.is_empty() => items,
             _ => return Err(read.wants(&axis.key, "a list of values", &axis.node)),
         };
-        let mut seen = BTreeSet::new();
+        let mut labels = HashSet::with_capacity(values.len());
         for value in values {
             let label = value.label();
+            if matches!(value.value, Value::List(_) | Value::Table(_)) {
+                let hint = "an axis takes strings, numbers and booleans";
+                let message = format!("axis `{}` cannot have this value", axis.key);
+                return Err(read.0.error(&value.span, message).hint(hint));
+            }
             if let Some(why) = names::label_problem(&label) {
                 let label = plain::cut(&label, 50);
                 let message = format!("axis `{}` cannot have the value `{label}`: {why}", axis.key);
                 return Err(read.0.error(&value.span, message));
             }
-            if matches!(value.value, Value::List(_) | Value::Table(_))
-                || label.contains([',', '.', '/'])
-            {
-                let hint = "an axis takes strings, numbers or booleans without `,`, `.` and `/`";
-                let message = format!("axis `{}` cannot have this value", axis.key);
-                return Err(read.0.error(&value.span, message).hint(hint));
-            }
-            if !seen.insert(label.clone()) {
+            if !labels.insert(label.clone()) {
                 let message = format!("axis `{}` has `{label}` twice", axis.key);
                 return Err(read.0.error(&value.span, message));
             }

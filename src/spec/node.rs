@@ -2,11 +2,12 @@
 
 use std::ops::Range;
 
+use serde::de::{DeserializeOwned, IntoDeserializer};
 use serde_json::{Map, Number};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::budget;
+use super::{braces, budget};
 use crate::diag::{Diagnostic, Source};
 
 #[derive(Debug, Clone)]
@@ -37,30 +38,46 @@ pub struct Entry {
 }
 
 /// Parses a whole file.
-pub fn parse(source: &Source) -> Result<Table, Diagnostic> {
+pub fn parse(source: &Source) -> Result<DeTable<'_>, Diagnostic> {
     budget::check_depth(source)?;
-    let table = DeTable::parse(source.text()).map_err(|e| {
-        let span = e.span().unwrap_or(0..0);
-        source.error(&span, e.message().replace('\n', " "))
-    })?;
-    read_table(table.into_inner(), source)
+    let table = DeTable::parse(source.text()).map_err(|e| mistake(source, e))?;
+    Ok(table.into_inner())
 }
 
-/// Parses one value that stands at `span`; anything that is not TOML is a string.
-pub fn parse_value(text: &str, span: Range<usize>) -> Node {
-    let source = Source::new("", text.trim().into());
-    let shallow = budget::check_depth(&source).is_ok();
-    let parsed = DeValue::parse(source.text()).ok().filter(|_| shallow);
-    let parsed = parsed.and_then(|value| read(value, &source).ok());
-    let mut node = parsed.unwrap_or(Node {
-        span: span.clone(),
-        value: Value::Text(text.into()),
-    });
+/// Takes a section out of a file, for those who know what it must look like.
+pub fn section<T: DeserializeOwned + Default>(
+    file: &mut DeTable<'_>,
+    name: &str,
+    source: &Source,
+) -> Result<T, Diagnostic> {
+    match file.remove(name) {
+        Some(value) => T::deserialize(value.into_deserializer()).map_err(|e| mistake(source, e)),
+        None => Ok(T::default()),
+    }
+}
+
+fn mistake(source: &Source, e: toml::de::Error) -> Diagnostic {
+    let span = e.span().unwrap_or(0..0);
+    source.error(&span, e.message().replace('\n', " "))
+}
+
+/// Parses one value that stands at `span`; anything that is not TOML, and a date, is a string.
+pub fn parse_value(source: &Source, text: &str, span: Range<usize>) -> Result<Node, Diagnostic> {
+    let own = Source::new("", text.trim().into());
+    budget::check_depth(&own).map_err(|e| source.error(&span, e.message))?;
+    let parsed = DeValue::parse(own.text()).ok();
+    let mut node = match parsed.filter(|v| !matches!(v.get_ref(), DeValue::Datetime(_))) {
+        Some(value) => read(value, &own).map_err(|e| source.error(&span, e.message))?,
+        None => Node {
+            span: span.clone(),
+            value: Value::Text(text.into()),
+        },
+    };
     node.move_to(&span);
-    node
+    Ok(node)
 }
 
-fn read_table(table: DeTable<'_>, source: &Source) -> Result<Table, Diagnostic> {
+pub fn read_table(table: DeTable<'_>, source: &Source) -> Result<Table, Diagnostic> {
     let mut entries = Vec::with_capacity(table.len());
     for (key, value) in table {
         entries.push(Entry {
@@ -163,6 +180,18 @@ impl Table {
         }]));
     }
 
+    /// The paths of all that is no table: `optim.lr`.
+    pub fn paths(&self) -> Vec<String> {
+        let inner = |entry: &Entry| match entry.node.table() {
+            Some(table) => {
+                let paths = table.paths().into_iter();
+                paths.map(|path| format!("{}.{path}", entry.key)).collect()
+            }
+            None => vec![entry.key.clone()],
+        };
+        self.0.iter().flat_map(inner).collect()
+    }
+
     /// Where `optim.lr` was written: the deepest part of the path that exists.
     pub fn span_of(&self, path: &str) -> Option<Range<usize>> {
         let mut found = None;
@@ -232,24 +261,42 @@ impl Node {
         }
     }
 
-    /// Puts the values of axes in the place of `{axis}`. A string that is nothing else takes the
-    /// value's type.
-    pub fn substitute(&mut self, axes: &[(String, Node)]) {
+    /// Puts the values of axes in the place of `{axis}`, and `{axis}` in that of `{{axis}}`. A string that
+    /// is nothing else takes the value's type. Where `later` says that more is filled in when
+    /// the program is started, values keep their braces until then.
+    pub fn substitute(&mut self, axes: &[(String, Node)], later: bool) {
         match &mut self.value {
             Value::Text(text) if text.contains('{') => {
-                for (axis, value) in axes {
-                    let hole = format!("{{{axis}}}");
-                    if *text == hole {
-                        self.value = value.value.clone();
-                        return;
-                    }
-                    *text = text.replace(&hole, &value.label());
+                let value = |name: &str| axes.iter().find(|(axis, _)| axis == name);
+                let written = |value: &Node| match later {
+                    true => braces::escape(&value.label()),
+                    false => value.label(),
+                };
+                if let [hole] = &braces::holes(text)[..]
+                    && hole.range == (0..text.len())
+                    && hole.braces == 1
+                    && let Some((_, value)) = value(hole.name)
+                {
+                    self.value = match &value.value {
+                        Value::Text(_) => Value::Text(written(value)),
+                        other => other.clone(),
+                    };
+                    return;
+                }
+                *text = braces::replace_text(text, |hole| match (value(hole.name), hole.braces) {
+                    (Some((_, value)), 1) => Some(written(value)),
+                    (Some(_), _) if !later => hole.literal(),
+                    _ => None,
+                });
+            }
+            Value::List(items) => {
+                for item in items {
+                    item.substitute(axes, later);
                 }
             }
-            Value::List(items) => items.iter_mut().for_each(|item| item.substitute(axes)),
             Value::Table(table) => {
                 for entry in &mut table.0 {
-                    entry.node.substitute(axes);
+                    entry.node.substitute(axes, later);
                 }
             }
             _ => {}

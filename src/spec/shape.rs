@@ -1,11 +1,23 @@
 //! Reading values of a given shape out of nodes, with an error at the place where one is not.
 
 use super::node::{Entry, Node, Table, Value};
-use super::{Profile, names, without};
+use super::{Named, Profile, names, texts, without};
 use crate::diag::{Diagnostic, Source, suggest};
 use crate::plain;
 
 pub struct Reader<'a>(pub &'a Source);
+
+/// What `[pipeline]` says.
+#[derive(Debug, Default)]
+pub struct Head {
+    pub name: String,
+    pub title: String,
+    pub default: Option<String>,
+    pub profiles: Vec<Profile>,
+    pub watch: Vec<Named>,
+    pub ignore: Vec<Named>,
+    pub environment: Vec<Named>,
+}
 
 type Result<T> = std::result::Result<T, Diagnostic>;
 
@@ -62,35 +74,36 @@ impl Reader<'_> {
             .hint(suggest(&entry.key, known.iter().copied()))
     }
 
-    /// Name, title, default profile, profiles.
-    #[allow(clippy::type_complexity, reason = "four plain values, used once")]
-    pub fn head(
-        &self,
-        head: Option<&Table>,
-    ) -> Result<(String, String, Option<String>, Vec<Profile>)> {
-        let mut name = String::new();
-        let mut title = String::new();
-        let mut default = None;
-        let mut profiles = Vec::new();
+    /// `[pipeline]`.
+    pub fn head(&self, head: Option<&Table>) -> Result<Head> {
+        let mut found = Head::default();
         let empty = Table::default();
         let head = head.unwrap_or(&empty);
-        self.known_keys(
-            "[pipeline]",
-            head,
-            &["name", "title", "profile", "profiles"],
-        )?;
+        let known = [
+            "name",
+            "title",
+            "profile",
+            "profiles",
+            "watch",
+            "ignore",
+            "environment",
+        ];
+        self.known_keys("[pipeline]", head, &known)?;
         for entry in &head.0 {
             match entry.key.as_str() {
-                "name" => name = self.text("name", &entry.node)?.into(),
-                "title" => title = self.text("title", &entry.node)?.into(),
+                "name" => found.name = self.text("name", &entry.node)?.into(),
+                "title" => found.title = self.text("title", &entry.node)?.into(),
                 "profile" => {
                     let name = self.text("profile", &entry.node)?;
                     if let Some(why) = names::problem(name, &['/', '\\']) {
                         let message = format!("a profile cannot be called so: {why}");
                         return Err(self.0.error(&entry.node.span, message));
                     }
-                    default = Some(name.into());
+                    found.default = Some(name.into());
                 }
+                "watch" => found.watch = self.paths(entry)?,
+                "ignore" => found.ignore = self.paths(entry)?,
+                "environment" => found.environment = self.paths(entry)?,
                 _ => {
                     for profile in &self.table("profiles", &entry.node)?.0 {
                         if let Some(why) = names::problem(&profile.key, &['/', '\\']) {
@@ -98,18 +111,28 @@ impl Reader<'_> {
                             let message = format!("a profile cannot be called `{name}`: {why}");
                             return Err(self.0.error(&profile.key_span, message));
                         }
-                        profiles.push(self.profile_head(profile)?);
+                        found.profiles.push(self.profile_head(profile)?);
                     }
                 }
             }
         }
-        if profiles.is_empty() {
-            profiles.push(Profile {
-                name: default.clone().unwrap_or_else(|| "default".into()),
+        if found.profiles.is_empty() {
+            found.profiles.push(Profile {
+                name: found.default.clone().unwrap_or_else(|| "default".into()),
                 ..Profile::default()
             });
         }
-        Ok((name, title, default, profiles))
+        Ok(found)
+    }
+
+    fn paths(&self, entry: &Entry) -> Result<Vec<Named>> {
+        let list = texts(&entry.node)
+            .ok_or_else(|| self.wants(&entry.key, "a string or a list of strings", &entry.node))?;
+        let named = list.into_iter().map(|(text, span)| Named {
+            text: text.to_owned(),
+            span: span.clone(),
+        });
+        Ok(named.collect())
     }
 
     fn profile_head(&self, entry: &Entry) -> Result<Profile> {
@@ -187,7 +210,13 @@ impl Reader<'_> {
         for entry in &at.0 {
             if !values.contains(&entry.key) {
                 let message = format!("no axis of stage `{stage}` has the value `{}`", entry.key);
-                let hint = suggest(&entry.key, values.iter().map(String::as_str));
+                let mut hint = suggest(&entry.key, values.iter().map(String::as_str));
+                if values
+                    .iter()
+                    .any(|v| v.starts_with(&format!("{}.", entry.key)))
+                {
+                    hint += "; a value with a dot is written in quotes: at.\"0.1\"";
+                }
                 return Err(self.0.error(&entry.key_span, message).hint(hint));
             }
             self.table(&entry.key, &entry.node)?;

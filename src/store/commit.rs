@@ -1,17 +1,17 @@
 //! Work in progress, and how it becomes a result: written, synced, renamed; whole or not at all.
 
-use std::fs::{self, File, OpenOptions, Permissions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 
-use super::durable;
 use super::facts::{Entry, Made};
-use super::stat::{self, Stamp, Tree};
+use super::seal::{Followed, seal};
+use super::{durable, tree};
 use crate::digest::{Digest, Fingerprint};
+use crate::human;
 use crate::read;
 use crate::record::Record;
 
@@ -39,10 +39,7 @@ impl Work {
                 let message = format!("{} is not a folder", work.dir.display());
                 return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
             }
-            match fs::remove_dir_all(work.result()) {
-                Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
-                _ => {}
-            }
+            tree::remove(&work.result())?;
             remove_links(&work.dir)?;
         }
         fs::create_dir(work.result())?;
@@ -72,37 +69,39 @@ impl Work {
         read::open_own(OpenOptions::new().create(true).append(true), &self.log())
     }
 
-    /// Digests the outputs and makes them read-only. Fails if one was not written.
-    pub fn collect(&self, outputs: &[(String, String)]) -> Result<Vec<Made>> {
+    /// Makes the outputs fit to be kept and digests them, and tells of what had to be copied for
+    /// that. Fails if one was not written.
+    pub fn collect(&self, outputs: &[(String, String)]) -> Result<(Vec<Made>, Vec<String>)> {
         let mut made = Vec::with_capacity(outputs.len());
+        let mut told = Vec::new();
         for (port, file) in outputs {
             let path = self.result().join(file);
-            let Ok(meta) = fs::symlink_metadata(&path) else {
+            if fs::symlink_metadata(&path).is_err() {
                 bail!("it ended without writing its output `{port}` ({file})");
-            };
-            let (digest, stamp) = if meta.is_dir() {
-                (seal_tree(&path)?, None)
-            } else if meta.is_file() {
-                let (digest, stamp) = seal(&path)?;
-                (digest, Some(stamp))
-            } else {
-                bail!("its output `{port}` ({file}) is neither a file nor a directory");
-            };
+            }
+            let sealed = seal(&path).with_context(|| format!("its output `{port}`"))?;
+            if sealed.followed != Followed::default() {
+                let count = human::count(sealed.followed.files, "file");
+                let bytes = human::bytes(sealed.followed.bytes);
+                told.push(format!(
+                    "output `{port}`: copied {count} ({bytes}) that links in it pointed to"
+                ));
+            }
             made.push(Made {
                 port: port.clone(),
                 file: file.clone(),
-                digest,
-                stamp,
+                digest: sealed.digest,
+                stamp: Some(sealed.stamp),
             });
         }
-        Ok(made)
+        Ok((made, told))
     }
 
     /// Digest of `state/`, if the run left one there.
     pub fn state(&self) -> Result<Option<Digest>> {
         let path = self.result().join("state");
         if fs::read_dir(&path).is_ok_and(|mut files| files.next().is_some()) {
-            return Ok(Some(seal_tree(&path)?));
+            return Ok(Some(seal(&path)?.digest));
         }
         let _ = fs::remove_dir(path);
         Ok(None)
@@ -143,7 +142,7 @@ impl Work {
         }
         // The result is committed; what is left here is only in the way. (Killed before it is
         // gone, the next run sees to it: `Store::sweep`.)
-        let _ = fs::remove_dir_all(&self.dir);
+        let _ = tree::remove(&self.dir);
         Ok(record.result.clone())
     }
 }
@@ -180,38 +179,15 @@ fn replace(new: &Path, place: &Path) -> io::Result<()> {
 
 fn write(path: &Path, bytes: &[u8]) -> Result<()> {
     let attempt = || {
-        // Whatever the program left by that name, a link perhaps, is not written through.
-        match fs::remove_file(path) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
-            _ => {}
-        }
-        let mut file = File::create_new(path)?;
+        let mut file = match File::create_new(path) {
+            // Whatever the program has put there: a link would be written through.
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
+                tree::remove(path)?;
+                File::create_new(path)?
+            }
+            file => file?,
+        };
         file.write_all(bytes)
     };
     attempt().with_context(|| format!("cannot write {}", path.display()))
-}
-
-fn seal(path: &Path) -> Result<(Digest, Stamp)> {
-    let attempt = || {
-        let mode = fs::metadata(path)?.permissions().mode();
-        fs::set_permissions(path, Permissions::from_mode(mode & !0o222))?;
-        let meta = fs::metadata(path)?;
-        Ok((stat::hash_file(path, meta.len())?, Stamp::of(&meta)))
-    };
-    attempt().map_err(|e: io::Error| {
-        anyhow::Error::new(e).context(format!("cannot read {}", path.display()))
-    })
-}
-
-fn seal_tree(dir: &Path) -> Result<Digest> {
-    let mut tree = Tree::default();
-    for name in stat::walk(dir)? {
-        let path = dir.join(&name);
-        let digest = match fs::symlink_metadata(&path)?.is_symlink() {
-            true => Digest::of(fs::read_link(&path)?.as_os_str().as_encoded_bytes()),
-            false => seal(&path)?.0,
-        };
-        tree.add(&name, &digest);
-    }
-    Ok(tree.digest())
 }

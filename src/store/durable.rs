@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use super::Store;
 use super::stat::Stamp;
+use crate::files;
 
 /// Files and folders up to which each is synced by itself: some 20 ms of a solid-state disk.
 const FEW: usize = 128;
@@ -28,7 +29,11 @@ pub fn sync(paths: &[&Path]) -> io::Result<()> {
         for entry in walkdir::WalkDir::new(path).contents_first(true) {
             match entry {
                 // A link of a result is part of its folder; one that was named stands for its file.
-                Ok(entry) if entry.depth() > 0 && entry.file_type().is_symlink() => {}
+                // And a named pipe that somebody has put there would be waited for.
+                Ok(entry)
+                    if entry.depth() > 0
+                        && !entry.file_type().is_file()
+                        && !entry.file_type().is_dir() => {}
                 Ok(entry) => all.push(entry.into_path()),
                 Err(e) => gone(Err(e.into()))?,
             }
@@ -143,8 +148,8 @@ impl Store {
     pub fn settle(&mut self, paths: &[PathBuf]) -> io::Result<()> {
         self.index.flush()?;
         let unsynced = &self.index.unsynced;
-        let files = unsynced.files.iter().map(Path::new);
-        let mut all: Vec<&Path> = paths.iter().map(PathBuf::as_path).chain(files).collect();
+        let files: Vec<PathBuf> = unsynced.files.iter().map(|f| files::path(f)).collect();
+        let mut all: Vec<&Path> = paths.iter().chain(&files).map(PathBuf::as_path).collect();
         if unsynced.earlier {
             all.push(&self.root);
             sync_all(&all)?;

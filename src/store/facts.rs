@@ -11,6 +11,7 @@ use super::stat::Stamp;
 use crate::digest::{Digest, Fingerprint};
 use crate::manifest::Manifest;
 use crate::plain;
+use crate::reads::{Read, What};
 
 /// A result, as much of its record as planning needs.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -26,9 +27,15 @@ pub struct Entry {
     /// Seconds it took, over all its interruptions.
     pub wall: f64,
     pub out: Vec<Made>,
-    /// Files that the run was found to read.
+    /// What the run was found to depend on besides what was declared.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub reads: Vec<(String, Digest)>,
+    pub reads: Vec<Read>,
+    /// Of the list of them beside the result, where they are too many for this line.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub more: Option<Digest>,
+    /// True if nobody watched what it read: only what was declared or reported counts.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub blind: bool,
     /// Fingerprint without the parameter that can be raised, and that parameter's value.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub extends: Option<(Fingerprint, u64)>,
@@ -55,15 +62,16 @@ pub struct Made {
 
 /// Outputs and read files of one result, and characters of a name, up to which they are believed.
 const OUTPUTS: usize = 10_000;
-const READS: usize = 2_000_000;
+const LISTED: usize = 2_000_000;
 const NAME: usize = 255;
-const PATH: usize = 4096;
+/// A byte that is no text takes four characters.
+const PATH: usize = 4 * 4096;
 
 impl Entry {
     /// What is wrong with it, if anything. Whoever loads one asks: an index, a record or an archive may
     /// come from anybody, and what they name is opened, copied and printed later.
     pub fn problem(&self) -> Option<String> {
-        if self.out.is_empty() || self.out.len() > OUTPUTS || self.reads.len() > READS {
+        if self.out.is_empty() || self.out.len() > OUTPUTS || self.reads.len() > LISTED {
             return Some(format!("it tells of {} outputs", self.out.len()));
         }
         let mut ports = HashSet::new();
@@ -77,10 +85,11 @@ impl Entry {
                 return Some(format!("output `{name}` stands in it twice"));
             }
         }
-        for (path, _) in &self.reads {
-            if path.is_empty() || path.len() > PATH || path.contains('\0') {
-                return Some(format!("`{}` is no name of a file", plain::cut(path, 50)));
-            }
+        if self.more.is_some() && !self.reads.is_empty() {
+            return Some("what it read stands in two places".into());
+        }
+        if let Some(problem) = self.reads.iter().find_map(read_problem) {
+            return Some(problem);
         }
         let texts = [&self.stage, &self.device];
         if texts.into_iter().any(|text| !is_text(text, PATH)) {
@@ -99,13 +108,15 @@ impl Entry {
             return Some("its manifest is another's".into());
         }
         let whole = Manifest::parse(manifest);
-        let mut declared = whole.clone();
-        declared.remove(|key| key.starts_with("read."));
+        let declared = whole.declared();
         let mut told = declared.clone();
-        for (path, digest) in &self.reads {
-            told.add(format!("read.{path}"), digest);
+        for (key, value) in self.reads.iter().map(Read::line) {
+            told.add(key, value);
         }
-        let base = match self.reads.is_empty() {
+        if let Some(list) = self.more {
+            told.add("reads", list);
+        }
+        let base = match self.reads.is_empty() && self.more.is_none() {
             true => None,
             false => Some(declared.fingerprint()),
         };
@@ -113,11 +124,25 @@ impl Entry {
             return Some("its record and its manifest tell of other files".into());
         }
         match self.extends {
-            Some((key, length)) if !extends(&whole, &key, length) => {
+            Some((key, length)) if !extends(&declared, &key, length) => {
                 Some("it does not go on from what its record says".into())
             }
             _ => None,
         }
+    }
+}
+
+/// What is wrong with something that a run is said to have read, if anything.
+pub fn read_problem(read: &Read) -> Option<String> {
+    // The project's own folder has an empty name.
+    let nothing = read.what == What::Content && read.path.is_empty();
+    let wrong = |text: &str, most: usize| text.len() > most || text.contains('\0');
+    match nothing || wrong(&read.path, PATH) || read.names.iter().any(|n| wrong(n, PATH)) {
+        true => Some(format!(
+            "`{}` is no name of a file",
+            plain::cut(&read.path, 50)
+        )),
+        false => None,
     }
 }
 
@@ -136,6 +161,7 @@ pub fn is_plain_name(name: &str) -> bool {
     let ours = [
         "manifest.txt",
         "record.json",
+        super::READS,
         "log",
         "state",
         "imported",
@@ -223,10 +249,12 @@ mod tests {
 
     fn entry(manifest: &Manifest, reads: &[&str]) -> Entry {
         let digest = Digest::of(b"x");
-        let reads: Vec<_> = reads.iter().map(|r| ((*r).to_owned(), digest)).collect();
+        let reads: Vec<_> = (reads.iter())
+            .map(|path| Read::content((*path).to_owned(), digest))
+            .collect();
         let mut whole = manifest.clone();
-        for (path, digest) in &reads {
-            whole.add(format!("read.{path}"), digest);
+        for (key, value) in reads.iter().map(Read::line) {
+            whole.add(key, value);
         }
         Entry {
             fp: whole.fingerprint(),
@@ -241,6 +269,8 @@ mod tests {
                 stamp: None,
             }],
             reads,
+            more: None,
+            blind: false,
             extends: None,
             state: None,
             device: "cpu".into(),
@@ -261,6 +291,7 @@ mod tests {
             "..",
             "log",
             "imported",
+            "reads.json",
             "a\nb",
             "\u{1b}[2J",
         ] {
@@ -273,7 +304,7 @@ mod tests {
             |e| e.out.push(e.out[0].clone()),
             |e| e.stage = "a\nb".into(),
             |e| e.wall = f64::NAN,
-            |e| e.reads[0].0 = "a\0b".into(),
+            |e| e.reads[0].path = "a\0b".into(),
         ];
         for spoil in wrong {
             let mut bad = good.clone();
@@ -292,11 +323,12 @@ mod tests {
         whole.add("read.a.txt", Digest::of(b"x"));
         let reading = entry(&manifest, &["a.txt"]);
         assert_eq!(reading.contradiction(&whole.to_string()), None);
-        let lies: [fn(&mut Entry); 4] = [
+        let lies: [fn(&mut Entry); 5] = [
             |e| e.base = Some(Fingerprint::of("another stage")),
             |e| e.reads.clear(),
-            |e| e.reads[0].1 = Digest::of(b"y"),
+            |e| e.reads[0].digest = Digest::of(b"y"),
             |e| e.extends = Some((Fingerprint::of("x"), 3)),
+            |e| e.more = Some(Digest::of(b"a list")),
         ];
         for lie in lies {
             let mut bad = reading.clone();
@@ -304,6 +336,16 @@ mod tests {
             assert!(bad.contradiction(&whole.to_string()).is_some(), "{bad:?}");
         }
         assert!(plain.contradiction("format: 1\n").is_some());
+        let list = Digest::of(b"a list");
+        let mut long = manifest.clone();
+        long.add("reads", list);
+        let mut listed = plain.clone();
+        listed.fp = long.fingerprint();
+        listed.base = Some(manifest.fingerprint());
+        listed.more = Some(list);
+        assert_eq!(listed.contradiction(&long.to_string()), None);
+        listed.more = None;
+        assert!(listed.contradiction(&long.to_string()).is_some());
         let mut longer = plain;
         longer.extends = Some((manifest.without("params.epochs").fingerprint(), 3));
         assert_eq!(longer.contradiction(&manifest.to_string()), None);

@@ -5,7 +5,7 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
-use super::{Store, Work};
+use super::{Store, Work, tree};
 use crate::digest::Fingerprint;
 
 /// Size of one thing in the store.
@@ -66,25 +66,33 @@ impl Store {
             let work = Work::of(&self.root, &fp);
             if !work.result().exists() && self.result(&fp).exists() {
                 // What cannot be removed is only in the way.
-                let _ = fs::remove_dir_all(&work.dir);
+                let _ = tree::remove(&work.dir);
             }
         }
     }
 
-    /// Removes results and unfinished work that are not kept. Needs the lock.
-    pub fn collect(&mut self, kept: &HashSet<Fingerprint>) -> io::Result<()> {
+    /// Removes results and unfinished work that are not kept. Needs the lock. Tells what cannot be
+    /// removed, such as what a container has written as another user, and goes on with the rest.
+    pub fn collect(&mut self, kept: &HashSet<Fingerprint>) -> Vec<String> {
         let gone: Vec<Fingerprint> = (self.index.results.keys())
             .filter(|fp| !kept.contains(fp))
             .copied()
             .collect();
+        let mut left = Vec::new();
+        let mut note = |path: &Path, removed: io::Result<()>| {
+            if let Err(e) = removed {
+                left.push(format!("cannot remove {}: {e}", path.display()));
+            }
+        };
         for fp in gone {
-            self.discard(&fp)?;
+            note(&self.result(&fp), self.discard(&fp));
         }
         for fp in self.working() {
             if !kept.contains(&fp) {
-                fs::remove_dir_all(Work::of(&self.root, &fp).dir)?;
+                let dir = Work::of(&self.root, &fp).dir;
+                note(&dir, tree::remove(&dir));
             }
         }
-        Ok(())
+        left
     }
 }

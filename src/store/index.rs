@@ -186,6 +186,17 @@ impl Index {
         self.note(Line::File(path.into(), stamp, digest));
     }
 
+    /// Takes over the digests that an index of the same store has learned of files and not written.
+    pub fn carry(&mut self, other: &Self) {
+        for path in &other.unsynced.files {
+            if let Some((stamp, digest)) = other.files.get(path)
+                && self.files.get(path) != Some(&(*stamp, *digest))
+            {
+                self.add_file(path, *stamp, *digest);
+            }
+        }
+    }
+
     pub fn add_gone(&mut self, fp: Fingerprint) {
         self.note(Line::Gone(fp));
     }
@@ -268,7 +279,7 @@ impl Index {
             .for_each(|home| line(Line::Home(home)));
         line(Line::Synced(self.folder));
         let folder = self.path.parent().unwrap_or(Path::new("."));
-        let mut file = tempfile::NamedTempFile::new_in(folder)?;
+        let mut file = super::new_file(folder)?;
         file.write_all(text.as_bytes())?;
         file.as_file().sync_all()?;
         file.persist(&self.path).map_err(|e| e.error)?;

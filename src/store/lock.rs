@@ -2,16 +2,18 @@
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, Write};
+use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
+use crate::diag::Diagnostic;
 use crate::read;
 
 /// Held until dropped.
 #[derive(Debug)]
-pub struct Lock(#[expect(dead_code, reason = "closing the file releases the lock")] File);
+pub struct Lock(File);
 
 /// Who holds the lock; for people only.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -35,6 +37,19 @@ impl Holder {
         }
     }
 
+    /// True if this process was started by it, by way of however many others: to wait for it would
+    /// be to wait for ever.
+    fn waits_for_us(&self) -> bool {
+        let above = |pid: &u32| {
+            let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+            // The name, in brackets, may contain anything.
+            let (_, rest) = stat.rsplit_once(')')?;
+            rest.split_whitespace().nth(1)?.parse().ok()
+        };
+        let mut line = std::iter::successors(Some(std::process::id()), above);
+        self.host == crate::provenance::host() && line.any(|pid| pid == self.pid)
+    }
+
     /// Whoever holds the lock now, if anybody does.
     pub fn of(path: &Path) -> Option<Self> {
         let mut file = read::open_own(OpenOptions::new().read(true), path).ok()?;
@@ -46,6 +61,11 @@ impl Holder {
 }
 
 impl Lock {
+    /// The same lock for another process: it is free when both have ended.
+    pub fn held(&self) -> Option<OwnedFd> {
+        self.0.try_clone().ok().map(OwnedFd::from)
+    }
+
     /// Held by whoever reads results for long, beside others who do: they are not removed
     /// meanwhile. None where there is nothing to lock, or no right to.
     pub fn share(path: &Path) -> Option<Self> {
@@ -67,7 +87,19 @@ impl Lock {
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
-                waiting(holder(&mut file));
+                let holder = holder(&mut file);
+                if let Some(holder) = holder.as_ref().filter(|h| h.waits_for_us()) {
+                    let message = format!(
+                        "{} is held by `{}` (process {}), which waits for the stage that this was started by",
+                        path.display(),
+                        holder.command,
+                        holder.pid
+                    );
+                    return Err(Diagnostic::new(message)
+                        .hint("--store DIR names a store of its own; or make it a stage of the pipeline")
+                        .into());
+                }
+                waiting(holder);
                 file.lock()
                     .with_context(|| format!("cannot lock {}", path.display()))?;
             }

@@ -7,7 +7,7 @@
 //!   readers                held by those who read results for long; `gc` waits for them
 //!   key                    for digests of secrets (secret.rs); never leaves the store
 //!   fresh                  what was looked at when all was last found fresh (memo.rs)
-//!   results/FINGERPRINT/   manifest.txt record.json log, the outputs, state/ — never edited
+//!   results/FINGERPRINT/   manifest.txt record.json reads.json log, the outputs, state/ — never edited
 //!   work/FINGERPRINT/      job.json log checkpoint/ reached.json spent.json result/ — result/ is
 //!                          renamed to results/
 //!   downloads/             shared by all stages
@@ -21,18 +21,25 @@ mod gc;
 mod index;
 mod lock;
 mod reached;
+mod reads;
+mod seal;
 mod spent;
 pub mod stat;
+pub mod tree;
+mod writers;
 
 use std::collections::HashMap;
-use std::fs::{self, File};
+use std::fs::{self, File, Permissions};
 use std::io;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use anyhow::{Context, Result};
 use rayon::prelude::*;
 use rustix::fs::{AtFlags, FileType};
+use tempfile::{Builder, NamedTempFile};
 
 pub use commit::Work;
 pub use durable::Syncer;
@@ -42,14 +49,19 @@ pub use gc::{Usage, size_of};
 pub use index::Index;
 pub use lock::{Holder, Lock};
 pub use reached::Reached;
+pub use reads::ReadBefore;
+pub use seal::{copy_content, stays_inside, umask, was_linked};
 pub use spent::Spent;
-use stat::{Stamp, Tree};
+use stat::Stamp;
+use tree::What;
 
 use crate::diag::Diagnostic;
 use crate::digest::{Digest, Fingerprint};
+use crate::files;
 use crate::manifest::Manifest;
 use crate::plain;
 use crate::read;
+use crate::reads::Read;
 use crate::record::Record;
 use crate::secret::Key;
 
@@ -65,6 +77,8 @@ pub struct Store {
     pub refused: Vec<(Fingerprint, String)>,
     /// Results of another store, and where they are.
     borrowed: HashMap<Fingerprint, PathBuf>,
+    /// Long lists of reads that were loaded.
+    lists: HashMap<Fingerprint, Arc<Vec<Read>>>,
 }
 
 /// What a store is made of, besides its files.
@@ -72,6 +86,12 @@ const FOLDERS: [&str; 3] = ["results", "work", "downloads"];
 
 /// Where results come from that this store has not seen being made.
 const COPIED: &str = "a store that was copied here, or that has lost its index";
+
+/// Beside a result, what its run was found to read, where that is too much for the index.
+pub const READS: &str = "reads.json";
+
+/// Reads that fit into a line of the index.
+pub const FEW_READS: usize = 200;
 
 /// How an output is found.
 #[derive(Debug, Clone, PartialEq)]
@@ -96,6 +116,7 @@ impl Store {
             results: File::open(root.join("results")).ok(),
             refused: Vec::new(),
             borrowed: HashMap::new(),
+            lists: HashMap::new(),
         };
         let folder = store.results.as_ref().and_then(|f| f.metadata().ok());
         let home = folder.as_ref().map(Home::of);
@@ -128,7 +149,7 @@ impl Store {
             make_folder(&path).with_context(|| format!("cannot make {}", path.display()))?;
         }
         let lock = Lock::take(&root.join("lock"), waiting)?;
-        let _ = fs::remove_dir_all(root.join("trash"));
+        let _ = tree::remove(&root.join("trash"));
         // Without one, on a full disk, secrets count under a key that everybody knows, until there is one.
         let _ = Key::make(root);
         let mut store = Self::open(root)?;
@@ -196,6 +217,20 @@ impl Store {
         Some(Manifest::parse(&text))
     }
 
+    /// What a result's run was found to depend on; nothing if the list is damaged.
+    pub fn reads(&mut self, fp: &Fingerprint) -> Option<Arc<Vec<Read>>> {
+        let entry = self.index.results.get(fp)?;
+        let Some(digest) = entry.more else {
+            return Some(Arc::new(entry.reads.clone()));
+        };
+        if let Some(known) = self.lists.get(fp) {
+            return Some(Arc::clone(known));
+        }
+        let list = Arc::new(read_list(&self.result(fp), digest)?);
+        self.lists.insert(*fp, Arc::clone(&list));
+        Some(list)
+    }
+
     pub fn record(&self, fp: &Fingerprint) -> Result<Record> {
         Record::load(&self.result(fp).join("record.json"))
     }
@@ -210,28 +245,49 @@ impl Store {
             return Health::Good;
         }
         let (made, path) = (made.clone(), self.output(fp, made));
-        let meta = match fs::symlink_metadata(&path) {
-            Ok(meta) => meta,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Health::Missing,
-            Err(e) => return Health::Unreadable(e.to_string()),
-        };
-        if meta.is_symlink() || self.result(fp).is_symlink() {
+        if path.is_symlink() || self.result(fp).is_symlink() {
             // Nobody commits a link in the place of an output.
             return Health::Changed;
         }
-        let stamp = Stamp::of(&meta);
-        match self.digest_of(&path, read) {
-            Ok(digest) if digest == made.digest => {
-                if let Some(entry) = self.index.results.get_mut(fp) {
-                    entry.out[number].stamp = meta.is_file().then_some(stamp);
-                    let entry = entry.clone();
-                    self.index.add_result(entry);
-                }
-                Health::Good
-            }
-            Ok(_) => Health::Changed,
-            Err(e) => Health::Unreadable(e.to_string()),
+        let (digest, stamp) = match self.look_at_output(&path, &made, read) {
+            Ok(Some(known)) => known,
+            Ok(None) => return Health::Good,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Health::Missing,
+            Err(e) => return Health::Unreadable(e.to_string()),
+        };
+        if digest != made.digest {
+            return Health::Changed;
         }
+        if stamp != made.stamp
+            && let Some(entry) = self.index.results.get_mut(fp)
+        {
+            entry.out[number].stamp = stamp;
+            let entry = entry.clone();
+            self.index.add_result(entry);
+        }
+        Health::Good
+    }
+
+    /// Digest of an output, with its stamp where that may stand for it next time; nothing if the
+    /// stamp says that it is what it was.
+    fn look_at_output(
+        &self,
+        path: &Path,
+        made: &Made,
+        read: bool,
+    ) -> io::Result<Option<(Digest, Option<Stamp>)>> {
+        let started = SystemTime::now();
+        let nodes = tree::walk(path)?;
+        if nodes.iter().any(leaves) {
+            return Err(io::Error::other("a link in it leads out of it"));
+        }
+        let stamp = tree::stamp_of(&fs::symlink_metadata(path)?, &nodes);
+        if !read && made.stamp == Some(stamp) {
+            return Ok(None);
+        }
+        let digest = tree::read(path, &nodes)?;
+        let trusted = tree::settled(&nodes, started) && tree::stamp(path)? == stamp;
+        Ok(Some((digest, trusted.then_some(stamp))))
     }
 
     /// What the file system says of a regular file in a result.
@@ -248,24 +304,14 @@ impl Store {
         if !fs::metadata(path)?.is_dir() {
             return self.digest_of_file(path, read);
         }
-        let names = stat::walk(path)?;
-        let inside: Vec<PathBuf> = names.iter().map(|name| path.join(name)).collect();
-        let (links, files): (Vec<_>, Vec<_>) = inside.iter().partition(|p| p.is_symlink());
-        let files: Vec<PathBuf> = files.into_iter().cloned().collect();
-        let mut digests = HashMap::with_capacity(inside.len());
-        for link in links {
-            let target = fs::read_link(link)?;
-            let digest = Digest::of(target.as_os_str().as_encoded_bytes());
-            digests.insert(link, digest);
-        }
-        for (file, digest) in files.iter().zip(self.digests_of(&files, read)) {
-            digests.insert(file, digest?);
-        }
-        let mut tree = Tree::default();
-        for (name, path) in names.iter().zip(&inside) {
-            tree.add(name, &digests[path]);
-        }
-        Ok(tree.digest())
+        let nodes = tree::walk(path)?;
+        let files: Vec<PathBuf> = (nodes.iter())
+            .filter(|node| matches!(node.what, What::File { .. }))
+            .map(|node| path.join(&node.name))
+            .collect();
+        let digests = self.digests_of(&files, read);
+        let digests = digests.into_iter().collect::<io::Result<Vec<_>>>()?;
+        Ok(tree::digest(&nodes, digests))
     }
 
     /// Digests of many files, read side by side.
@@ -280,7 +326,7 @@ impl Store {
             .map(|(path, seen)| -> io::Result<Digest> {
                 let (digest, stamp) = seen?;
                 if let Some(stamp) = stamp {
-                    self.index.add_file(&path.to_string_lossy(), stamp, digest);
+                    self.index.add_file(&files::text(path), stamp, digest);
                 }
                 Ok(digest)
             });
@@ -290,23 +336,40 @@ impl Store {
     fn digest_of_file(&mut self, path: &Path, read: bool) -> io::Result<Digest> {
         let (digest, stamp) = look_at(&self.index, path, read)?;
         if let Some(stamp) = stamp {
-            self.index.add_file(&path.to_string_lossy(), stamp, digest);
+            self.index.add_file(&files::text(path), stamp, digest);
         }
         Ok(digest)
     }
 
     /// Moves a result out of the way and forgets it.
     pub fn discard(&mut self, fp: &Fingerprint) -> io::Result<()> {
-        self.index.add_gone(*fp);
         let trash = self.root.join("trash");
         fs::create_dir_all(&trash)?;
         let place = trash.join(format!("{fp}.{}", std::process::id()));
         match fs::rename(self.result(fp), &place) {
-            Ok(()) => fs::remove_dir_all(place),
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
-            Err(e) => Err(e),
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+            _ => self.index.add_gone(*fp),
         }
+        tree::remove(&place)
     }
+}
+
+/// A link that we would not have kept: it came with a copy, or was put there.
+fn leaves(node: &tree::Node) -> bool {
+    let depth = node.name.components().count().saturating_sub(1);
+    matches!(&node.what, What::Link(to, _) if !stays_inside(depth, Path::new(to)))
+}
+
+/// The list of reads beside a result, if it is the one with this digest and can be believed.
+pub fn read_list(folder: &Path, digest: Digest) -> Option<Vec<Read>> {
+    let text = read::own_bytes(&folder.join(READS), read::TOLD).ok()?;
+    if Digest::of(&text) != digest {
+        return None;
+    }
+    let list: Vec<Read> = serde_json::from_slice(&text).ok()?;
+    list.iter()
+        .all(|read| facts::read_problem(read).is_none())
+        .then_some(list)
 }
 
 /// The entry of a result's record, or what is wrong with it; nothing if there is none.
@@ -362,6 +425,13 @@ fn check_place(root: &Path) -> Result<()> {
     Ok(())
 }
 
+/// A file without a name of its own yet, to be written and then put in its place whole. Others may
+/// read it as the umask has it.
+pub fn new_file(folder: &Path) -> io::Result<NamedTempFile> {
+    let all = Permissions::from_mode(0o666);
+    Builder::new().permissions(all).tempfile_in(folder)
+}
+
 /// A folder whose name is on the disk, with those above it.
 fn make_folder(path: &Path) -> io::Result<()> {
     match fs::create_dir(path) {
@@ -371,7 +441,11 @@ fn make_folder(path: &Path) -> io::Result<()> {
                 && let Some(above) = path.parent() =>
         {
             make_folder(above)?;
-            fs::create_dir(path)?;
+            match fs::create_dir(path) {
+                // Another first run was quicker.
+                Err(e) if e.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => {}
+                made => made?,
+            }
         }
         made => made?,
     }
@@ -381,10 +455,11 @@ fn make_folder(path: &Path) -> io::Result<()> {
 /// Digest of a file, known or read; with its stamp if it was read and may be trusted next time.
 fn look_at(index: &Index, path: &Path, again: bool) -> io::Result<(Digest, Option<Stamp>)> {
     let meta = fs::metadata(path)?;
+    // Opening a pipe would wait for whoever writes to it.
     read::regular(meta.file_type())?;
     let stamp = Stamp::of(&meta);
     if !again
-        && let Some((known, digest)) = index.files.get(path.to_string_lossy().as_ref())
+        && let Some((known, digest)) = index.files.get(files::text(path).as_ref())
         && *known == stamp
     {
         return Ok((*digest, None));

@@ -3,8 +3,8 @@
 use std::fs;
 use std::io;
 
+use contract::Progress;
 use serde::{Deserialize, Serialize};
-use stages::contract::Progress;
 
 use super::Work;
 use crate::read;

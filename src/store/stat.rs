@@ -4,12 +4,12 @@
 //! time cannot be set by a program, so content that was edited with size and mtime kept is
 //! noticed too. The racy rule: a file that changed within [`RACY`] before it was hashed could
 //! change again within the same tick of the clock, so its digest is not remembered. Artifacts
-//! that the runner itself has just committed are exempt: their writer has ended, and they are
-//! read-only.
+//! that the runner itself has just committed are exempt: their writers have ended, and when a stage
+//! that was given them ends they are looked at again (`exec/given.rs`).
 
 use std::cell::RefCell;
 use std::fs::{File, Metadata};
-use std::io;
+use std::io::{self, Read};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -51,6 +51,44 @@ impl Stamp {
             nanos(stat.st_mtime, stat.st_mtime_nsec as i64),
             nanos(stat.st_ctime, stat.st_ctime_nsec as i64),
         )
+    }
+
+    /// Of a folder, from the names and stamps of all in it: how many there are, and digests of all
+    /// that a program can set and of the change times, in the places of size and times.
+    pub fn of_tree<'a>(
+        folder: &Metadata,
+        each: impl Iterator<Item = (&'a [u8], Option<&'a Self>)>,
+    ) -> Self {
+        let (mut set, mut changed) = (blake3::Hasher::new(), blake3::Hasher::new());
+        let mut count = 0;
+        for (name, stamp) in each {
+            let Self(dev, ino, size, mtime, ctime) = stamp.copied().unwrap_or(Self(0, 0, 0, 0, 0));
+            set.update(&name.len().to_le_bytes());
+            set.update(name);
+            for number in [dev, ino, size, mtime as u64] {
+                set.update(&number.to_le_bytes());
+            }
+            changed.update(&ctime.to_le_bytes());
+            count += 1;
+        }
+        let half = |hasher: &blake3::Hasher| {
+            let mut bytes = [0; 8];
+            bytes.copy_from_slice(&hasher.finalize().as_bytes()[..8]);
+            i64::from_le_bytes(bytes)
+        };
+        let (dev, ino) = (folder.dev(), folder.ino());
+        Self(dev, ino, count, half(&set), half(&changed))
+    }
+
+    /// True if but for the change times nothing differs: the mode or the number of names may have
+    /// changed, not the content by the usual means.
+    pub fn but_for_ctime(&self, other: &Self) -> bool {
+        (self.0, self.1, self.2, self.3) == (other.0, other.1, other.2, other.3)
+    }
+
+    /// Device and inode.
+    pub fn file(&self) -> (u64, u64) {
+        (self.0, self.1)
     }
 
     pub fn size(&self) -> u64 {
@@ -106,14 +144,23 @@ thread_local! {
 /// all cores, each its own pieces. It is not mapped: a file that shrinks under a map would kill
 /// the process.
 pub fn hash_file(path: &Path, size: u64) -> io::Result<Digest> {
-    if size <= PIECE {
-        return Ok(Digest::of(&read::bytes(path, read::INDEX)?));
-    }
+    // A named pipe in its place would be waited for.
     let file = read::open(path)?;
+    hash_open(&file, size)
+}
+
+/// The same of a file that is open.
+pub fn hash_open(file: &File, size: u64) -> io::Result<Digest> {
+    if size <= PIECE {
+        let mut bytes = Vec::with_capacity(size as usize);
+        // What has no size may have no end.
+        file.take(read::INDEX).read_to_end(&mut bytes)?;
+        return Ok(Digest::of(&bytes));
+    }
     let left = left_subtree_len(size);
     let halves = rayon::join(
-        || subtree(&file, 0, left),
-        || subtree(&file, left, size - left),
+        || subtree(file, 0, left),
+        || subtree(file, left, size - left),
     );
     let root = merge_subtrees_root(&halves.0?, &halves.1?, Mode::Hash);
     Ok(Digest(*root.as_bytes()))
@@ -137,49 +184,6 @@ fn subtree(file: &File, at: u64, len: u64) -> io::Result<ChainingValue> {
             .update(buffer)
             .finalize_non_root())
     })
-}
-
-/// Digest of a directory from its files' paths and digests, in the order of the paths.
-pub struct Tree(blake3::Hasher);
-
-impl Default for Tree {
-    fn default() -> Self {
-        let mut hasher = blake3::Hasher::new();
-        hasher.update(b"tree\0");
-        Self(hasher)
-    }
-}
-
-impl Tree {
-    /// Lengths first, so that two trees never share their bytes.
-    pub fn add(&mut self, path: &str, digest: &Digest) {
-        self.0.update(&(path.len() as u64).to_le_bytes());
-        self.0.update(path.as_bytes());
-        self.0.update(&digest.0);
-    }
-
-    pub fn digest(self) -> Digest {
-        Digest(*self.0.finalize().as_bytes())
-    }
-}
-
-/// The regular files and symbolic links below a directory: paths relative to it, sorted.
-pub fn walk(dir: &Path) -> io::Result<Vec<String>> {
-    let mut files = Vec::new();
-    for entry in walkdir::WalkDir::new(dir).min_depth(1) {
-        let entry = entry?;
-        if entry.file_type().is_dir() {
-            continue;
-        }
-        let inside = entry.path().strip_prefix(dir).unwrap_or(entry.path());
-        let Some(name) = inside.to_str() else {
-            let message = format!("{} is not UTF-8", entry.path().display());
-            return Err(io::Error::new(io::ErrorKind::InvalidData, message));
-        };
-        files.push(name.to_owned());
-    }
-    files.sort();
-    Ok(files)
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Result, bail};
+use contract::metrics::Metric;
 
 use super::columns::{finish, one_protocol};
 use super::content::{
@@ -11,7 +12,6 @@ use super::content::{
 };
 use super::decl::{CellDecl, ColumnDecl, RowDecl, TableDecl};
 use crate::graph::matches;
-use crate::metrics::Metric;
 use crate::plain;
 
 /// What is known of the stages under one profile.
@@ -129,11 +129,14 @@ fn reproduced(
     let mut runs: Vec<(Run, &Metric, &str)> = Vec::new();
     let mut stale = None;
     let mut not_run = None;
-    for (stage, found) in evidence
-        .stages
-        .iter()
-        .filter(|(stage, _)| matches(pattern, stage))
-    {
+    let stages: Vec<(&String, &Found)> = match pattern.contains('*') {
+        false => evidence.stages.get_key_value(pattern).into_iter().collect(),
+        true => {
+            let all = evidence.stages.iter();
+            all.filter(|(stage, _)| matches(pattern, stage)).collect()
+        }
+    };
+    for (stage, found) in stages {
         match found {
             Found::Fresh(outcome) => {
                 let Some(metric) = outcome.metrics.iter().find(|m| m.name == name) else {

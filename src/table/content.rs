@@ -1,11 +1,10 @@
 //! A table's content: computed once, rendered five times. What it serialises to is the format
 //! of `repro tables --format json`.
 
+use contract::metrics::Better;
 use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::{Map, Value};
-
-use crate::metrics::Better;
 
 /// One table: published numbers beside reproduced ones.
 #[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]

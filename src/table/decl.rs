@@ -3,6 +3,7 @@
 
 use std::fmt;
 
+use contract::metrics::Better;
 use serde::de::{Deserializer, MapAccess, Visitor};
 use serde::{Deserialize, de};
 use toml::Spanned;
@@ -10,7 +11,6 @@ use toml::Spanned;
 use super::problems::Problem;
 use crate::diag::Diagnostic;
 use crate::graph::Graph;
-use crate::metrics::Better;
 use crate::spec::{Spec, names};
 
 /// All declared tables, in the order of the file.
@@ -75,17 +75,7 @@ pub struct CellDecl {
 impl Tables {
     /// The tables of a pipeline, or the first thing wrong with them.
     pub fn load(spec: &Spec, graph: &Graph) -> Result<Self, Diagnostic> {
-        #[derive(Deserialize)]
-        struct File {
-            #[serde(default)]
-            table: Tables,
-        }
-        let source = &spec.source;
-        if !source.text().contains("[table.") {
-            return Ok(Self::default());
-        }
-        let File { table } = toml::from_str(source.text())
-            .map_err(|e| source.error(&e.span().unwrap_or(0..0), e.message().replace('\n', " ")))?;
+        let (source, table) = (&spec.source, spec.tables.clone());
         let has_metrics = |s: &crate::graph::Stage| (s.name.clone(), s.metrics_port().is_some());
         let stages: Vec<(String, bool)> = graph.stages.iter().map(has_metrics).collect();
         for decl in &table.0 {

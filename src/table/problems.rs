@@ -1,8 +1,9 @@
 //! What can be wrong with the declaration of a table before anything has run.
 
+use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 
-use super::decl::{CellDecl, ColumnDecl, RowDecl, TableDecl, Tables};
+use super::decl::{CellDecl, ColumnDecl, TableDecl, Tables};
 use crate::diag::suggest;
 use crate::graph::matches;
 
@@ -15,6 +16,25 @@ pub struct Problem {
     pub hint: String,
 }
 
+/// Every instance, and whether it has a metrics output.
+struct Stages<'a> {
+    all: &'a [(String, bool)],
+    by_name: HashMap<&'a str, &'a (String, bool)>,
+}
+
+impl<'a> Stages<'a> {
+    /// Those that a cell means. Thousands of rows name one each.
+    fn matching<'p>(&self, pattern: &'p str) -> Box<dyn Iterator<Item = &'a (String, bool)> + 'p>
+    where
+        'a: 'p,
+    {
+        match pattern.contains('*') {
+            false => Box::new(self.by_name.get(pattern).copied().into_iter()),
+            true => Box::new(self.all.iter().filter(move |(s, _)| matches(pattern, s))),
+        }
+    }
+}
+
 /// Keys of a row that are not cells.
 const RESERVED: &[&str] = &["name", "group", "note"];
 
@@ -23,15 +43,22 @@ impl Tables {
     /// has a metrics output.
     pub fn problems(&self, stages: &[(String, bool)]) -> Vec<Problem> {
         let mut problems = Vec::new();
+        let stages = Stages {
+            all: stages,
+            by_name: stages
+                .iter()
+                .map(|stage| (stage.0.as_str(), stage))
+                .collect(),
+        };
         for table in &self.0 {
-            table.problems(stages, &mut problems);
+            table.problems(&stages, &mut problems);
         }
         problems
     }
 }
 
 impl TableDecl {
-    fn problems(&self, stages: &[(String, bool)], problems: &mut Vec<Problem>) {
+    fn problems(&self, stages: &Stages, problems: &mut Vec<Problem>) {
         let name = self.id.get_ref();
         let mut say = |span: Range<usize>, message: String, hint: String| {
             problems.push(Problem {
@@ -58,10 +85,9 @@ impl TableDecl {
                 );
             }
         }
-        for (i, row) in self.rows.iter().enumerate() {
-            let same =
-                |r: &RowDecl| (&r.group, r.name.get_ref()) == (&row.group, row.name.get_ref());
-            if self.rows[..i].iter().any(same) {
+        let mut seen = HashSet::new();
+        for row in &self.rows {
+            if !seen.insert((&row.group, row.name.get_ref())) {
                 let message = format!("table {name}: row {} is declared twice", row.name.get_ref());
                 say(
                     row.name.span(),
@@ -106,7 +132,7 @@ impl CellDecl {
         &self,
         column: &ColumnDecl,
         key: Range<usize>,
-        stages: &[(String, bool)],
+        stages: &Stages,
     ) -> Option<(Range<usize>, String, String)> {
         let say = |span, message: &str, hint: &str| Some((span, message.into(), hint.into()));
         match (&self.published, &self.source, &self.stage) {
@@ -149,9 +175,9 @@ impl CellDecl {
         }
         let stage = self.stage.as_ref()?;
         let name = stage.get_ref();
-        let mut matching = stages.iter().filter(|(s, _)| matches(name, s)).peekable();
+        let mut matching = stages.matching(name).peekable();
         if matching.peek().is_none() {
-            let names = stages.iter().filter(|(_, has)| *has);
+            let names = stages.all.iter().filter(|(_, has)| *has);
             let hint = suggest(name, names.map(|(s, _)| s.as_str()));
             return Some((stage.span(), format!("there is no stage {name}"), hint));
         }

@@ -1,9 +1,9 @@
 //! Stories about tables, from TOML to text.
 
+use contract::metrics::Metric;
 use serde_json::json;
 
 use super::*;
-use crate::metrics::Metric;
 
 const TABLE: &str = r#"
 [table.2]

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use proc_macro2::{Delimiter, TokenStream, TokenTree};
 
-use super::Name;
+use super::{CONTRACT, Name};
 
 pub struct Module {
     pub digest: String,
@@ -65,19 +65,27 @@ impl Reader<'_> {
         self.hasher.update(text.as_bytes());
     }
 
-    /// Notes the module named by a path that starts here: `crate::`, `super::`, `self::` or a child.
+    /// Notes the module named by a path that starts here: `crate::`, `super::`, `self::`, a child or
+    /// the contract.
     fn path_from(&mut self, tokens: &[TokenTree], inside_path: bool) {
         let (Some(TokenTree::Ident(first)), false) = (tokens.first(), inside_path) else {
             return;
         };
         let first = first.to_string();
+        let child = [self.name.as_slice(), std::slice::from_ref(&first)].concat();
         let base = match first.as_str() {
+            "crate" if self.name[0] == CONTRACT => vec![CONTRACT.into()],
             "crate" => vec![],
             "self" => self.name.clone(),
             "super" => self.name[..self.name.len() - 1].to_vec(),
-            _ => [self.name.as_slice(), &[first]].concat(),
+            CONTRACT if !self.names.contains(&child) => vec![first],
+            _ => child,
         };
-        if base.is_empty() || self.names.contains(&base) || base.len() < self.name.len() {
+        if base.is_empty()
+            || base == [CONTRACT]
+            || self.names.contains(&base)
+            || base.len() < self.name.len()
+        {
             self.path_on(base, &tokens[1..]);
         }
     }
@@ -115,8 +123,13 @@ impl Reader<'_> {
         }
     }
 
-    /// The longest prefix that is a module is what the path reaches.
+    /// The longest prefix that is a module is what the path reaches. The contract's root by itself (a
+    /// `*`, another name for it) may be any module of it.
     fn reach(&mut self, mut path: Name) {
+        if path == [CONTRACT] {
+            let all = self.names.iter().filter(|name| name[0] == CONTRACT);
+            self.reaches.extend(all.cloned());
+        }
         while !path.is_empty() && !self.names.contains(&path) {
             path.pop();
         }

@@ -4,14 +4,12 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
-use candle_core::{DType, Tensor};
-use candle_datasets::vision::cifar;
+use contract::Job;
 use flate2::read::GzDecoder;
 
 use super::fetch::{self, Remote};
 use super::images::Images;
 use super::source::Splits;
-use crate::contract::Job;
 
 const ARCHIVE: Remote = Remote {
     name: "cifar-10-binary.tar.gz",
@@ -31,8 +29,9 @@ const TRAIN: [&str; 5] = [
 ];
 const TEST: &str = "test_batch.bin";
 
-/// A label and 32x32 pixels of three planes.
-const RECORD: usize = 1 + 3072;
+/// A label and three planes of 32x32 values: red, green, blue.
+const RECORD: usize = 1 + 3 * PLANE;
+const PLANE: usize = 32 * 32;
 const BATCH: usize = 10_000 * RECORD;
 
 /// What [`content`] gives for the official images, whatever their order.
@@ -40,13 +39,12 @@ const TRAIN_CONTENT: &str = "008099c0c1cc0ba89e6dd7ec80c9e200";
 const TEST_CONTENT: &str = "e2d1d50b6841a2227a70322eaf61d5b0";
 
 pub fn load(job: &mut Job) -> Result<Splits> {
-    let folder = folder(job)?;
-    verify(&folder)?;
-    let read = cifar::load_dir(&folder).with_context(|| folder.display().to_string())?;
+    let batches = read(&folder(job)?)?;
+    let (train, test) = batches.split_at(TRAIN.len());
     Ok(Splits {
-        train: images(&read.train_images, &read.train_labels)?,
+        train: images(train)?,
         valid: None,
-        test: images(&read.test_images, &read.test_labels)?,
+        test: images(test)?,
     })
 }
 
@@ -105,9 +103,10 @@ fn unpack(archive: &Path, folder: &Path) -> Result<()> {
     std::fs::rename(&scratch, folder).with_context(|| folder.display().to_string())
 }
 
-/// Sizes first, then the content. The same images in another order are accepted.
-fn verify(folder: &Path) -> Result<()> {
-    let mut bytes = vec![];
+/// The five batches and the sixth, for tests. Sizes are checked first, then the content. The same images
+/// in another order are accepted.
+fn read(folder: &Path) -> Result<Vec<Vec<u8>>> {
+    let mut batches = vec![];
     for name in TRAIN.iter().chain([&TEST]) {
         let path = folder.join(name);
         let batch = std::fs::read(&path).with_context(|| {
@@ -122,9 +121,10 @@ fn verify(folder: &Path) -> Result<()> {
             path.display(),
             batch.len()
         );
-        bytes.push(batch);
+        batches.push(batch);
     }
-    for (files, expected) in [(&bytes[..5], TRAIN_CONTENT), (&bytes[5..], TEST_CONTENT)] {
+    let (train, test) = batches.split_at(TRAIN.len());
+    for (files, expected) in [(train, TRAIN_CONTENT), (test, TEST_CONTENT)] {
         let found = content(files);
         if found != expected {
             bail!(
@@ -134,7 +134,7 @@ fn verify(folder: &Path) -> Result<()> {
             );
         }
     }
-    Ok(())
+    Ok(batches)
 }
 
 /// A digest of the set of records, whatever their order: the sum of their BLAKE3 digests.
@@ -148,36 +148,71 @@ fn content(files: &[Vec<u8>]) -> String {
     format!("{sum:032x}")
 }
 
-/// Back from candle's floats `[n, 3, 32, 32]`, which are exact multiples of 1/255, to bytes.
-fn images(floats: &Tensor, labels: &Tensor) -> Result<Images> {
-    let n = floats.dim(0)?;
-    let mut pixels = Vec::with_capacity(n * (RECORD - 1));
-    for start in (0..n).step_by(1000) {
-        let part = floats
-            .narrow(0, start, 1000.min(n - start))?
-            .permute((0, 2, 3, 1))?;
-        let bytes = (part * 255.0)?.round()?.to_dtype(DType::U8)?;
-        pixels.extend(bytes.flatten_all()?.to_vec1::<u8>()?);
+/// The records of batches, their planes woven into pixels.
+fn images(batches: &[Vec<u8>]) -> Result<Images> {
+    let records = batches.iter().flat_map(|batch| batch.chunks_exact(RECORD));
+    let (mut labels, mut pixels) = (vec![], vec![]);
+    for record in records {
+        let (label, planes) = record.split_at(1);
+        labels.extend(label);
+        for at in 0..PLANE {
+            pixels.extend([planes[at], planes[PLANE + at], planes[2 * PLANE + at]]);
+        }
     }
-    Images::new([32, 32, 3], pixels, Some(labels.to_vec1::<u8>()?))
+    Images::new([32, 32, 3], pixels, Some(labels))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use candle_core::Device;
 
     #[test]
-    fn bytes_survive_candle_s_floats() -> Result<()> {
-        // One image whose planes are 0..255 four times: every byte value at a known place.
-        let bytes: Vec<u8> = (0..3072u32).map(|i| (i % 256) as u8).collect();
-        let tensor = Tensor::from_vec(bytes, (1, 3, 32, 32), &Device::Cpu)?;
-        let floats = (tensor.to_dtype(DType::F32)? / 255.0)?;
-        let images = images(&floats, &Tensor::new(&[7u8], &Device::Cpu)?)?;
-        for (i, pixel) in images.image(0).chunks(3).enumerate() {
-            assert!(pixel.iter().all(|&v| usize::from(v) == i % 256));
+    fn planes_become_pixels() -> Result<()> {
+        let record = |label: u8, [r, g, b]: [u8; 3]| {
+            let plane = |first: u8| (0..PLANE).map(move |i| first.wrapping_add(i as u8));
+            let planes = plane(r).chain(plane(g)).chain(plane(b));
+            std::iter::once(label).chain(planes).collect::<Vec<u8>>()
+        };
+        let batch = [record(7, [0, 50, 100]), record(2, [1, 2, 3])].concat();
+        let images = images(&[batch, record(9, [0; 3])])?;
+        assert_eq!(images.labels, Some(vec![7, 2, 9]));
+        assert_eq!(images.image(0)[..6], [0, 50, 100, 1, 51, 101]);
+        assert_eq!(images.image(1)[3 * 1023..], [0, 1, 2]);
+        assert_eq!(images.image(2).len(), 3 * PLANE);
+        Ok(())
+    }
+
+    /// The loader of candle-datasets reads the same.
+    #[cfg(feature = "hub")]
+    #[test]
+    fn it_reads_what_candle_datasets_reads() -> Result<()> {
+        use candle_core::DType;
+
+        let dir = tempfile::tempdir()?;
+        let mut batches = vec![];
+        for (seed, name) in (0u64..).zip(TRAIN.iter().chain([&TEST])) {
+            let mut bytes = vec![0; BATCH];
+            let mut random = blake3::Hasher::new()
+                .update(&seed.to_le_bytes())
+                .finalize_xof();
+            random.fill(&mut bytes);
+            std::fs::write(dir.path().join(name), &bytes)?;
+            batches.push(bytes);
         }
-        assert_eq!(images.labels, Some(vec![7]));
+        let theirs = candle_datasets::vision::cifar::load_dir(dir.path())?;
+        for (ours, floats, labels) in [
+            (&batches[..5], theirs.train_images, theirs.train_labels),
+            (&batches[5..], theirs.test_images, theirs.test_labels),
+        ] {
+            let ours = images(ours)?;
+            let labels = labels.to_vec1::<u8>()?;
+            assert_eq!(ours.labels.as_ref(), Some(&labels));
+            for i in (0..labels.len()).step_by(97) {
+                let bytes = (floats.get(i)?.permute((1, 2, 0))? * 255.0)?.round()?;
+                let bytes = bytes.to_dtype(DType::U8)?.flatten_all()?.to_vec1::<u8>()?;
+                assert_eq!(ours.image(i), bytes);
+            }
+        }
         Ok(())
     }
 
@@ -199,7 +234,7 @@ mod tests {
     #[test]
     fn damage_is_an_error_that_names_the_file() -> Result<()> {
         let dir = tempfile::tempdir()?;
-        let error = || format!("{:#}", verify(dir.path()).unwrap_err());
+        let error = || format!("{:#}", read(dir.path()).unwrap_err());
         assert!(error().contains("cannot read") && error().contains("data_batch_1.bin"));
         std::fs::write(dir.path().join("data_batch_1.bin"), [0; 10])?;
         assert!(error().contains("data_batch_1.bin has 10 bytes, 10000 images take 30730000"));

@@ -6,10 +6,9 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use contract::{Interrupted, Job, Progress};
 use ureq::Body;
 use ureq::http::{Response, StatusCode, header};
-
-use crate::contract::{Interrupted, Job, Progress};
 
 /// How often and how fast to try again.
 pub struct Patience {
@@ -209,8 +208,8 @@ pub mod testing {
 mod tests {
     use super::testing::{BODY, answer, server};
     use super::*;
-    use crate::contract::testing::Bench;
     use crate::dataset::Dataset;
+    use contract::testing::Bench;
 
     fn get(answers: Vec<Vec<u8>>, part: &Path) -> (Result<()>, Vec<String>) {
         let (url, served) = server(answers);

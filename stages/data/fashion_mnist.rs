@@ -1,18 +1,19 @@
 //! Fashion-MNIST: the four IDX files, gzipped or not.
 //!
 //! candle-datasets reads IDX too, but only from four unpacked files of one folder and only to
-//! floats; the official files are gzipped and we want their bytes. A test holds the two together.
+//! floats; the official files are gzipped and we want their bytes. A test with the feature `hub`
+//! holds the two together.
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
+use contract::Job;
 use flate2::read::GzDecoder;
 
 use super::fetch::{self, Remote, sha256_of};
 use super::images::Images;
 use super::source::Splits;
-use crate::contract::Job;
 
 /// An official file, and the SHA-256 of what is in it, which does not change with the packing.
 struct Idx {
@@ -162,9 +163,8 @@ fn parse(bytes: &[u8]) -> Result<(Vec<usize>, Vec<u8>)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::contract::testing::Bench;
     use crate::dataset::Dataset;
-    use candle_datasets::vision::mnist;
+    use contract::testing::Bench;
 
     fn idx(sizes: &[u32], values: &[u8]) -> Vec<u8> {
         let mut bytes = (0x800 + sizes.len() as u32).to_be_bytes().to_vec();
@@ -173,6 +173,7 @@ mod tests {
         bytes
     }
 
+    #[cfg(feature = "hub")]
     #[test]
     fn it_reads_what_candle_datasets_reads() -> Result<()> {
         let dir = tempfile::tempdir()?;
@@ -188,7 +189,7 @@ mod tests {
                 &labels,
             )?;
         }
-        let theirs = mnist::load_dir(dir.path())?;
+        let theirs = candle_datasets::vision::mnist::load_dir(dir.path())?;
         let floats = theirs.train_images.flatten_all()?.to_vec1::<f32>()?;
         let (sizes, ours) = parse(&images)?;
         assert_eq!(sizes, [4, 8, 8]);

@@ -6,10 +6,10 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
+use contract::{Interrupted, Job};
 use sha2::{Digest, Sha256};
 
 use super::download::{Patience, fetch};
-use crate::contract::{Interrupted, Job};
 
 /// A file that its publisher never changes.
 pub struct Remote {
@@ -121,8 +121,8 @@ fn hex(bytes: &[u8]) -> String {
 mod tests {
     use super::super::download::testing::{BODY, answer, server};
     use super::*;
-    use crate::contract::testing::Bench;
     use crate::dataset::Dataset;
+    use contract::testing::Bench;
 
     #[test]
     fn wrong_bytes_never_get_the_final_name() -> Result<()> {

@@ -4,13 +4,13 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
+use contract::Job;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::images::Images;
 use super::source::Splits;
 use super::{fetch, pictures};
-use crate::contract::Job;
 use crate::nn::noise::Noise;
 
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
@@ -119,8 +119,8 @@ fn digest(folder: &Path, files: &[PathBuf]) -> Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::contract::testing::Bench;
     use crate::dataset::Dataset;
+    use contract::testing::Bench;
     use image::{Rgb, RgbImage};
 
     #[test]

@@ -3,11 +3,11 @@
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
+use contract::Job;
 use jpeg_encoder::{ChromaSubsamplingMethod, ColorType, Encoder, SamplingFactor};
 
 use super::images::Images;
 use super::pictures;
-use crate::contract::Job;
 
 /// Every image written as a JPEG file of that quality (1 to 100) and read back. Files are like those of
 /// Pillow's defaults: the tables of the standard, scaled, and chroma at half the resolution, each
@@ -55,8 +55,8 @@ fn through_a_file(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::contract::testing::Bench;
     use crate::dataset::Dataset;
+    use contract::testing::Bench;
     use serde_json::Value;
 
     /// No pixel is like its neighbours, so that tables, halved chroma and rounding all show.

@@ -3,10 +3,8 @@
 pub mod drawn;
 pub mod gaussian;
 pub mod grid;
-pub mod history;
 pub mod images;
 pub mod latents;
-pub mod metrics;
 pub mod npy;
 pub mod protocol;
 pub mod tensors;

@@ -3,11 +3,10 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
+use contract::{Interrupted, Job, Progress};
 use image::DynamicImage;
 use image::imageops::{self, FilterType};
 use rayon::prelude::*;
-
-use crate::contract::{Interrupted, Job, Progress};
 
 /// Decoded at a time: bounds memory and the wait for Ctrl-C.
 const CHUNK: usize = 512;

@@ -1,13 +1,13 @@
 //! Where a data set comes from, as pipeline.toml has it.
 
 use anyhow::Result;
+use contract::Job;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::embedded::Look;
 use super::images::Images;
 use super::{celeba, cifar10, embedded, fashion_mnist, image_folder};
-use crate::contract::Job;
 
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]

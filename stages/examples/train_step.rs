@@ -14,9 +14,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail, ensure};
+use contract::{CheckpointEvery, Job, JobSpec};
 use safetensors::tensor::{Dtype, TensorView};
 use serde_json::{Value, json};
-use stages::contract::{CheckpointEvery, Job, JobSpec};
 
 /// When each progress event came, and how much was done.
 type Marks = Arc<Mutex<Vec<(Instant, f64)>>>;

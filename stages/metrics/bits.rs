@@ -3,9 +3,8 @@
 use std::f64::consts::LN_2;
 
 use candle_core::Tensor;
+use contract::metrics::{Better, Metric};
 use serde_json::Value;
-
-use crate::data::metrics::{Better, Metric};
 
 /// From `ln p(y)` in nats of an image of `dims` sub-pixels, where `y = scale (x + u) + shift` with x
 /// whole numbers and u uniform on [0, 1): `-ln p(y) / (dims ln 2) - log2(scale)` (REFERENCE 1.6).
@@ -35,7 +34,7 @@ pub fn metric(label: &str, values: &[f64], protocol: &Value) -> Metric {
         label: label.into(),
         value,
         std_error,
-        n: values.len(),
+        n: Some(values.len() as u64),
         better: Better::Lower,
         unit: "bits/dim".into(),
         protocol,

@@ -4,11 +4,11 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use candle_core::{DType, Device};
+use contract::Job;
 
 use super::extractor::OFFICIAL_SHA256;
 use super::inception::State;
 use super::pickle;
-use crate::contract::Job;
 use crate::data::fetch::{self, Remote};
 
 const OFFICIAL: Remote = Remote {

@@ -4,12 +4,12 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 use candle_core::{DType, Device, Tensor};
+use contract::history;
+use contract::testing::Bench;
+use contract::{Interrupted, define};
 use serde_json::{Value, json};
 
 use super::{diagonal, flow_prior, latent_flow};
-use crate::contract::testing::Bench;
-use crate::contract::{Interrupted, define};
-use crate::data::history;
 use crate::data::images::Images;
 use crate::latents::Latents;
 use crate::models::prior::Prior;

@@ -4,14 +4,14 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use candle_core::DType;
+use contract::Stage;
+use contract::history;
+use contract::testing::Bench;
 use serde_json::{Value, json};
 
 use super::{diagonal, flow_prior};
 use crate::bits_per_dim::BitsPerDim;
-use crate::contract::Stage;
-use crate::contract::testing::Bench;
 use crate::data::drawn::Drawn;
-use crate::data::history;
 use crate::data::images::Images;
 use crate::flow_layer::{FlowLayer, Params};
 use crate::models::gaussian;

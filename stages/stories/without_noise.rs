@@ -2,10 +2,10 @@
 //! alternative of A13.
 
 use anyhow::Result;
+use contract::history;
 use serde_json::json;
 
 use super::phase2::{Setting, params};
-use crate::data::history;
 use crate::data::images::Images;
 use crate::flow_layer::FlowLayer;
 use crate::sample::Sample;
@@ -36,7 +36,7 @@ fn phase_2_has_noise_where_phase_1_had_none() -> Result<()> {
     for flow in [None, Some(&flow)] {
         let mut inputs = vec![("vae", vae.as_path()), ("prior", &prior)];
         inputs.extend(flow.map(|f| ("flow", f.as_path())));
-        let drawn = crate::contract::testing::Bench::new::<Sample>(&inputs);
+        let drawn = contract::testing::Bench::new::<Sample>(&inputs);
         let params =
             json!({ "seed": 0, "n": 3, "batch": 3, "temperature": 1.0, "pixels": "bytes" });
         drawn.run::<Sample>(&params)?;

@@ -9,14 +9,14 @@ use std::sync::atomic::AtomicBool;
 
 use anyhow::{Context, Result, bail, ensure};
 use candle_core::Tensor;
+use contract::metrics::Metric;
+use contract::{CheckpointEvery, Job, JobSpec};
 use serde_json::Value;
 
 use super::measure::{Side, Way, measure};
 use super::sets::{Set, UNKNOWN, open};
-use crate::contract::{CheckpointEvery, Job, JobSpec};
 use crate::data::fetch::sha256;
 use crate::data::gaussian::Gaussian;
-use crate::data::metrics::Metric;
 use crate::data::tensors::TensorFile;
 use crate::data::vectors::Vectors;
 use crate::fid::distance;

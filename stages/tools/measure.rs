@@ -3,9 +3,9 @@
 use std::path::Path;
 
 use anyhow::{Context, Result};
+use contract::{Interrupted, Job, Progress};
 
 use super::sets::Pictures;
-use crate::contract::{Interrupted, Job, Progress};
 use crate::data::gaussian::Gaussian;
 use crate::data::vectors::Vectors;
 use crate::metrics::moments::Moments;

@@ -4,8 +4,8 @@
 use std::ops::Range;
 
 use anyhow::{Context, Result, ensure};
+use contract::{Event, Interrupted, Job, Progress};
 
-use crate::contract::{Event, Interrupted, Job, Progress};
 use crate::nn::tensor_file::write_bytes;
 
 /// Calls `work` for each batch of `0..n`, in order, with the batch's number and images, and
@@ -80,8 +80,8 @@ pub fn numbers_in_batches(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::contract::testing::Bench;
-    use crate::contract::{Input, Output, Stage};
+    use contract::testing::Bench;
+    use contract::{Input, Output, Stage};
 
     struct Toy;
     impl Stage for Toy {

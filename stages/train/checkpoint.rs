@@ -5,9 +5,9 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 use candle_core::{Tensor, Var};
+use contract::history::Epoch;
 use serde::{Deserialize, Serialize};
 
-use crate::data::history::Epoch;
 use crate::nn::tensor_file;
 
 /// The file of a checkpoint or of a finished run's state, in the directory the runner gives.

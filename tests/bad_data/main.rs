@@ -1,6 +1,8 @@
 //! Bad data through the binary: one error that names the file and gives a hint, and nothing
 //! half-written.
 
+#![cfg(feature = "kinds")]
+
 mod archives;
 mod arrays;
 #[path = "../common/mod.rs"]

@@ -5,17 +5,20 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
+use std::sync::Arc;
 
 use repro::accept::Accepted;
 use repro::archive;
 use repro::check::Claims;
+use repro::depfile;
 use repro::device::Device;
 use repro::diag::Source;
 use repro::digest::Fingerprint;
-use repro::exec::parse_depfile;
 use repro::figures::Figures;
 use repro::graph::Graph;
+use repro::kinds::KINDS;
 use repro::manifest::Manifest;
+use repro::observe::places::Places;
 use repro::plan::Planner;
 use repro::project::Facts;
 use repro::record::Record;
@@ -35,7 +38,7 @@ pub fn pipeline(bytes: &[u8], scratch: &Path) {
         let Ok(spec) = Spec::parse(source, &overrides) else {
             continue;
         };
-        let Ok(graph) = Graph::new(&spec, stages::STAGES) else {
+        let Ok(graph) = Graph::new(&spec, KINDS) else {
             continue;
         };
         let _ = Tables::load(&spec, &graph);
@@ -59,12 +62,14 @@ fn plan(graph: &Graph, store: &mut Store, dir: &Path, repair: bool) {
             name: "cpu".into(),
         },
         accepted: Accepted::default(),
+        places: Arc::new(Places::of(dir)),
+        environment: Vec::new(),
     };
     let mut planner = Planner::new(graph, store, &facts, repair);
     planner.judge_all(&graph.order);
     for id in 0..graph.stages.len() {
         let _ = (planner.start(id), planner.estimate(id));
-        let _ = planner.changed_code(id);
+        let _ = planner.acceptable(id);
     }
 }
 
@@ -77,7 +82,7 @@ pub fn record(bytes: &[u8]) {
 }
 
 pub fn depfile(bytes: &[u8]) {
-    parse_depfile(&String::from_utf8_lossy(bytes));
+    depfile::parse(bytes);
 }
 
 /// Two stages whose manifests are those of the results in the corpus's index.
@@ -96,7 +101,7 @@ pub fn files(bytes: &[u8], scratch: &Path) {
         }
     }
     let _ = Accepted::load(&path);
-    let _ = repro::metrics::load(&path);
+    let _ = contract::metrics::load(&path);
     let _ = repro::history::load(&path);
     restored(bytes, scratch);
 }

@@ -19,10 +19,10 @@ fn ok(command: &str, arguments: &[&str]) -> bool {
 }
 
 /// A user without rights: whom to run as where the tests run as root, who is never refused.
-const NOBODY: u32 = 65534;
+pub const NOBODY: u32 = 65534;
 
 /// `repro` as a user without rights; says so if that cannot be.
-fn without_rights(space: &Space, arguments: &[&str]) -> Option<Said> {
+pub fn without_rights(space: &Space, arguments: &[&str]) -> Option<Said> {
     let root = fs::metadata("/proc/self").is_ok_and(|m| m.uid() == 0);
     let mut command = space.command(arguments);
     if root {
@@ -122,10 +122,11 @@ fn a_file_without_permission_is_named_and_its_stage_not_run() {
     let Some(said) = without_rights(&space, &["run"]) else {
         return;
     };
-    assert_eq!(said.code, Some(1), "{}", said.err);
+    assert_eq!(said.code, Some(2), "{}", said.err);
     assert!(
-        said.err
-            .contains("data.csv cannot be read: Permission denied"),
+        said.err.contains(
+            "pipeline.toml:5:9: stage `a`: `files`: data.csv cannot be read: Permission denied"
+        ),
         "{}",
         said.err
     );
@@ -140,7 +141,7 @@ fn a_file_that_fails_to_be_read_is_named() {
     // Reading the memory of a process at address 0 is an input/output error, also for root.
     std::os::unix::fs::symlink("/proc/self/mem", space.path("data.csv")).expect("ours");
     let said = space.repro(&["run"]);
-    assert_eq!(said.code, Some(1));
+    assert_eq!(said.code, Some(2));
     assert!(said.err.contains("data.csv cannot be read"), "{}", said.err);
     fs::remove_file(space.path("data.csv")).expect("ours");
     space.write("data.csv", "");
@@ -226,9 +227,9 @@ fn folders_that_vanished_are_made_again() {
 fn a_missing_input_file_is_named() {
     let space = Space::new(&TWO.replace("out.x = 'x'", "out.x = 'x'\nfiles = 'data.csv'"));
     let said = space.repro(&["run"]);
-    assert_eq!(said.code, Some(1));
+    assert_eq!(said.code, Some(2));
     assert!(
-        said.err.contains("file data.csv does not exist"),
+        said.err.contains("`files`: `data.csv` is not there"),
         "{}",
         said.err
     );

@@ -2,17 +2,27 @@
 
 mod archives;
 mod command;
+mod environment;
 mod faults;
+mod files;
 mod gpu;
 mod hostile;
 mod interfaces;
 mod kills;
 mod model;
+#[cfg(not(feature = "kinds"))]
+mod no_kinds;
+mod observed;
+mod outputs;
+mod placeholders;
 mod python;
 mod records;
 mod request;
+mod resume;
 mod signals;
 mod space;
 mod staleness;
+#[cfg(feature = "kinds")]
 mod training;
+mod trees;
 mod trust;

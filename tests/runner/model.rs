@@ -69,9 +69,14 @@ type Cause = (Vec<String>, u8, usize);
 /// The model: a set of results that exist, by cause.
 fn causes(stages: &[Stage]) -> Vec<Cause> {
     let contents = contents(stages);
+    // A stage is told who its inputs are if there are several, and then that is a cause too.
+    let input = |s: &Stage, n: usize| match s.needs.len() {
+        1 => contents[n].clone(),
+        _ => format!("s{n}: {}", contents[n]),
+    };
     let cause = |s: &Stage| {
         (
-            s.needs.iter().map(|n| contents[*n].clone()).collect(),
+            s.needs.iter().map(|n| input(s, *n)).collect(),
             s.value,
             s.keep,
         )

@@ -45,6 +45,7 @@ fn an_interrupted_command_is_charged_for_all_its_parts() {
     );
 }
 
+#[cfg(feature = "kinds")]
 #[test]
 fn versions_are_recorded_and_explained() {
     let space = Space::new(

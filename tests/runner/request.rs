@@ -26,7 +26,14 @@ fn every_mistake_has_a_place_and_a_hint() {
         ),
         (
             "[stage.a]\nkind = 'comand'",
-            "pipeline.toml:2:8: there is no kind `comand`\nhint: did you mean `command`?",
+            match cfg!(feature = "kinds") {
+                true => {
+                    "pipeline.toml:2:8: there is no kind `comand`\nhint: did you mean `command`?"
+                }
+                false => {
+                    "pipeline.toml:2:8: there is no kind `comand` in this build of repro, only `command`\nhint: `cargo build --release` makes a build with the kinds, --no-default-features one without"
+                }
+            },
         ),
         (
             "[stage.a]\nkind = 1",
@@ -64,7 +71,7 @@ fn every_mistake_has_a_place_and_a_hint() {
         ),
         (
             &A.replace("{out.x}", "{out.y}"),
-            "pipeline.toml:3:7: stage `a`: nothing stands for {out.y}\nhint: did you mean `out.x`?",
+            "pipeline.toml:3:16: stage `a`: nothing stands for {out.y}\nhint: did you mean `out.x`?",
         ),
         (
             &A.replace("'x'", "'../x'"),
@@ -75,6 +82,7 @@ fn every_mistake_has_a_place_and_a_hint() {
     }
 }
 
+#[cfg(feature = "kinds")]
 #[test]
 fn a_wrong_parameter_of_a_kind_is_named_where_it_stands() {
     let said = Space::new("[stage.d]\nkind = 'dataset'\nparams.valid = 5\nparams.trian = 0\nparams.test = 0\nparams.jpeg_quality = 0\nparams.pad = 0\nparams.source = { kind = 'cifar10' }\n")
@@ -92,6 +100,7 @@ fn a_wrong_parameter_of_a_kind_is_named_where_it_stands() {
     );
 }
 
+#[cfg(feature = "kinds")]
 #[test]
 fn ports_must_hold_what_is_wanted() {
     let said = Space::new(
@@ -173,4 +182,70 @@ fn a_profile_for_a_gpu_does_not_start_without_one() {
         assert!(said.err.contains(words), "{words:?} not in {}", said.err);
     }
     assert_eq!(space.repro(&["run", "--device", "cpu"]).code, Some(0));
+}
+
+#[test]
+fn what_is_printed_counts_however_it_is_written() {
+    let score = "[stage.s]\nkind = 'command'\nfiles = 'score.json'\nrun = ['cp', 'score.json', '{out.m}']\nout.m = { file = 'm.json', holds = 'metrics' }\n\
+                 [stage.t]\nkind = 'command'\nfiles = 'other.json'\nrun = ['cp', 'other.json', '{out.m}']\nout.m = { file = 'm.json', holds = 'metrics' }\n";
+    let claim = "claim = 's is better', metric = 'acc', stage = 's', than = 't'";
+    let table = "title = 'Scores', columns = [{ id = 'acc', metric = 'acc', better = 'higher', digits = 2 }], row = [{ name = 'ours', acc = { stage = 's' } }]";
+    for (head, tail) in [
+        (
+            "",
+            format!("[check]\nc1 = {{ {claim} }}\n[table]\n1 = {{ {table} }}\n"),
+        ),
+        (
+            "",
+            format!(
+                "[ check . c1 ]\n{}\n[ table.1 ]\n{}\n",
+                claim.replace(", ", "\n"),
+                table
+                    .replace(", columns", "\ncolumns")
+                    .replace(", row", "\nrow")
+            ),
+        ),
+        (
+            "",
+            format!(
+                "['check'.'c1']\n{}\n[\"table\".\"1\"]\n{}\n",
+                claim.replace(", ", "\n"),
+                table
+                    .replace(", columns", "\ncolumns")
+                    .replace(", row", "\nrow")
+            ),
+        ),
+        ("dotted", String::new()),
+    ] {
+        let dotted = "check.c1.claim = 's is better'\ncheck.c1.metric = 'acc'\ncheck.c1.stage = 's'\ncheck.c1.than = 't'\n\
+                      table.1.title = 'Scores'\ntable.1.columns = [{ id = 'acc', metric = 'acc', better = 'higher', digits = 2 }]\n\
+                      table.1.row = [{ name = 'ours', acc = { stage = 's' } }]\n";
+        let head = if head.is_empty() { "" } else { dotted };
+        let space = Space::new(&format!("{head}{score}{tail}"));
+        for (file, value) in [("score.json", 0.25), ("other.json", 0.5)] {
+            let metric = format!(
+                "{{\"metrics\":[{{\"name\":\"acc\",\"label\":\"acc\",\"value\":{value},\"better\":\"higher\"}}]}}"
+            );
+            space.write(file, &metric);
+        }
+        space.run();
+        let checked = space.repro(&["check"]);
+        let fails = checked.out.contains("FAILS    s is better");
+        assert!(fails, "{head}{tail}\n{}{}", checked.out, checked.err);
+        let tables = space.repro(&["tables"]);
+        assert!(tables.out.contains("0.25"), "{}{}", tables.out, tables.err);
+    }
+    for (text, says) in [
+        ("table = 3", "tables by number or name"),
+        ("[check.c]\nclaim = 'x'", "missing field `metric`"),
+        ("figure.1 = { titel = 'x' }", "unknown field `titel`"),
+    ] {
+        let said = Space::new(&format!("{}\n{A}", text)).repro(&["status"]);
+        assert_eq!(said.code, Some(2), "{}", said.err);
+        assert!(
+            said.err.starts_with("pipeline.toml:") && said.err.contains(says),
+            "{}",
+            said.err
+        );
+    }
 }

@@ -1,6 +1,9 @@
 //! What is fresh, what is stale and why: one story a rule.
 
-use crate::space::Space;
+use std::fs;
+use std::time::Duration;
+
+use crate::space::{Space, eventually, said};
 
 /// `first` writes the first digit of x, so that some changes of x change nothing below it.
 pub const TWO: &str = r#"
@@ -173,19 +176,42 @@ fn a_file_that_changes_while_it_is_read_spoils_the_result() {
 #[test]
 fn a_module_that_changes_while_it_is_read_makes_its_reader_run_again() {
     let space = Space::new(
-        "[stage.a]\nkind = 'command'\nshell = 'cat one.txt > {out.x}; [ -e done ] || echo 2 > one.txt; touch done; echo \"x: one.txt\" > {depfile}'\nout.x = 'x'\n",
+        "[stage.a]\nkind = 'command'\nshell = 'cat one.txt > {out.x}; touch seen; for i in $(seq 100); do [ -e seen ] || break; sleep 0.1; done'\nout.x = 'x'\n",
     );
     space.write("one.txt", "1\n");
-    assert_eq!(space.run(), ["a", "a"], "the second time nothing changed");
+    // Somebody else changes the file as often as it was read.
+    let change = |times: usize| {
+        let child = space.start(&["run", "--json"]);
+        for i in 0..times {
+            eventually("it was read", || space.path("seen").exists());
+            space.write("one.txt", &format!("{}\n", i + 2));
+            fs::remove_file(space.path("seen")).expect("it is there");
+        }
+        // Whoever comes after finds it unchanged.
+        std::thread::sleep(Duration::from_millis(50));
+        let mut left = child;
+        eventually("it ended", || {
+            let _ = fs::remove_file(space.path("seen"));
+            left.try_wait().expect("ours").is_some()
+        });
+        said(left.wait_with_output().expect("ours"))
+    };
+    let first = change(1);
+    assert_eq!(
+        first.stages("done"),
+        ["a", "a"],
+        "the second time nothing changed"
+    );
     assert_eq!(space.output("a", "x"), b"2\n");
     assert_eq!(space.run(), [""; 0]);
-    space.edit("[ -e done ] || echo 2", "date +%N");
-    let said = space.repro(&["run"]);
+    space.edit("sleep 0.1", "sleep 0.11");
+    let said = change(2);
     assert_eq!(said.code, Some(1));
     assert!(
-        said.err
+        said.out
             .contains("what it reads changed while it ran, twice: file one.txt changed"),
-        "{}",
+        "{}{}",
+        said.out,
         said.err
     );
 }
@@ -199,4 +225,28 @@ fn a_file_that_changed_since_it_was_judged_is_judged_again() {
     assert_eq!(space.ran(&["run", "--json", "-j1"]), ["first", "then"]);
     assert_eq!(space.output("then", "y"), b"2\n");
     assert_eq!(space.run(), [""; 0]);
+}
+
+#[test]
+fn parameters_that_differ_never_look_alike() {
+    let space = Space::new(
+        "[stage.a]\nkind = 'command'\nrun = ['cp', '{params}', '{out.x}']\nout.x = 'x'\nparams = {}\n",
+    );
+    let mut last = "params = {}".to_owned();
+    for params in [
+        "{ optim = { lr = 1 } }",
+        "{ 'optim.lr' = 1 }",
+        "{ l = [{ n = 1 }, { n = 2 }] }",
+        "{ l = { 0 = { n = 1 }, 1 = { n = 2 } } }",
+        "{ l = [] }",
+        "{ l = {} }",
+        "{ l = 1 }",
+        "{ l = 1.0 }",
+        "{ l = '1' }",
+    ] {
+        let next = format!("params = {params}");
+        space.edit(&last, &next);
+        assert_eq!(space.run(), ["a"], "{params} is another work");
+        last = next;
+    }
 }

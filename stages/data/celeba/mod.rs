@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
 use anyhow::{Context, Result, bail, ensure};
+use contract::Job;
 use image::GenericImageView;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -14,7 +15,6 @@ use super::fetch::{self, Remote};
 use super::images::Images;
 use super::pictures;
 use super::source::Splits;
-use crate::contract::Job;
 
 /// Square crop and final size (A25), and how many files there are.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]

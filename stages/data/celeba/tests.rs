@@ -1,5 +1,6 @@
+use contract::testing::Bench;
+
 use super::*;
-use crate::contract::testing::Bench;
 use crate::dataset::Dataset;
 use image::{Rgb, RgbImage};
 

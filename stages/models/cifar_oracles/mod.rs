@@ -10,11 +10,11 @@ use std::sync::OnceLock;
 
 use anyhow::Result;
 use candle_core::{DType, Device, Tensor};
+use contract::testing::Bench;
 
 use super::flow_layer::{self, FlowLayer, FlowStart};
 use super::gaussian;
 use super::glow::{self, Glow};
-use crate::contract::testing::Bench;
 use crate::data::images::Images;
 use crate::data::source::Source;
 use crate::glow::Glow as Kind;

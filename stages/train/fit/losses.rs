@@ -5,10 +5,10 @@ use std::time::Instant;
 
 use anyhow::{Result, bail};
 use candle_core::{DType, Tensor};
+use contract::history::Epoch;
+use contract::{Job, Progress};
 
 use super::Run;
-use crate::contract::{Job, Progress};
-use crate::data::history::Epoch;
 use crate::nn::noise::Noise;
 use crate::train::trainable::{Dataset, Loss, Trainable};
 
@@ -136,11 +136,11 @@ mod tests {
     use super::super::tests::{Line, Points, Toy, optim};
     use super::super::{Keep, Plan, fit};
     use super::*;
-    use crate::contract::testing::Bench;
     use crate::nn::init::Init;
     use crate::nn::noise::Draws;
     use crate::nn::weights::Weights;
     use crate::train::LastBatch;
+    use contract::testing::Bench;
 
     /// The mean of its examples; it learns nothing.
     struct Mean(Weights);

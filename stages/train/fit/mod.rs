@@ -5,14 +5,14 @@ use std::time::Instant;
 
 use anyhow::{Result, ensure};
 use candle_core::Tensor;
+use contract::history::Epoch;
+use contract::{Event, Interrupted, Job};
 use losses::flatten;
 
 use super::checkpoint::{self, Groups};
 use super::optim::{Optim, Optimiser};
 use super::steps::{LastBatch, Steps};
 use super::trainable::{Dataset, Trainable};
-use crate::contract::{Event, Interrupted, Job};
-use crate::data::history::Epoch;
 use crate::nn::noise::{Draws, Noise};
 use crate::nn::weights::Weights;
 

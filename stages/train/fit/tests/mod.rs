@@ -4,12 +4,12 @@ use std::path::Path;
 
 use anyhow::{Context, bail};
 use candle_core::{DType, Device};
+use contract::testing::Bench;
+use contract::{Input, Output, Stage};
 
 use super::super::optim::{Form, Rule};
 use super::super::trainable::Loss;
 use super::*;
-use crate::contract::testing::Bench;
-use crate::contract::{Input, Output, Stage};
 use crate::nn::init::Init;
 use crate::nn::noise::Draws;
 

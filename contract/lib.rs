@@ -2,10 +2,15 @@
 //!
 //! The runner sees a kind only as a [`StageDef`]: a name, ports, a parameter check and two
 //! plain functions. A kind sees the runner only as a [`Job`]: paths in, paths out, progress.
-//! Neither tensors nor `pipeline.toml` cross this line.
+//! Neither tensors nor `pipeline.toml` cross this line. The two artifacts that the runner opens
+//! are [`metrics`] and [`history`].
+//!
+//! What shapes the bytes of a result is code of the kinds that reach it, and stands in a module of
+//! its own that they name. This file and `job.rs` pass paths and progress and are code of no kind.
 
+pub mod history;
 mod job;
-#[cfg(test)]
+pub mod metrics;
 pub mod testing;
 
 pub use job::{CheckpointEvery, Event, Interrupted, Job, JobSpec, Progress};
@@ -82,7 +87,7 @@ pub struct ParamError {
     pub message: String,
 }
 
-/// One module of this crate that a kind's code reaches, with the BLAKE3 of its token stream.
+/// One module that a kind's code reaches, with the BLAKE3 of its token stream.
 pub type CodeModule = (&'static str, &'static str);
 
 /// A kind, as the runner sees it.
@@ -108,7 +113,7 @@ pub struct StageDef {
     pub code: &'static [CodeModule],
 }
 
-/// A kind, as its author writes it. A file in `stages/` holds one implementation.
+/// A kind, as its author writes it.
 pub trait Stage {
     const KIND: &'static str;
     const ABOUT: &'static str;

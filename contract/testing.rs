@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 
 use serde_json::Value;
 
-use super::{CheckpointEvery, Job, JobSpec, Stage, define};
+use crate::{CheckpointEvery, Job, JobSpec, Stage, define};
 
 /// A folder in which a kind runs, again and again.
 pub struct Bench {

@@ -6,15 +6,17 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 use serde::Serialize;
 use serde_json::json;
-use stages::tools::device::{self, Cuda};
-use stages::tools::found::{self, Official};
 
+use self::kinds::Kinds;
 use super::{Ended, print};
 use crate::device::{Device, Seen};
 use crate::disk::Disk;
 use crate::human;
 use crate::project::{self, PipelineArgs};
 use crate::provenance;
+
+#[cfg_attr(not(feature = "kinds"), path = "no_kinds.rs")]
+mod kinds;
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -36,16 +38,17 @@ struct Report {
     threads: usize,
     memory_bytes: Option<u64>,
     nvidia_driver: Option<String>,
-    cuda: Cuda,
     /// What `--device` comes to.
     device: String,
     store: PathBuf,
     disk: Option<Disk>,
     data: Option<PathBuf>,
-    data_sets: Vec<Official>,
-    weights: Vec<Official>,
+    #[serde(flatten)]
+    kinds: Kinds,
     /// What would keep a run from working; empty when all is well.
     problems: Vec<String>,
+    /// Why what programs read cannot be seen here, if it cannot.
+    unwatched: Option<String>,
 }
 
 /// Ends with 1 if there is a problem.
@@ -63,16 +66,14 @@ pub fn run(pipeline: &PipelineArgs, args: &Args) -> Result<Ended> {
 
 fn examine(pipeline: &PipelineArgs, args: &Args) -> Result<Report> {
     let seen = Seen::here();
-    let cuda = device::cuda();
-    let mut problems = Vec::new();
+    let store = project::store(pipeline)?;
+    let downloads = store.join("downloads");
+    let data = args.data.iter().map(PathBuf::as_path);
+    let folders: Vec<&Path> = data.chain([&*downloads]).collect();
+    let kinds = Kinds::look(&folders);
     // A GPU that is there, or was asked for, should work.
-    let wants_gpu = pipeline.device.starts_with("cuda");
-    if let Some(trouble) = &cuda.trouble
-        && (wants_gpu || !seen.files.is_empty())
-    {
-        problems.push(trouble.clone());
-    }
-    problems.extend(cuda.gpus.iter().filter_map(|gpu| gpu.trouble.clone()));
+    let wants_gpu = pipeline.device.starts_with("cuda") || !seen.files.is_empty();
+    let mut problems = kinds.problems(wants_gpu);
     let device = match Device::choose(&pipeline.device) {
         Ok(device) => device.name,
         Err(e) => {
@@ -80,7 +81,6 @@ fn examine(pipeline: &PipelineArgs, args: &Args) -> Result<Report> {
             "none".into()
         }
     };
-    let store = project::store(pipeline)?;
     let disk = Disk::of(&store);
     if let Some(disk) = &disk {
         problems.extend(disk.problem(&store));
@@ -91,13 +91,6 @@ fn examine(pipeline: &PipelineArgs, args: &Args) -> Result<Report> {
             data.display()
         ));
     }
-    let downloads = store.join("downloads");
-    let folders: Vec<&Path> = args
-        .data
-        .iter()
-        .map(PathBuf::as_path)
-        .chain([&*downloads])
-        .collect();
     Ok(Report {
         version: env!("CARGO_PKG_VERSION"),
         system: provenance::system(),
@@ -108,11 +101,10 @@ fn examine(pipeline: &PipelineArgs, args: &Args) -> Result<Report> {
         device,
         disk,
         data: args.data.clone(),
-        data_sets: found::data_sets(&folders),
-        weights: found::weights(&folders),
-        cuda,
+        kinds,
         store,
         problems,
+        unwatched: crate::exec::can_watch().err(),
     })
 }
 
@@ -137,29 +129,8 @@ fn text(report: &Report) -> String {
     );
     let driver = report.nvidia_driver.as_deref().unwrap_or("none");
     line("driver", format!("NVIDIA {driver}"));
-    for (i, gpu) in report.cuda.gpus.iter().enumerate() {
-        let free = gpu.free_bytes.map_or("?".into(), human::bytes);
-        let all = human::bytes(gpu.memory_bytes);
-        let capability = &gpu.compute_capability;
-        line(
-            &format!("cuda:{i}"),
-            format!(
-                "{}, {free} of {all} free, compute capability {capability}",
-                gpu.name
-            ),
-        );
-    }
-    match (&report.cuda.trouble, report.cuda.built) {
-        (_, false) => line(
-            "cuda",
-            "not in this build; hint: cargo build --release --features cuda".into(),
-        ),
-        (Some(trouble), true) => line("cuda", format!("not usable: {trouble}")),
-        (None, true) => {}
-    }
-    for library in &report.cuda.libraries {
-        let file = library.file.as_deref().unwrap_or("not loaded");
-        line("", format!("{} {} ({file})", library.name, library.version));
+    for (name, value) in report.kinds.computes_with() {
+        line(&name, value);
     }
     line(
         "device",
@@ -180,6 +151,16 @@ fn text(report: &Report) -> String {
             None => format!("{store}: its disk cannot be read"),
         },
     );
+    line(
+        "watch",
+        match &report.unwatched {
+            None => "what programs read is seen".into(),
+            Some(why) => format!(
+                "what programs read cannot be seen here ({why}): \
+                 only what stages declare or report counts"
+            ),
+        },
+    );
     match &report.data {
         Some(data) => line("data", data.display().to_string()),
         None => line(
@@ -187,15 +168,8 @@ fn text(report: &Report) -> String {
             "no folder named; --data DIR or REPRO_DATA names one".into(),
         ),
     }
-    for official in report.data_sets.iter().chain(&report.weights) {
-        let place = match &official.path {
-            Some(path) => path.display().to_string(),
-            None => "not here: will be downloaded when a stage wants it".into(),
-        };
-        line(
-            "",
-            format!("{} ({}): {place}", official.name, official.what),
-        );
+    for official in report.kinds.files() {
+        line("", official);
     }
     for problem in &report.problems {
         line("problem", problem.clone());

@@ -1,5 +1,8 @@
-//! Artifact `history`: one JSON line per epoch. Wall-clock facts go to events, not here, so that
-//! an interrupted run ends with the bytes of an uninterrupted one.
+//! The history artifact: how a training went, a JSON object a line. Read for curves only.
+//!
+//! A kind writes one [`Epoch`] a line. Wall-clock facts go to events, not here, so that an
+//! interrupted run ends with the bytes of an uninterrupted one. Any program may write other lines:
+//! numbers, and objects of numbers, at an `epoch` or a `step`.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -7,6 +10,13 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
+
+/// The label of outputs that hold a history.
+pub const HOLDS: &str = "history";
+
+/// The fields that say where a line stands, the first that it has; a line with neither stands at
+/// its number.
+pub const PLACES: [&str; 2] = ["epoch", "step"];
 
 /// Means over one epoch.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -22,6 +32,7 @@ pub struct Epoch {
     pub valid: BTreeMap<String, f64>,
 }
 
+/// Writes a history artifact.
 pub fn save(path: &Path, epochs: &[Epoch]) -> Result<()> {
     let mut text = String::new();
     for epoch in epochs {
@@ -30,7 +41,7 @@ pub fn save(path: &Path, epochs: &[Epoch]) -> Result<()> {
     std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
 }
 
-#[cfg(test)]
+/// Reads a history that a kind has written.
 pub fn load(path: &Path) -> Result<Vec<Epoch>> {
     let text = std::fs::read_to_string(path);
     let text = text.with_context(|| format!("cannot read {}", path.display()))?;

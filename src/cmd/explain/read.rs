@@ -1,0 +1,133 @@
+//! What a run was found to read, in groups that a person can take in.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use crate::human;
+use crate::observe::findings::Seen;
+use crate::reads::{Read, What, is_code};
+
+/// Names shown of a group.
+const SHOWN: usize = 3;
+
+/// One line a group; with `all`, a line for each read.
+pub fn text(reads: &[Read], seen: Option<&Seen>, all: bool) -> String {
+    let mut text = String::new();
+    let mut line = |name: &str, value: String| {
+        // Writing to a string cannot fail.
+        let _ = writeln!(text, "{name:<10}{value}");
+    };
+    if all {
+        for read in reads {
+            let (key, value) = read.line();
+            line("read", format!("{} {value}", key.replacen('.', " ", 1)));
+        }
+    } else {
+        groups(reads, &mut line);
+    }
+    let Some(seen) = seen else { return text };
+    if !seen.packages.is_empty() {
+        let packages = seen
+            .packages
+            .iter()
+            .map(|(name, version)| format!("{name} {version}"));
+        let count = human::count(seen.packages.len(), "package");
+        line("environment", format!(" {count}: {}", first(packages, all)));
+    }
+    if !seen.outside.is_empty() {
+        let files = human::count(seen.outside.values().sum(), "file");
+        let folders = first(seen.outside.keys().cloned(), all);
+        line("outside", format!("{files} in {folders}, not counted"));
+    }
+    if !seen.wrote.is_empty() {
+        let files = human::count(seen.wrote.len(), "file");
+        let names = first(seen.wrote.iter().cloned(), all);
+        line("wrote", format!("{files} that are no outputs: {names}"));
+    }
+    if seen.ignored > 0 {
+        let files = human::count(seen.ignored, "file");
+        line("ignored", format!("{files} that `ignore` takes out"));
+    }
+    if !seen.network.is_empty() {
+        line("network", first(seen.network.iter().cloned(), all));
+    }
+    if seen.gpu {
+        line("gpu", "it opened one".into());
+    }
+    if seen.apart {
+        line(
+            "container",
+            "part of it ran in one, where its reads are not seen".into(),
+        );
+    }
+    if seen.lost > 0 {
+        let calls = human::count(seen.lost, "call");
+        line("lost", format!("what {calls} read could not be seen"));
+    }
+    if !seen.observed {
+        let sentence = "what it read was not watched: only what is declared or reported counts";
+        line("watched", format!("no: {sentence}"));
+    }
+    text
+}
+
+fn groups(reads: &[Read], line: &mut impl FnMut(&str, String)) {
+    let of = |what: What| reads.iter().filter(move |read| read.what == what);
+    let (code, data): (Vec<&Read>, Vec<&Read>) =
+        of(What::Content).partition(|read| is_code(&read.path));
+    if !code.is_empty() {
+        let names = first(code.iter().map(|read| read.path.clone()), false);
+        line(
+            "code",
+            format!("{}: {names}", human::count(code.len(), "file")),
+        );
+    }
+    let mut folders: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for read in &data {
+        let (folder, name) = read.path.rsplit_once('/').unwrap_or(("", &read.path));
+        folders.entry(folder).or_default().push(name);
+    }
+    if !folders.is_empty() {
+        let told = folders
+            .iter()
+            .map(|(folder, names)| match (*folder, &names[..]) {
+                ("", [name]) => (*name).to_owned(),
+                (folder, [name]) => format!("{folder}/{name}"),
+                ("", names) => format!("{} here", human::count(names.len(), "file")),
+                (folder, names) => format!("{} in {folder}/", human::count(names.len(), "file")),
+            });
+        line("data", first(told, false));
+    }
+    let listed = of(What::Names).map(|read| match read.path.as_str() {
+        "" => "the project's folder".to_owned(),
+        path => format!("{path}/"),
+    });
+    let listed: Vec<String> = listed.collect();
+    if !listed.is_empty() {
+        line("listed", first(listed.into_iter(), false));
+    }
+    let absent: Vec<String> = of(What::Absent).map(|read| read.path.clone()).collect();
+    if !absent.is_empty() {
+        line(
+            "missing",
+            format!(
+                "{} (counts if it appears)",
+                first(absent.into_iter(), false)
+            ),
+        );
+    }
+    let links: Vec<String> = of(What::Link).map(|read| read.path.clone()).collect();
+    if !links.is_empty() {
+        line("links", first(links.into_iter(), false));
+    }
+}
+
+/// `a, b, c and 4 more`.
+fn first(names: impl Iterator<Item = String>, all: bool) -> String {
+    let names: Vec<String> = names.collect();
+    let shown = if all { names.len() } else { SHOWN };
+    match names.len().checked_sub(shown) {
+        None | Some(0) => names.join(", "),
+        Some(more) => format!("{} and {more} more", names[..shown].join(", ")),
+    }
+}

@@ -1,0 +1,682 @@
+//! What one run of a stage was seen to do, kept as it happens: per path what was asked of it, and
+//! whether the stage itself had made it before.
+//!
+//! Paths are looked at when they are first seen. Whatever could change them goes through the same
+//! listener and is taken in order, so what is found then is what the program found.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::fs::{self, Metadata};
+use std::io::Read as _;
+use std::os::unix::ffi::OsStringExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::calls::{Act, Event};
+use super::places::{CACHES, Class, Map, Places, look};
+
+/// What was seen of one path; several hold at once.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Marks(u16);
+
+impl Marks {
+    /// Asked for, and there.
+    pub const THERE: Self = Self(1);
+    /// Its content was read, or it was executed.
+    pub const READ: Self = Self(2);
+    /// Asked for, and not there.
+    pub const ABSENT: Self = Self(4);
+    /// The stage made it, or its whole content; what is read of it later is the stage's own.
+    pub const OWN: Self = Self(8);
+    /// Opened for writing.
+    pub const WROTE: Self = Self(16);
+    /// Asked where it leads.
+    pub const LINK: Self = Self(32);
+    pub const FOLDER: Self = Self(64);
+    /// Read after it had become the stage's own.
+    pub const READ_LATER: Self = Self(128);
+    /// Was there before it became the stage's own.
+    pub const EXISTED: Self = Self(256);
+    /// Mode, times or links changed by the stage.
+    pub const TOUCHED: Self = Self(512);
+
+    pub fn has(self, mark: Self) -> bool {
+        self.0 & mark.0 != 0
+    }
+
+    fn add(&mut self, mark: Self) {
+        self.0 |= mark.0;
+    }
+}
+
+/// A folder whose names were asked for.
+#[derive(Debug, Default)]
+pub struct Listing {
+    /// When it was first listed, without hidden ones and caches.
+    pub names: BTreeSet<Vec<u8>>,
+    /// By process: how often, and whether it is a Python.
+    pub by: HashMap<u32, (usize, bool)>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Seen {
+    class: Class,
+    marks: Marks,
+}
+
+/// Whether a path was there just before a call that may change that.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Before {
+    Unknown,
+    Missing,
+    File,
+    Folder,
+    /// A pipe, a socket or a device.
+    Other,
+}
+
+/// The process behind a thread.
+#[derive(Debug, Clone, Copy)]
+pub struct Who {
+    pub process: u32,
+    pub python: bool,
+}
+
+#[derive(Debug)]
+pub struct Notes {
+    pub places: Arc<Places>,
+    pub map: Map,
+    seen: HashMap<PathBuf, Seen>,
+    /// Folders that the stage made: all in them is its own.
+    made: HashSet<PathBuf>,
+    pub listings: HashMap<PathBuf, Listing>,
+    /// Opened to be listed, by process.
+    opened: HashMap<(u32, PathBuf), usize>,
+    /// Files read outside, by folder.
+    pub outside: HashMap<PathBuf, BTreeSet<PathBuf>>,
+    /// Folders of installed packages, with the packages of each.
+    pub packages: HashSet<(PathBuf, PathBuf)>,
+    pub network: BTreeSet<String>,
+    pub gpu: bool,
+    /// Files that `ignore` took out.
+    pub ignored: usize,
+    /// Calls whose paths could not be read.
+    pub lost: usize,
+    /// A program ran with another view of the file system, as in a container.
+    pub apart: bool,
+    /// A program that wants to become another user, and cannot under the filter.
+    pub privileged: Option<PathBuf>,
+    /// Paths below the store that were opened for writing.
+    pub store_writes: BTreeSet<PathBuf>,
+    /// Python's compiled forms of sources below a watched folder that were written.
+    pub compiled: BTreeSet<PathBuf>,
+    /// Processes were left when the stage had ended.
+    pub left: bool,
+    /// Every thread that was seen.
+    pub threads: HashSet<u32>,
+}
+
+/// The process that opens a folder to list it, and how often that counts.
+type Lister = Option<(u32, usize)>;
+
+/// More than any import system lists a folder.
+const RELATIVE: usize = 1 << 20;
+
+/// Files kept by name for one folder outside; more are only counted by their folder.
+const OUTSIDE: usize = 1000;
+
+impl Notes {
+    pub fn new(places: Arc<Places>) -> Self {
+        Self {
+            places,
+            map: Map::default(),
+            seen: HashMap::new(),
+            made: HashSet::new(),
+            listings: HashMap::new(),
+            opened: HashMap::new(),
+            outside: HashMap::new(),
+            packages: HashSet::new(),
+            network: BTreeSet::new(),
+            gpu: false,
+            ignored: 0,
+            lost: 0,
+            apart: false,
+            privileged: None,
+            store_writes: BTreeSet::new(),
+            compiled: BTreeSet::new(),
+            left: false,
+            threads: HashSet::new(),
+        }
+    }
+
+    /// Every path below a watched folder that was seen, with its marks.
+    pub fn watched(&self) -> impl Iterator<Item = (&Path, Marks)> {
+        let seen = self.seen.iter();
+        let watched = seen.filter(|(_, seen)| seen.class == Class::Watched);
+        watched.map(|(path, seen)| (path.as_path(), seen.marks))
+    }
+
+    /// True if the stage made a folder that holds this path, or the path itself.
+    pub fn own(&self, path: &Path) -> bool {
+        let marks = self.seen.get(path).map(|s| s.marks);
+        marks.is_some_and(|m| m.has(Marks::OWN)) || self.in_made(path)
+    }
+
+    fn in_made(&self, path: &Path) -> bool {
+        !self.made.is_empty() && path.ancestors().any(|above| self.made.contains(above))
+    }
+
+    /// Looks at what an event may change; to be called before it happens.
+    pub fn before(&mut self, event: &Event) -> Before {
+        let Event::Path { act, path, .. } = event else {
+            return Before::Unknown;
+        };
+        let changes = match act {
+            Act::Open(flags) => flags & (libc::O_ACCMODE | libc::O_CREAT | libc::O_TRUNC) != 0,
+            Act::Make { .. } | Act::Remove => true,
+            _ => false,
+        };
+        if !changes {
+            return Before::Unknown;
+        }
+        let place = self.map.locate(&self.places, path);
+        match self.map.class(&self.places, &place) {
+            Class::Watched | Class::Store => match fs::metadata(&place) {
+                Ok(meta) => kind(&meta),
+                // A link that leads nowhere is there for whoever wants to make it.
+                Err(_) if fs::symlink_metadata(&place).is_ok() => Before::Other,
+                Err(_) => Before::Missing,
+            },
+            _ => Before::Unknown,
+        }
+    }
+
+    /// True if it matters which process does this.
+    pub fn wants_process(&mut self, event: &Event) -> bool {
+        let Event::Path { act, path, .. } = event else {
+            return false;
+        };
+        let lists = match act {
+            Act::List => true,
+            Act::Open(flags) => flags & libc::O_DIRECTORY != 0 && flags & libc::O_PATH == 0,
+            _ => false,
+        };
+        if !lists {
+            return false;
+        }
+        let place = self.map.locate(&self.places, path);
+        self.map.folder(&self.places, &place) == Class::Watched
+    }
+
+    /// Takes in what has happened.
+    pub fn take(&mut self, event: &Event, before: Before, who: Option<Who>) {
+        let (act, path, absolute) = match event {
+            Event::Connect(peer) => {
+                self.network.insert(peer.clone());
+                return;
+            }
+            Event::Path {
+                act,
+                path,
+                absolute,
+            } => (*act, path, *absolute),
+        };
+        let place = self.map.locate(&self.places, path);
+        if act == Act::List {
+            self.list(place, who);
+            return;
+        }
+        if act == Act::Execute {
+            self.execute(&place);
+        }
+        if let Some(source) = source_of(&place) {
+            if let Act::Make { .. } = act {
+                self.compiled.insert(place.clone());
+            }
+            // Python looks at the source to see whether its compiled form is of it.
+            if let Act::Open(flags) = act
+                && flags & libc::O_ACCMODE == libc::O_RDONLY
+                && self.class(&source) == Class::Watched
+            {
+                self.read(&source);
+            }
+            return;
+        }
+        let class = self.class(&place);
+        match class {
+            Class::Watched => {
+                // Python's import system lists folders by absolute names, and counts what it does.
+                let times = if absolute { 1 } else { RELATIVE };
+                let lister = who.map(|who| (who.process, times));
+                self.watch(act, &place, before, lister);
+            }
+            Class::Store => self.store(act, &place, before),
+            Class::Ignored => self.first(&place, class, |notes| notes.ignored += 1),
+            Class::Environment => self.environment(&place),
+            Class::System => {
+                self.gpu |= matches!(act, Act::Open(_)) && is_gpu(&place);
+            }
+            Class::Outside => self.outside(act, &place),
+            Class::Cache => {}
+        }
+    }
+
+    fn class(&mut self, place: &Path) -> Class {
+        match self.seen.get(place) {
+            Some(seen) => seen.class,
+            None => self.map.class(&self.places, place),
+        }
+    }
+
+    fn marks(&mut self, place: &Path, class: Class) -> &mut Marks {
+        // Two look-ups, but no copy of a path that is known.
+        if !self.seen.contains_key(place) {
+            let marks = Marks::default();
+            self.seen.insert(place.into(), Seen { class, marks });
+        }
+        let seen = self.seen.entry(place.into());
+        let unknown = Seen {
+            class,
+            marks: Marks::default(),
+        };
+        &mut seen.or_insert(unknown).marks
+    }
+
+    fn mark(&mut self, place: &Path, mark: Marks) {
+        self.marks(place, Class::Watched).add(mark);
+    }
+
+    fn of(&self, place: &Path) -> Marks {
+        self.seen.get(place).map_or(Marks::default(), |s| s.marks)
+    }
+
+    fn first(&mut self, place: &Path, class: Class, then: impl FnOnce(&mut Self)) {
+        if !self.seen.contains_key(place) {
+            self.marks(place, class);
+            then(self);
+        }
+    }
+
+    fn watch(&mut self, act: Act, place: &Path, before: Before, lister: Lister) {
+        if self.in_made(place) {
+            return;
+        }
+        match act {
+            Act::Look { follow: true } => self.look(place),
+            Act::Look { follow: false } | Act::Target => {
+                match fs::symlink_metadata(place) {
+                    Ok(meta) if meta.is_symlink() => self.mark(place, Marks::LINK),
+                    _ => {}
+                }
+                self.look(place);
+            }
+            Act::Open(flags) => self.open(flags, place, before, lister),
+            Act::Execute => self.read(place),
+            Act::Make { over } => self.make(over, place, before),
+            Act::Remove => {
+                if before != Before::Missing {
+                    self.mark(place, Marks::OWN);
+                    if before == Before::Folder {
+                        self.made.insert(place.into());
+                    }
+                    self.map.forget(place);
+                } else {
+                    self.look(place);
+                }
+            }
+            Act::Touch => self.mark(place, Marks::TOUCHED),
+            Act::List => {}
+        }
+    }
+
+    fn look(&mut self, place: &Path) {
+        let known = self.of(place);
+        if known.has(Marks::OWN)
+            || known.0 & (Marks::THERE.0 | Marks::READ.0 | Marks::ABSENT.0) != 0
+        {
+            return;
+        }
+        match look(place) {
+            None => self.mark(place, Marks::ABSENT),
+            Some(meta) if meta.is_dir() => self.folder(place),
+            Some(_) => self.mark(place, Marks::THERE),
+        }
+    }
+
+    fn folder(&mut self, place: &Path) {
+        self.mark(place, Marks::THERE);
+        self.mark(place, Marks::FOLDER);
+        // Learns whether it is a link.
+        self.map.folder(&self.places, place);
+    }
+
+    fn read(&mut self, place: &Path) {
+        let known = self.of(place);
+        if known.has(Marks::OWN) {
+            self.mark(place, Marks::READ_LATER);
+            return;
+        }
+        if known.has(Marks::READ) || self.in_made(place) {
+            return;
+        }
+        match look(place) {
+            None => self.mark(place, Marks::ABSENT),
+            Some(meta) if meta.is_dir() => self.folder(place),
+            Some(meta) if meta.is_file() => self.mark(place, Marks::READ),
+            Some(_) => {}
+        }
+    }
+
+    fn open(&mut self, flags: i32, place: &Path, before: Before, lister: Lister) {
+        if flags & libc::O_PATH != 0 {
+            return self.look(place);
+        }
+        // A nameless file is in a folder, and in no list.
+        if flags & libc::O_TMPFILE == libc::O_TMPFILE {
+            return;
+        }
+        let access = flags & libc::O_ACCMODE;
+        let (makes, cuts) = (flags & libc::O_CREAT != 0, flags & libc::O_TRUNC != 0);
+        if access == libc::O_RDONLY && !makes && !cuts {
+            self.read(place);
+            if flags & libc::O_DIRECTORY != 0
+                && let Some((process, times)) = lister
+                && self.of(place).has(Marks::FOLDER)
+            {
+                *self.opened.entry((process, place.into())).or_default() += times;
+            }
+            return;
+        }
+        match before {
+            Before::Missing if makes => {
+                self.mark(place, Marks::OWN);
+                self.mark(place, Marks::WROTE);
+            }
+            Before::Missing => self.look(place),
+            Before::Folder => self.folder(place),
+            Before::Other => {}
+            Before::File | Before::Unknown => {
+                if makes && flags & libc::O_EXCL != 0 {
+                    return self.look(place);
+                }
+                if access == libc::O_RDONLY && !cuts {
+                    return self.read(place);
+                }
+                if access == libc::O_RDWR && !cuts {
+                    self.read(place);
+                }
+                let known = self.of(place);
+                if cuts && !known.has(Marks::READ) {
+                    self.mark(place, Marks::OWN);
+                    self.mark(place, Marks::EXISTED);
+                }
+                self.mark(place, Marks::WROTE);
+            }
+        }
+    }
+
+    fn make(&mut self, over: bool, place: &Path, before: Before) {
+        if before != Before::Missing && !over {
+            return self.look(place);
+        }
+        if before != Before::Missing {
+            self.mark(place, Marks::EXISTED);
+        }
+        self.mark(place, Marks::OWN);
+        self.mark(place, Marks::WROTE);
+        if fs::symlink_metadata(place).is_ok_and(|meta| meta.is_dir()) {
+            self.made.insert(place.into());
+        }
+        self.map.forget(place);
+    }
+
+    fn list(&mut self, place: PathBuf, who: Option<Who>) {
+        if self.map.folder(&self.places, &place) != Class::Watched || self.in_made(&place) {
+            return;
+        }
+        let Some(who) = who else { return };
+        let opened = self.opened.get(&(who.process, place.clone()));
+        // A folder that was opened by a relative name, or without saying that it is one.
+        let times = opened.copied().unwrap_or(usize::MAX);
+        let listing = match self.listings.get_mut(&place) {
+            Some(listing) => listing,
+            None => {
+                let names = names(&self.places, &place);
+                let listing = self.listings.entry(place).or_default();
+                listing.names = names;
+                listing
+            }
+        };
+        listing.by.insert(who.process, (times, who.python));
+    }
+
+    fn execute(&mut self, place: &Path) {
+        let Ok(meta) = fs::metadata(place) else {
+            return;
+        };
+        let mode = meta.permissions().mode();
+        let gains = mode & libc::S_ISUID != 0 && meta.uid() != rustix::process::geteuid().as_raw()
+            || mode & libc::S_ISGID != 0 && meta.gid() != rustix::process::getegid().as_raw();
+        if gains && meta.is_file() {
+            self.privileged.get_or_insert_with(|| place.into());
+        }
+        // The kernel itself opens what the first line of a script names.
+        if self.class(place) == Class::Watched
+            && let Some(interpreter) = interpreter(place)
+        {
+            let interpreter = self.map.locate(&self.places, &interpreter);
+            if self.class(&interpreter) == Class::Watched {
+                self.read(&interpreter);
+            }
+        }
+    }
+
+    fn store(&mut self, act: Act, place: &Path, before: Before) {
+        let changes = match act {
+            Act::Open(flags) => {
+                flags & libc::O_ACCMODE != libc::O_RDONLY || flags & libc::O_TRUNC != 0
+            }
+            Act::Make { .. } | Act::Touch => true,
+            Act::Remove => before != Before::Missing,
+            _ => false,
+        };
+        if changes {
+            self.store_writes.insert(place.into());
+        }
+    }
+
+    fn environment(&mut self, place: &Path) {
+        let holder =
+            |name: &str| ["site-packages", "dist-packages", "node_modules"].contains(&name);
+        let mut folder = place;
+        let mut inside = None;
+        while let Some(above) = folder.parent() {
+            if above
+                .file_name()
+                .is_some_and(|n| n.to_str().is_some_and(holder))
+            {
+                inside = Some((above, folder.file_name()));
+                break;
+            }
+            folder = above;
+        }
+        if let Some((packages, Some(name))) = inside {
+            let known = (packages.to_path_buf(), PathBuf::from(name));
+            self.packages.insert(known);
+        }
+    }
+
+    fn outside(&mut self, act: Act, place: &Path) {
+        let Act::Open(flags) = act else { return };
+        let reads = flags & libc::O_ACCMODE != libc::O_WRONLY
+            && flags & (libc::O_CREAT | libc::O_TRUNC | libc::O_PATH | libc::O_DIRECTORY) == 0;
+        if !reads {
+            self.first(place, Class::Outside, |_| {});
+            return;
+        }
+        self.first(place, Class::Outside, |notes| {
+            let Some(folder) = place.parent() else { return };
+            if fs::metadata(place).is_ok_and(|meta| meta.is_file()) {
+                let files = notes.outside.entry(folder.into()).or_default();
+                if files.len() < OUTSIDE {
+                    files.insert(place.into());
+                }
+            }
+        });
+    }
+}
+
+fn kind(meta: &Metadata) -> Before {
+    match meta.file_type() {
+        t if t.is_file() => Before::File,
+        t if t.is_dir() => Before::Folder,
+        t if t.is_fifo() || t.is_socket() || t.is_char_device() || t.is_block_device() => {
+            Before::Other
+        }
+        _ => Before::Unknown,
+    }
+}
+
+/// `pkg/x.py` for `pkg/__pycache__/x.cpython-311.pyc`.
+pub fn source_of(path: &Path) -> Option<PathBuf> {
+    let folder = path.parent()?;
+    if folder.file_name()? != "__pycache__" {
+        return None;
+    }
+    let (stem, _) = path.file_name()?.to_str()?.split_once('.')?;
+    Some(folder.parent()?.join(format!("{stem}.py")))
+}
+
+/// The names in a folder that may mean something to a program: not hidden ones, caches, the store.
+pub fn names(places: &Places, folder: &Path) -> BTreeSet<Vec<u8>> {
+    let Ok(entries) = fs::read_dir(folder) else {
+        return BTreeSet::new();
+    };
+    let names = entries.flatten().map(|e| e.file_name());
+    let plain = names.filter(|name| {
+        let hidden = name.as_encoded_bytes().starts_with(b".");
+        !hidden && !CACHES.iter().any(|c| *c == name) && !places.in_store(&folder.join(name))
+    });
+    plain.map(OsStringExt::into_vec).collect()
+}
+
+fn is_gpu(path: &Path) -> bool {
+    let Some(name) = path.strip_prefix("/dev").ok().and_then(Path::to_str) else {
+        return false;
+    };
+    let numbered = |prefix: &str| {
+        name.strip_prefix(prefix)
+            .is_some_and(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()))
+    };
+    numbered("nvidia") || numbered("dri/renderD") || name == "kfd"
+}
+
+/// What `#!` at the beginning of a script names.
+fn interpreter(script: &Path) -> Option<PathBuf> {
+    let mut head = [0u8; 256];
+    let mut file = fs::File::open(script).ok()?;
+    let got = file.read(&mut head).ok()?;
+    let line = head[..got]
+        .strip_prefix(b"#!")?
+        .split(|b| *b == b'\n')
+        .next()?;
+    let word = line.trim_ascii().split(u8::is_ascii_whitespace).next()?;
+    let path = PathBuf::from(std::ffi::OsString::from_vec(word.to_vec()));
+    path.is_absolute().then_some(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::observe::places::Root;
+    use globset::GlobSet;
+
+    struct Scene {
+        dir: tempfile::TempDir,
+        notes: Notes,
+    }
+
+    impl Scene {
+        fn new(files: &[&str]) -> Self {
+            let dir = tempfile::tempdir().expect("a temporary folder");
+            for file in files {
+                let path = dir.path().join(file);
+                fs::create_dir_all(path.parent().expect("a folder")).expect("a folder");
+                fs::write(path, "x").expect("a file");
+            }
+            let roots = vec![Root::new(dir.path(), Path::new(""))];
+            let places = Places::new(roots, &dir.path().join("artifacts"), GlobSet::empty());
+            let notes = Notes::new(Arc::new(places));
+            Self { dir, notes }
+        }
+
+        /// As the listener does: looks, lets it happen, takes it in.
+        fn does(&mut self, act: Act, path: &str, happen: impl FnOnce(&Path)) {
+            let path = self.dir.path().join(path);
+            let event = Event::Path {
+                act,
+                path: path.clone(),
+                absolute: true,
+            };
+            let before = self.notes.before(&event);
+            happen(&path);
+            self.notes.take(&event, before, None);
+        }
+
+        fn marks(&self, path: &str) -> Marks {
+            self.notes.of(&self.dir.path().join(path))
+        }
+    }
+
+    const READ: Act = Act::Open(libc::O_RDONLY);
+    const WRITE: Act = Act::Open(libc::O_WRONLY | libc::O_CREAT | libc::O_TRUNC);
+
+    #[test]
+    fn what_was_there_is_read_and_what_the_stage_made_is_its_own() {
+        let mut scene = Scene::new(&["a", "b", "c/d"]);
+        let write = |path: &Path| fs::write(path, "new").expect("written");
+        scene.does(READ, "a", |_| {});
+        scene.does(WRITE, "b", write);
+        scene.does(READ, "b", |_| {});
+        scene.does(WRITE, "new", write);
+        scene.does(READ, "new", |_| {});
+        scene.does(READ, "none", |_| {});
+        scene.does(Act::Look { follow: true }, "c/d", |_| {});
+        assert!(scene.marks("a").has(Marks::READ));
+        assert!(!scene.marks("b").has(Marks::READ) && scene.marks("b").has(Marks::READ_LATER));
+        assert!(!scene.marks("new").has(Marks::READ));
+        assert!(scene.marks("none").has(Marks::ABSENT));
+        assert!(scene.marks("c/d").has(Marks::THERE) && !scene.marks("c/d").has(Marks::READ));
+    }
+
+    #[test]
+    fn a_file_replaced_after_it_was_read_stays_read() {
+        let mut scene = Scene::new(&["state", "old"]);
+        scene.does(READ, "state", |_| {});
+        let make = |path: &Path| fs::write(path, "new").expect("written");
+        scene.does(WRITE, "state.tmp", make);
+        scene.does(Act::Make { over: true }, "state", make);
+        assert!(scene.marks("state").has(Marks::READ) && scene.marks("state").has(Marks::WROTE));
+        scene.does(Act::Open(libc::O_RDWR), "old", |_| {});
+        assert!(scene.marks("old").has(Marks::READ) && scene.marks("old").has(Marks::WROTE));
+    }
+
+    #[test]
+    fn all_in_a_folder_that_the_stage_made_is_its_own() {
+        let mut scene = Scene::new(&["a"]);
+        let folder = |path: &Path| fs::create_dir(path).expect("made");
+        scene.does(Act::Make { over: false }, "tmp", folder);
+        scene.does(READ, "tmp/none", |_| {});
+        assert_eq!(scene.marks("tmp/none"), Marks::default());
+        // A folder that is there already was not made.
+        scene.does(Act::Make { over: false }, "tmp", |_| {});
+        assert!(scene.notes.own(&scene.dir.path().join("tmp/x")));
+    }
+
+    #[test]
+    fn compiled_python_stands_for_its_source() {
+        let mut scene = Scene::new(&["pkg/m.py", "pkg/__pycache__/m.cpython-311.pyc"]);
+        scene.does(READ, "pkg/__pycache__/m.cpython-311.pyc", |_| {});
+        assert!(scene.marks("pkg/m.py").has(Marks::READ));
+    }
+}
