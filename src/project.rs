@@ -19,7 +19,7 @@ use crate::plain;
 use crate::plan::Planner;
 use crate::read;
 use crate::say::say;
-use crate::spec::{Overrides, Spec};
+use crate::spec::{Named, Overrides, Spec};
 use crate::store::Store;
 use crate::table::Tables;
 
@@ -226,7 +226,13 @@ fn places(spec: &Spec, dir: &Path, store: &Path) -> Result<Places, Diagnostic> {
             return Err(spec.error(&file.span, message).hint(hint));
         }
     }
-    Ok(Places::new(roots, store, ignore))
+    let texts = |named: &[Named]| named.iter().map(|n| n.text.clone()).collect::<Vec<_>>();
+    let (watch, ignore_words) = (texts(&spec.watch), texts(&spec.ignore));
+    let told = match watch.is_empty() && ignore_words.is_empty() {
+        true => String::new(),
+        false => format!("watch {watch:?} ignore {ignore_words:?}"),
+    };
+    Ok(Places::new(roots, store, ignore).saying(told))
 }
 
 /// Where results are or will be, also where there is no pipeline file yet.

@@ -93,29 +93,6 @@ fn utf8(bytes: Vec<u8>) -> io::Result<String> {
     })
 }
 
-/// The last bytes of a file, from the beginning of a line where there is one.
-pub fn tail(path: &Path, most: u64) -> io::Result<Vec<u8>> {
-    use std::os::unix::fs::FileExt;
-    let file = open(path)?;
-    let from = file.metadata()?.len().saturating_sub(most);
-    let mut bytes = vec![0; most as usize];
-    let mut len = 0;
-    while len < bytes.len() {
-        match file.read_at(&mut bytes[len..], from + len as u64)? {
-            0 => break,
-            n => len += n,
-        }
-    }
-    bytes.truncate(len);
-    if from > 0
-        && let Some(end) = bytes.iter().position(|b| *b == b'\n')
-        && end + 1 < bytes.len()
-    {
-        bytes.drain(..=end);
-    }
-    Ok(bytes)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -141,20 +118,6 @@ mod tests {
             text(dir.path(), 10).expect_err("a folder").kind(),
             ErrorKind::IsADirectory
         );
-        Ok(())
-    }
-
-    #[test]
-    fn what_is_too_long_names_the_limit() -> io::Result<()> {
-        let dir = tempfile::tempdir()?;
-        let path = dir.path().join("x");
-        fs::write(&path, "12345\n7890")?;
-        assert_eq!(text(&path, 10)?, "12345\n7890");
-        let error = text(&path, 9).expect_err("longer");
-        assert_eq!(error.to_string(), "it is larger than 9 B, the limit");
-        assert_eq!(tail(&path, 6)?, b"7890");
-        assert_eq!(tail(&path, 3)?, b"890");
-        assert_eq!(tail(&path, 100)?, b"12345\n7890");
         Ok(())
     }
 }

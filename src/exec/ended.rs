@@ -59,7 +59,6 @@ const ASKING: [i32; 3] = [libc::SIGTERM, libc::SIGINT, libc::SIGHUP];
 /// How long a signal of ours may come after the one that has ended a stage.
 const PATIENCE: Duration = Duration::from_millis(200);
 
-
 /// Bytes of free disk below which a failure is told to be the disk's.
 const LITTLE: u64 = 1 << 20;
 

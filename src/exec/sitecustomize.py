@@ -41,7 +41,7 @@ def _say(line):
         _flush()
 
 
-def _name(path):
+def _escaped(path):
     return path.replace("\\", "\\\\").replace("\n", "\\n").replace("\t", "\\t")
 
 
@@ -64,14 +64,14 @@ class _Finder:
                         _path[:] = sys.path
                         folders = [os.path.abspath(p or ".") for p in _path if isinstance(p, str)]
                         folders = [f for f in folders if not _installed(f)]
-                        _say("@%d\t%s" % (os.getpid(), "\t".join(map(_name, folders))))
+                        _say("@%d\t%s" % (os.getpid(), "\t".join(map(_escaped, folders))))
                     _say("?%d\t%s" % (os.getpid(), name))
                 else:
                     folders = [os.path.abspath(p) for p in path if isinstance(p, str)]
                     folders = [f for f in folders if not _installed(f)]
                     if folders:
                         name = name.rpartition(".")[2]
-                        _say("?%d\t%s\t%s" % (os.getpid(), name, "\t".join(map(_name, folders))))
+                        _say("?%d\t%s\t%s" % (os.getpid(), name, "\t".join(map(_escaped, folders))))
         except Exception:
             pass
         return None
@@ -85,7 +85,7 @@ def _watch_listings():
         fill(self)
         try:
             if not _installed(self.path):
-                _say(">%d\t%s" % (os.getpid(), _name(os.path.abspath(self.path or "."))))
+                _say(">%d\t%s" % (os.getpid(), _escaped(os.path.abspath(self.path or "."))))
         except Exception:
             pass
 
@@ -104,7 +104,7 @@ def _last_words():
             versions[name] = version.replace("\n", " ")
         file = known.get("__file__")
         if isinstance(file, str):
-            _lines.append(_name(os.path.abspath(file)))
+            _lines.append(_escaped(os.path.abspath(file)))
     _lines.extend("=%s %s" % known for known in sorted(versions.items()))
     _flush(last=True)
 

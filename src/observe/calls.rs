@@ -110,10 +110,10 @@ impl Decoder<'_> {
             libc::SYS_mkdirat | libc::SYS_mknodat => {
                 self.path(Act::Make { over: false }, Folder(0), 1);
             }
-            libc::SYS_truncate
-            | libc::SYS_setxattr
-            | libc::SYS_lsetxattr
-            | libc::SYS_removexattr => self.path(Act::Touch, Here, 0),
+            libc::SYS_truncate => self.path(Act::Open(libc::O_WRONLY), Here, 0),
+            libc::SYS_setxattr | libc::SYS_lsetxattr | libc::SYS_removexattr => {
+                self.path(Act::Touch, Here, 0)
+            }
             libc::SYS_chdir => self.path(Act::Look { follow: true }, Here, 0),
             libc::SYS_fchmod | libc::SYS_fchown | libc::SYS_fsetxattr => {
                 self.descriptor(Act::Touch);

@@ -476,7 +476,7 @@ impl Notes {
             Act::Open(flags) => {
                 flags & libc::O_ACCMODE != libc::O_RDONLY || flags & libc::O_TRUNC != 0
             }
-            Act::Make { .. } | Act::Touch => true,
+            Act::Make { .. } => true,
             Act::Remove => before != Before::Missing,
             _ => false,
         };

@@ -108,6 +108,8 @@ pub struct Places {
     store: Vec<PathBuf>,
     ignore: GlobSet,
     home: Option<PathBuf>,
+    /// What pipeline.toml says of the above: a result made under other words may have read more.
+    told: String,
 }
 
 impl Places {
@@ -123,7 +125,18 @@ impl Places {
             store: stores,
             ignore,
             home: std::env::var_os("HOME").map(PathBuf::from),
+            told: String::new(),
         }
+    }
+
+    /// With the words of pipeline.toml that say so; empty where it says nothing.
+    pub fn saying(mut self, told: String) -> Self {
+        self.told = told;
+        self
+    }
+
+    pub fn told(&self) -> &str {
+        &self.told
     }
 
     #[cfg(test)]

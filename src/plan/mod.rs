@@ -194,6 +194,14 @@ impl<'a> Planner<'a> {
                     manifest.add("code", self.whole(&stage.family, &code));
                 }
                 self.codes[id] = code;
+                // A result that was made seeing less would hide what one that saw more has read.
+                let told = match command.watch {
+                    true => self.facts.places.told(),
+                    false => "off",
+                };
+                if !told.is_empty() {
+                    manifest.add("watch", told);
+                }
                 for (path, digest) in self.files(self.facts.environment.clone()) {
                     manifest.add(format!("environment.{path}"), digest);
                 }

@@ -269,7 +269,7 @@ pub fn copy_content(from: &File, to: &File) -> io::Result<()> {
         let end = seek(from, SeekFrom::Hole(start))?;
         seek(from, SeekFrom::Start(start))?;
         seek(to, SeekFrom::Start(start))?;
-        io::copy(&mut io::Read::take(&*from, end - start), &mut &*to)?;
+        io::copy(&mut io::Read::take(from, end - start), &mut &*to)?;
         at = end;
     }
     to.set_len(len)

@@ -385,6 +385,14 @@ shell = "echo good > {out.x}; setsid sh -c 'exec 7>>\"$0\"; sleep 5; echo LATE >
 out.x = "x"
 "#,
     );
+    // It cannot write any more: it was ended with its stage.
+    let said = space.repro(&["run"]);
+    assert_eq!(said.code, Some(0), "{}", said.err);
+    assert!(said.err.contains(" running, which w"), "{}", said.err);
+    assert_eq!(space.output("a", "x"), b"good\n");
+    // Where nobody watches, it is only seen that the file is open.
+    let text = space.read("pipeline.toml");
+    space.write("pipeline.toml", &format!("{text}watch = false\n"));
     let said = space.repro(&["run"]);
     assert_eq!(said.code, Some(1), "{}", said.err);
     assert!(

@@ -38,7 +38,7 @@ fn the_report_is_one_file_that_needs_nothing_else() {
         "popovertarget=\"from-1-0-0-reproduced\"",
         "id=\"from-1-0-0-reproduced\"",
         "3.14",
-        "id=\"stage-score-good\"",
+        "id=\"stage-score@good\"",
         "waits for train@fair",
         "Before you read the numbers",
         "2 stages stale",
