@@ -190,7 +190,13 @@ fn text(report: &Report) -> String {
     for official in report.data_sets.iter().chain(&report.weights) {
         let place = match &official.path {
             Some(path) => path.display().to_string(),
-            None => "not here: will be downloaded when a stage wants it".into(),
+            None => {
+                let ways = official.ways.as_ref().map(|ways| format!("; {ways}"));
+                format!(
+                    "not here: will be downloaded when a stage wants it{}",
+                    ways.unwrap_or_default()
+                )
+            }
         };
         line(
             "",

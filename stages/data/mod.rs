@@ -3,11 +3,13 @@
 pub mod drawn;
 pub mod gaussian;
 pub mod grid;
+pub mod guess;
 pub mod history;
 pub mod images;
 pub mod latents;
 pub mod metrics;
 pub mod npy;
+pub mod pickle;
 pub mod protocol;
 pub mod tensors;
 pub mod vectors;

@@ -166,13 +166,16 @@ fn extractor(request: &Request, job: &mut Job) -> Result<Extractor> {
         Some(path) => path.clone(),
         None => inception_weights::official(job)?,
     };
-    let ours = || TensorFile::open(&path).and_then(|f| f.about::<Value>());
-    if path.extension().is_some_and(|e| e == "safetensors") && ours().is_ok() {
+    // Only our own safetensors files say what they are.
+    if TensorFile::open(&path)
+        .and_then(|f| f.about::<Value>())
+        .is_ok()
+    {
         return Extractor::load(&path, &device);
     }
-    let state = inception_weights::read(&path)?;
-    Extractor::inception(&state, sha256(&path)?, &device)
-        .with_context(|| path.display().to_string())
+    let weights = inception_weights::read(&path)?;
+    Extractor::inception(&weights.state, sha256(&path)?, &device)
+        .with_context(|| weights.about(&path))
 }
 
 fn save_npz(path: &Path, gaussian: &Gaussian) -> Result<()> {

@@ -58,6 +58,19 @@ pub fn files(bytes: &[u8], scratch: &Path) {
     }
 }
 
+/// Weights and sets of images that somebody else has written: what their readers refuse, and what they read.
+pub fn inputs(bytes: &[u8], scratch: &Path) {
+    for name in ["weights.pth", "set.npz", "set.npy"] {
+        let path = scratch.join(name);
+        if fs::write(&path, bytes).is_ok() {
+            let _ = match name.starts_with("weights") {
+                true => stages::tools::parse::weights(&path),
+                false => stages::tools::parse::set(&path),
+            };
+        }
+    }
+}
+
 /// An archive, packed or not, into a folder below `above`.
 pub fn archived(bytes: &[u8], above: &Path) {
     let Ok(folder) = tempfile::tempdir_in(above) else {
