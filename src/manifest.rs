@@ -94,6 +94,15 @@ impl Manifest {
                 (Some(("code", module)), Some(_), Some(_)) => format!("code {module} changed"),
                 (Some(("file", path)), Some(_), Some(_)) => format!("file {path} changed"),
                 (Some(("read", path)), Some(_), Some(_)) => format!("file {path} changed"),
+                (None, Some(_), Some(_)) if key == "data" => {
+                    "its files in the folder of --data changed".into()
+                }
+                (None, None, Some(_)) if key == "data" => {
+                    "its files come from the folder of --data".into()
+                }
+                (None, Some(_), None) if key == "data" => {
+                    "its files came from a folder of --data".into()
+                }
                 (Some(("code" | "file" | "read", name)), None, _) => format!("{name} is new"),
                 (Some(("code" | "file" | "read", name)), _, None) => format!("{name} is gone"),
                 (_, Some(was), Some(is)) => format!("{key}: {was} -> {is}"),

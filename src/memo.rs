@@ -19,7 +19,7 @@ use crate::device::Device;
 use crate::digest::Digest;
 use crate::files::Finder;
 use crate::graph::{Id, Kind};
-use crate::plan::Planner;
+use crate::plan::{DATA, Planner};
 use crate::project::{PipelineArgs, Request};
 use crate::store::stat::Stamp;
 
@@ -49,7 +49,12 @@ pub struct Memo<'a> {
 const NAME: &str = "fresh";
 
 /// Digest of all that a verdict depends on besides the files and the index.
-pub fn key(request: &Request, args: &PipelineArgs, targets: &[String]) -> Result<Digest> {
+pub fn key(
+    request: &Request,
+    args: &PipelineArgs,
+    targets: &[String],
+    data: Option<&Path>,
+) -> Result<Digest> {
     let mut hasher = blake3::Hasher::new();
     let mut add = |bytes: &[u8]| {
         hasher.update(&(bytes.len() as u64).to_le_bytes());
@@ -63,6 +68,7 @@ pub fn key(request: &Request, args: &PipelineArgs, targets: &[String]) -> Result
     add(&fs::read(request.dir.join("accepted.toml")).unwrap_or_default());
     add(args.profile.as_deref().unwrap_or_default().as_bytes());
     add(args.device.as_bytes());
+    add(data.unwrap_or(Path::new("")).as_os_str().as_encoded_bytes());
     for list in [&args.set[..], targets] {
         add(&list.len().to_le_bytes());
         list.iter().for_each(|text| add(text.as_bytes()));
@@ -147,6 +153,10 @@ fn try_remember(planner: &Planner, wanted: &[Id], key: Digest) -> Option<()> {
     let mut machine = None;
     for &id in wanted {
         let entry = planner.result(id)?;
+        // Many files outside of the project, each of which would have to be looked at.
+        if planner.manifest(id)?.get(DATA).is_some() {
+            return None;
+        }
         for made in &entry.out {
             outputs.push((format!("{}/{}", entry.fp, made.file), made.stamp?));
         }

@@ -44,6 +44,8 @@ pub struct Facts {
     pub profile: String,
     pub device: Device,
     pub accepted: Accepted,
+    /// The folder of `--data`, if it is known: what lies there may count.
+    pub data: Option<PathBuf>,
 }
 
 #[derive(Debug)]
@@ -137,6 +139,7 @@ impl Project {
             profile: spec.profile.name.clone(),
             device: Device::choose(&args.device)?,
             accepted: Accepted::load(&dir.join("accepted.toml"))?,
+            data: data_folder(None)?,
             dir,
         };
         Ok(Self {
@@ -174,6 +177,13 @@ impl Project {
         profiles.sort();
         profiles
     }
+}
+
+/// The folder of local data sets: as the command line names it, or else the environment.
+pub fn data_folder(named: Option<&Path>) -> Result<Option<PathBuf>> {
+    let variable = std::env::var_os("REPRO_DATA").filter(|folder| !folder.is_empty());
+    let folder = named.map(Path::to_path_buf).or(variable.map(PathBuf::from));
+    Ok(folder.map(std::path::absolute).transpose()?)
 }
 
 /// Where results are or will be, also where there is no pipeline file yet.

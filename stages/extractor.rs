@@ -115,7 +115,7 @@ impl Stage for Extractor {
                 save_inception(&path, OFFICIAL_SHA256, &device, job)
             }
             Network::InceptionFile { file, sha256 } => {
-                let path = fetch::local(job, &[file])
+                let path = fetch::local(job, &[file])?
                     .with_context(|| format!("{file} is not in the folder of --data"))?;
                 let found = fetch::sha256(&path)?;
                 ensure!(
@@ -134,6 +134,9 @@ impl Stage for Extractor {
 /// other tools can read the artifact too.
 fn save_inception(path: &Path, sha256: &str, device: &Device, job: &mut Job) -> Result<()> {
     let weights = inception_weights::read(path)?;
+    if let Some(note) = weights.note(path) {
+        job.note(note);
+    }
     models::Extractor::inception(&weights.state, sha256.into(), device)
         .with_context(|| weights.about(path))?;
     let config = Config::Inception {

@@ -23,13 +23,29 @@ pub struct Remote {
     pub bytes: u64,
 }
 
-/// The first of `places` that exists below the folder of `--data`.
-pub fn local(job: &Job, places: &[&str]) -> Option<PathBuf> {
-    let data = job.spec().data.as_ref()?;
-    places
+/// The first of `places` that exists below the folder of `--data`. A folder that is not there is an error, and one that
+/// holds none of them is said: a download may come next.
+pub fn local(job: &mut Job, places: &[&str]) -> Result<Option<PathBuf>> {
+    let Some(data) = job.spec().data.clone() else {
+        return Ok(None);
+    };
+    ensure!(
+        data.is_dir(),
+        "--data {}: there is no such folder; hint: is it spelled right, and mounted?",
+        data.display()
+    );
+    let found = places
         .iter()
         .map(|place| data.join(place))
-        .find(|path| path.exists())
+        .find(|path| path.exists());
+    if found.is_none() {
+        job.note(format!(
+            "--data {} holds no {}",
+            data.display(),
+            places.join(", no ")
+        ));
+    }
+    Ok(found)
 }
 
 /// The file, verified: an earlier download, or a new one.

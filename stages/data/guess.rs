@@ -11,6 +11,8 @@ type Guess = (&'static str, &'static str);
 /// Bytes at its beginning that tell it.
 const ENOUGH: u64 = 512;
 
+const PICTURE: &str = "pictures are compared by the folder they lie in";
+
 /// One sentence that the file at `path` is not `wanted`, with what it seems to be and what to do.
 pub fn not(path: &Path, wanted: &str) -> String {
     let name = path.display();
@@ -55,8 +57,8 @@ fn guess(start: &[u8]) -> Option<Guess> {
             b"\x93NUMPY",
             ("an array of numpy", "its name should end in .npy"),
         ),
-        (b"\x89PNG", ("a PNG picture", again)),
-        (b"\xff\xd8\xff", ("a JPEG picture", again)),
+        (b"\x89PNG", ("a PNG picture", PICTURE)),
+        (b"\xff\xd8\xff", ("a JPEG picture", PICTURE)),
         (b"%PDF", ("a PDF document", again)),
         (b"#!", ("a script", again)),
         (

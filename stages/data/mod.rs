@@ -22,5 +22,6 @@ pub mod fashion_mnist;
 pub mod fetch;
 mod image_folder;
 pub mod jpeg;
+pub mod picture_list;
 pub mod pictures;
 pub mod source;

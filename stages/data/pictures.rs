@@ -1,37 +1,17 @@
-//! Picture files (PNG, JPEG) to uint8 images, decoded on all cores.
+//! Picture files to uint8 images, decoded on all cores.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use image::DynamicImage;
 use image::imageops::{self, FilterType};
 use rayon::prelude::*;
 
+use super::guess;
 use crate::contract::{Interrupted, Job, Progress};
 
 /// Decoded at a time: bounds memory and the wait for Ctrl-C.
 const CHUNK: usize = 512;
-
-/// The pictures in a folder and its subfolders, sorted by path.
-pub fn list(folder: &Path) -> Result<Vec<PathBuf>> {
-    let mut found = vec![];
-    let mut open = vec![folder.to_path_buf()];
-    while let Some(folder) = open.pop() {
-        let context = || format!("cannot read folder {}", folder.display());
-        for entry in std::fs::read_dir(&folder).with_context(context)? {
-            let path = entry.with_context(context)?.path();
-            let extension = path.extension().map(|e| e.to_ascii_lowercase());
-            let known = ["png", "jpg", "jpeg"].map(std::ffi::OsStr::new);
-            if path.is_dir() {
-                open.push(path);
-            } else if extension.is_some_and(|e| known.contains(&e.as_os_str())) {
-                found.push(path);
-            }
-        }
-    }
-    found.sort();
-    Ok(found)
-}
 
 pub fn decode_file(path: &Path) -> Result<DynamicImage> {
     let bytes = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
@@ -41,9 +21,12 @@ pub fn decode_file(path: &Path) -> Result<DynamicImage> {
 /// The format is told by the content; `name` is for errors.
 pub fn decode(bytes: &[u8], name: &Path) -> Result<DynamicImage> {
     let broken = || {
+        let other =
+            guess::other(bytes).and_then(|other| Some(other.split_once("; hint")?.0.to_string()));
         format!(
-            "{} is not a picture that can be read; hint: copy it again, or take it away",
-            name.display()
+            "{} is not a picture that can be read{}; hint: copy it again, or take it away",
+            name.display(),
+            other.map(|other| format!(": {other}")).unwrap_or_default()
         )
     };
     let picture = image::load_from_memory(bytes).with_context(broken)?;

@@ -50,7 +50,7 @@ pub fn torch_cache() -> Option<PathBuf> {
 
 /// The official file: given with `--data` under one of its two names, in PyTorch's cache, or downloaded.
 pub fn official(job: &mut Job) -> Result<PathBuf> {
-    if let Some(given) = fetch::local(job, &NAMES) {
+    if let Some(given) = fetch::local(job, &NAMES)? {
         OFFICIAL.check(&given)?;
         return Ok(given);
     }
@@ -72,6 +72,11 @@ pub struct Weights {
 }
 
 impl Weights {
+    /// What to say of a file that was read.
+    pub fn note(&self, path: &Path) -> Option<String> {
+        self.remark.is_some().then(|| self.about(path))
+    }
+
     /// The file, and what was done to read it: an error about it may come from there.
     pub fn about(&self, path: &Path) -> String {
         match &self.remark {
@@ -87,7 +92,7 @@ pub fn read(path: &Path) -> Result<Weights> {
     let mut start = vec![];
     File::open(path)
         .with_context(|| format!("cannot open {}", path.display()))?
-        .take(16)
+        .take(512)
         .read_to_end(&mut start)?;
     let named = path
         .extension()

@@ -14,5 +14,5 @@ pub fn weights(path: &Path) -> Result<()> {
 
 /// Images or statistics that `repro fid` compares.
 pub fn set(path: &Path) -> Result<()> {
-    sets::open(path).map(drop)
+    sets::open(path, &[]).map(drop)
 }
