@@ -5,10 +5,11 @@ use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use sha2::{Digest, Sha256};
 
 use super::download::{Patience, fetch};
+use super::guess;
 use crate::contract::{Interrupted, Job};
 
 /// A file that its publisher never changes.
@@ -94,11 +95,22 @@ impl Remote {
             .with_context(|| name.to_string())?
             .len();
         let again = "hint: delete it and run again";
-        ensure!(
-            length == self.bytes,
-            "{name} has {length} bytes, the official file has {}; {again}",
-            self.bytes
-        );
+        if length != self.bytes {
+            let mut start = vec![];
+            File::open(path)
+                .with_context(|| format!("cannot open {name}"))?
+                .take(512)
+                .read_to_end(&mut start)?;
+            let other = guess::other(&start)
+                .and_then(|other| Some(other.split_once("; hint")?.0.to_string()));
+            // Official files are archives themselves.
+            let other = other.filter(|other| !other.ends_with("archive"));
+            bail!(
+                "{name} has {length} bytes, the official file has {}{}; {again}",
+                self.bytes,
+                other.map(|other| format!(": {other}")).unwrap_or_default()
+            );
+        }
         let found = sha256(path)?;
         ensure!(
             found == self.sha256,

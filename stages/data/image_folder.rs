@@ -8,7 +8,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::images::Images;
-use super::picture_list::PictureList;
+use super::picture_list::{PictureList, is_jpeg};
 use super::source::Splits;
 use super::{fetch, pictures};
 use crate::contract::Job;
@@ -57,6 +57,9 @@ pub fn load(params: &Params, job: &mut Job) -> Result<Splits> {
         job.note(remark);
     }
     let files = list.files;
+    if files.iter().any(|file| is_jpeg(file)) {
+        job.note(pictures::JPEG_SHIFT);
+    }
     ensure!(
         test > 0 && test < files.len(),
         "{} holds {} pictures, params.source.test = {test}",

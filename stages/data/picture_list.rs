@@ -116,6 +116,11 @@ impl PictureList {
     }
 }
 
+/// A JPEG file by its name.
+pub fn is_jpeg(path: &Path) -> bool {
+    ["jpg", "jpeg", "jpe", "jfif"].contains(&&*ending(path))
+}
+
 impl Walk<'_> {
     fn folder(&mut self, path: &Path, about: &Metadata) {
         match self.seen.insert((about.dev(), about.ino())) {

@@ -12,8 +12,8 @@ use crate::data::gaussian::Gaussian;
 use crate::data::guess;
 use crate::data::images::Images;
 use crate::data::npy::{self, Array, Arrays, Entry, Values};
-use crate::data::picture_list::{PictureList, READ};
-use crate::data::pictures;
+use crate::data::picture_list::{PictureList, READ, is_jpeg};
+use crate::data::pictures::{self, JPEG_SHIFT};
 use crate::data::protocol::{Protocol, UINT8};
 use crate::data::tensors::TensorFile;
 use crate::metrics::frechet::covariance;
@@ -54,7 +54,10 @@ pub fn open(path: &Path, leave_out: &[String]) -> Result<Opened> {
                 .map(|why| format!(" ({why})"))
                 .unwrap_or_default()
         );
-        let remark = list.remark(path);
+        let jpegs = list.files.iter().filter(|file| is_jpeg(file)).count();
+        let shift = (jpegs > 0).then(|| format!("{name}: {jpegs} JPEG files; {JPEG_SHIFT}"));
+        let remarks: Vec<String> = list.remark(path).into_iter().chain(shift).collect();
+        let remark = (!remarks.is_empty()).then(|| remarks.join("\n"));
         let set = Set::Pictures(Pictures::Files(list.files));
         return Ok(Opened { set, remark });
     }

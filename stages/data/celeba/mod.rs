@@ -184,6 +184,7 @@ fn open(job: &mut Job) -> Result<Store> {
             "{}: the files are not compared with the official ones; they count by their content",
             folder.display()
         ));
+        job.note(pictures::JPEG_SHIFT);
         return Ok(Store::Folder(folder));
     }
     // A folder without the first picture is named in the error.

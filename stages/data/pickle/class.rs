@@ -145,8 +145,8 @@ impl Class {
             ("numpy.core.numeric" | "numpy._core.numeric", "_frombuffer") => Class::NumpyFromBuffer,
             _ if beside(module, name) => Class::Other,
             _ => bail!(
-                "{module}.{name} is not a class that tensors need; hint: save net.state_dict(), \
-                 not the network"
+                "{module}.{name} is not a class that tensors need; hint: torch.save(net.state_dict(), \
+                 file) saves tensors alone"
             ),
         })
     }

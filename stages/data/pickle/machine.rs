@@ -257,8 +257,8 @@ impl<R: BufRead> Machine<'_, R> {
                 fill(&object, &state, &mut self.heap)?;
             }
             _ => bail!(
-                "it is not needed for tensors, so it is not carried out; hint: save \
-                 net.state_dict(), not the network"
+                "it is not needed for tensors, so it is not carried out; hint: \
+                 torch.save(net.state_dict(), file) saves tensors alone"
             ),
         }
         Ok(false)
