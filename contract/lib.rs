@@ -15,6 +15,8 @@ pub mod testing;
 
 pub use job::{CheckpointEvery, Event, Interrupted, Job, JobSpec, Progress};
 
+use std::path::{Path, PathBuf};
+
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
 
@@ -109,6 +111,8 @@ pub struct StageDef {
     /// JSON Schema of the parameters.
     pub schema: fn() -> Value,
     pub run: fn(&Value, &mut Job) -> anyhow::Result<()>,
+    /// See [`Stage::data`].
+    pub data: fn(&Value, &Path) -> Vec<PathBuf>,
     /// Modules the code of this kind reaches, sorted by name.
     pub code: &'static [CodeModule],
 }
@@ -123,6 +127,12 @@ pub trait Stage {
     const EXTENDS: Option<&'static str> = None;
     /// `deny_unknown_fields`, and no defaults: every number stands in pipeline.toml.
     type Params: DeserializeOwned + Serialize + schemars::JsonSchema;
+
+    /// Files in the folder of `--data` that it would read and for whose content nothing else vouches, as a pinned digest
+    /// does for official archives: they count by content. Their names count too, so that they have to be in one order.
+    fn data(_params: &Self::Params, _folder: &Path) -> Vec<PathBuf> {
+        vec![]
+    }
 
     /// Reads inputs, computes, writes every output to `job.output(port)`.
     fn run(params: &Self::Params, job: &mut Job) -> anyhow::Result<()>;
@@ -149,6 +159,10 @@ pub const fn define<S: Stage>(code: &'static [CodeModule]) -> StageDef {
             let params: S::Params =
                 parse(value).map_err(|e| anyhow::anyhow!("params.{}: {}", e.path, e.message))?;
             S::run(&params, job)
+        },
+        data: |value, folder| match parse::<S::Params>(value) {
+            Ok(params) => S::data(&params, folder),
+            Err(_) => vec![],
         },
         code,
     }

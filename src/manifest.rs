@@ -110,6 +110,15 @@ impl Manifest {
                 (Some(("environment", path)), Some(_), Some(_)) => {
                     format!("environment {path} changed")
                 }
+                (None, Some(_), Some(_)) if key == "data" => {
+                    "its files in the folder of --data changed".into()
+                }
+                (None, None, Some(_)) if key == "data" => {
+                    "its files come from the folder of --data".into()
+                }
+                (None, Some(_), None) if key == "data" => {
+                    "its files came from a folder of --data".into()
+                }
                 (Some(("file", name)), None, _) => format!("{name} is new"),
                 (Some(("file", name)), _, None) => format!("{name} is gone"),
                 // Digests of what is kept from view tell nothing.

@@ -22,7 +22,7 @@ use crate::digest::Digest;
 use crate::exec::this_program;
 use crate::files::{self, Finder};
 use crate::graph::{Id, Kind};
-use crate::plan::Planner;
+use crate::plan::{DATA, Planner};
 use crate::project::{PipelineArgs, Request};
 use crate::read;
 use crate::reads::What;
@@ -86,7 +86,12 @@ const NAME: &str = "fresh";
 
 /// Digest of all that a verdict depends on besides the files and the index; none where a program cannot
 /// look at itself.
-pub fn key(request: &Request, args: &PipelineArgs, targets: &[String]) -> Option<Digest> {
+pub fn key(
+    request: &Request,
+    args: &PipelineArgs,
+    targets: &[String],
+    data: Option<&Path>,
+) -> Option<Digest> {
     let mut hasher = blake3::Hasher::new();
     let mut add = |bytes: &[u8]| {
         hasher.update(&(bytes.len() as u64).to_le_bytes());
@@ -100,6 +105,7 @@ pub fn key(request: &Request, args: &PipelineArgs, targets: &[String]) -> Option
     add(&read::bytes(&request.dir.join("accepted.toml"), read::WRITTEN).unwrap_or_default());
     add(args.profile.as_deref().unwrap_or_default().as_bytes());
     add(args.device.as_bytes());
+    add(data.unwrap_or(Path::new("")).as_os_str().as_encoded_bytes());
     for list in [&args.set[..], targets] {
         add(&list.len().to_le_bytes());
         list.iter().for_each(|text| add(text.as_bytes()));
@@ -224,6 +230,10 @@ fn try_remember(planner: &mut Planner, wanted: &[Id], key: Option<Digest>) -> Op
             set.insert(read.path.clone());
         }
         let entry = planner.result(id)?;
+        // Many files outside of the project, each of which would have to be looked at.
+        if planner.manifest(id)?.get(DATA).is_some() {
+            return None;
+        }
         for made in &entry.out {
             outputs.push((format!("{}/{}", entry.fp, made.file), made.stamp?));
         }

@@ -55,6 +55,8 @@ pub struct Facts {
     pub places: Arc<Places>,
     /// Files that say what is installed; they count for every command.
     pub environment: Vec<String>,
+    /// The folder of `--data`, if it is known: what lies there may count.
+    pub data: Option<PathBuf>,
 }
 
 #[derive(Debug)]
@@ -150,6 +152,7 @@ impl Project {
             accepted: Accepted::load(&dir.join("accepted.toml"))?,
             places: Arc::new(places(&spec, &dir, &root)?),
             environment: spec.environment.iter().map(|e| e.text.clone()).collect(),
+            data: data_folder(None)?,
             dir,
         };
         Ok(Self {
@@ -233,6 +236,13 @@ fn places(spec: &Spec, dir: &Path, store: &Path) -> Result<Places, Diagnostic> {
         false => format!("watch {watch:?} ignore {ignore_words:?}"),
     };
     Ok(Places::new(roots, store, ignore).saying(told))
+}
+
+/// The folder of local data sets: as the command line names it, or else the environment.
+pub fn data_folder(named: Option<&Path>) -> Result<Option<PathBuf>> {
+    let variable = std::env::var_os("REPRO_DATA").filter(|folder| !folder.is_empty());
+    let folder = named.map(Path::to_path_buf).or(variable.map(PathBuf::from));
+    Ok(folder.map(std::path::absolute).transpose()?)
 }
 
 /// Where results are or will be, also where there is no pipeline file yet.

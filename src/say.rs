@@ -37,6 +37,12 @@ pub fn part(text: &str) {
     let _ = write(&io::stderr(), plain::clean(text).as_bytes());
 }
 
+/// Ends what [`part`] has begun, with a line feed or, to begin the line anew, a carriage return.
+#[cfg(feature = "kinds")]
+pub fn end(byte: char) {
+    let _ = write(&io::stderr(), byte.to_string().as_bytes());
+}
+
 /// Data, on standard output.
 pub fn data(text: &str) {
     let mut end = END.lock().unwrap_or_else(PoisonError::into_inner);

@@ -26,7 +26,7 @@ pub fn main(job: &Path, kinds: &'static [StageDef]) -> ExitCode {
 }
 
 fn work(path: &Path, kinds: &'static [StageDef]) -> Result<()> {
-    crate::threads::start()?;
+    crate::cmd::start_threads(true)?;
     let stop = Arc::new(AtomicBool::new(false));
     for signal in [SIGTERM, SIGINT] {
         signal_hook::flag::register(signal, Arc::clone(&stop))?;

@@ -1,5 +1,7 @@
 //! Kind `dataset`: a public (or a user's own) data set to train, validation and test images.
 
+use std::path::{Path, PathBuf};
+
 use anyhow::{Result, ensure};
 use contract::{Input, Job, Output, Stage};
 use schemars::JsonSchema;
@@ -39,6 +41,10 @@ impl Stage for Dataset {
         Output::new("test", "images", "test.safetensors"),
     ];
     type Params = Params;
+
+    fn data(params: &Params, folder: &Path) -> Vec<PathBuf> {
+        params.source.data(folder)
+    }
 
     fn run(params: &Params, job: &mut Job) -> Result<()> {
         let name = params.source.name();

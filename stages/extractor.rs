@@ -48,7 +48,7 @@ enum Network {
     Inception {},
     /// The same network with the weights of another file: its distance is not an FID.
     InceptionFile {
-        /// Below the folder of `--data`; `.pth` or `.safetensors`.
+        /// Below the folder of `--data`; a `.pth` of any PyTorch or a `.safetensors`.
         file: String,
         sha256: String,
     },
@@ -115,7 +115,7 @@ impl Stage for Extractor {
                 save_inception(&path, OFFICIAL_SHA256, &device, job)
             }
             Network::InceptionFile { file, sha256 } => {
-                let path = fetch::local(job, &[file])
+                let path = fetch::local(job, &[file])?
                     .with_context(|| format!("{file} is not in the folder of --data"))?;
                 let found = fetch::sha256(&path)?;
                 ensure!(
@@ -133,14 +133,17 @@ impl Stage for Extractor {
 /// Checks the weights by building the network, and keeps them as published (not folded), so that
 /// other tools can read the artifact too.
 fn save_inception(path: &Path, sha256: &str, device: &Device, job: &mut Job) -> Result<()> {
-    let state = inception_weights::read(path)?;
-    models::Extractor::inception(&state, sha256.into(), device)
-        .with_context(|| path.display().to_string())?;
+    let weights = inception_weights::read(path)?;
+    if let Some(note) = weights.note(path) {
+        job.note(note);
+    }
+    models::Extractor::inception(&weights.state, sha256.into(), device)
+        .with_context(|| weights.about(path))?;
     let config = Config::Inception {
         sha256: sha256.into(),
     };
     let header = serde_json::to_string(&config)?;
-    tensor_file::write(job.output("network")?, &state, Some(&header))?;
+    tensor_file::write(job.output("network")?, &weights.state, Some(&header))?;
     metrics::save(job.output("metrics")?, &[])
 }
 
@@ -210,6 +213,9 @@ impl Dataset<Labelled> for Looks {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::features::Features;
+    use crate::fid::Fid;
+    use crate::models::{inception, pth};
     use contract::testing::Bench;
     use serde_json::json;
 
@@ -233,6 +239,49 @@ mod tests {
         let features = network.features(&two, images.shape(), Resize::TfLegacy)?;
         assert_eq!(features.len(), 16);
         assert!(features.iter().all(|v| *v >= 0.0) && features.iter().any(|v| *v > 0.0));
+        Ok(())
+    }
+
+    /// The old layout of PyTorch, that of today and safetensors hold the same network.
+    #[test]
+    fn weights_in_any_form_give_the_same_digits() -> Result<()> {
+        let state = inception::tests::state()?;
+        let dir = tempfile::tempdir()?;
+        let at = |name: &str| dir.path().join(name);
+        std::fs::write(at("old.pth"), pth::testing::old(&state))?;
+        std::fs::write(at("new.pth"), pth::testing::zipped(&state))?;
+        tensor_file::write(&at("a.safetensors"), &state, None)?;
+        let (train, test) = embedded::load(Look::TwoTone { seed: 1 })?;
+        train.select(0..3).save(&at("real"))?;
+        test.select(0..3).save(&at("fake"))?;
+
+        let gaussian = |images: &str, network: &Path| -> Result<Bench> {
+            let features =
+                Bench::new::<Features>(&[("images", &at(images)), ("extractor", network)]);
+            let params =
+                json!({"batch": 3, "n": 0, "seed": 0, "resize": "tf-legacy", "stretch": "none"});
+            features.run::<Features>(&params)?;
+            Ok(features)
+        };
+        let mut values = vec![];
+        for file in ["old.pth", "new.pth", "a.safetensors"] {
+            let mut bench = Bench::new::<Extractor>(&[]);
+            bench.spec().data = Some(dir.path().to_path_buf());
+            let sha256 = fetch::sha256(&at(file))?;
+            let network = json!({"kind": "inception-file", "file": file, "sha256": sha256});
+            bench.run::<Extractor>(&json!({ "network": network }))?;
+            let network = bench.output::<Extractor>("network");
+            let (real, fake) = (gaussian("real", &network)?, gaussian("fake", &network)?);
+            let [real, fake] =
+                [real, fake].map(|bench| (bench.output::<Features>("gaussian"), bench));
+            let fid = Bench::new::<Fid>(&[("real", &real.0), ("fake", &fake.0)]);
+            fid.run::<Fid>(&json!({}))?;
+            let text = std::fs::read_to_string(fid.output::<Fid>("metrics"))?;
+            let metrics: serde_json::Value = serde_json::from_str(&text)?;
+            values.push(metrics["metrics"][0]["value"].clone());
+        }
+        assert!(values[0].as_f64() > Some(0.0), "{values:?}");
+        assert!(values.iter().all(|value| *value == values[0]), "{values:?}");
         Ok(())
     }
 }

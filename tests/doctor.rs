@@ -22,6 +22,7 @@ fn it_tells_what_is_here_also_without_a_pipeline() {
         .says("free")
         .says("cifar10 (data set): data/cifar-10-batches-bin");
     said.says("celeba (data set): not here")
+        .says("pt_inception-2015-12-05-6726825d.pth or weights-inception-2015-12-05-6726825d.pth in the folder of --data")
         .says("no problem found");
 
     let all = report(&space, "--device cpu doctor --json --data data", 0);

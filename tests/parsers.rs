@@ -1,5 +1,5 @@
 //! What comes from outside, mutated at random, never panics: pipelines, records, depfiles,
-//! archives, up to planning, restoring and exporting.
+//! archives, weights and arrays of others, up to planning, restoring and exporting.
 //!
 //! The seeds are in tests/corpus; `REPRO_FUZZ=1000000 cargo test --release --test parsers` runs
 //! longer. A text that panics is printed, and belongs in the corpus once it is mended. The same
@@ -115,6 +115,26 @@ fn files_of_the_store() {
     let scratch = tempfile::tempdir().expect("a folder");
     fuzz("index", &corpus("index"), |bytes| {
         bodies::files(bytes, scratch.path());
+    });
+}
+
+/// Pickles, arrays and archives of both, from the files that PyTorch and numpy have written.
+#[test]
+fn weights_and_arrays() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden");
+    let files = fs::read_dir(folder)
+        .expect("golden files")
+        .flatten()
+        .map(|f| f.path());
+    let ours = files.filter(|p| {
+        p.extension()
+            .is_some_and(|e| e == "pth" || e == "npy" || e == "npz")
+    });
+    let mut seeds: Vec<_> = ours.map(|p| fs::read(p).expect("a file")).collect();
+    seeds.sort();
+    let scratch = tempfile::tempdir().expect("a folder");
+    fuzz("weights or array", &seeds, |bytes| {
+        bodies::inputs(bytes, scratch.path());
     });
 }
 

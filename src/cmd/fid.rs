@@ -39,7 +39,7 @@ pub struct Args {
     /// Where they are downloaded to otherwise
     #[arg(long, value_name = "DIR", default_value = "artifacts/downloads")]
     downloads: PathBuf,
-    /// Write the statistics of REAL here (.npz with mu and sigma)
+    /// Write the statistics of REAL here (.npz with mu, sigma and how they were made)
     #[arg(long, value_name = "FILE")]
     save: Option<PathBuf>,
     /// Also the kernel distance (KID): 100 subsets of 1000 images, or of SIZE
@@ -48,6 +48,9 @@ pub struct Args {
     /// Also precision and recall, with balls that reach to the third neighbour, or to the K-th
     #[arg(long, value_name = "K", num_args = 0..=1, require_equals = true, default_missing_value = "3")]
     precision_recall: Option<usize>,
+    /// Formats of pictures that are not to count, by ending; one that is not read is an error otherwise
+    #[arg(long, value_name = "tiff,…", value_delimiter = ',')]
+    leave_out: Vec<String>,
     /// Print the metric with its protocol
     #[arg(long)]
     json: bool,
@@ -75,6 +78,7 @@ pub fn run(args: &Args) -> Result<Ended> {
         save: args.save.clone(),
         kid: args.kid,
         neighbours: args.precision_recall,
+        leave_out: args.leave_out.clone(),
     };
     let metric = fid(
         &request,
@@ -94,9 +98,14 @@ pub fn run(args: &Args) -> Result<Ended> {
 
 fn line(metric: &Value) -> String {
     let label = metric["label"].as_str().unwrap_or_default();
+    // JSON has it as 0.0.
+    let value = match metric["value"].as_f64() {
+        Some(0.0) => "0".into(),
+        _ => metric["value"].to_string(),
+    };
     match metric["std_error"].as_f64() {
-        Some(error) => format!("{label}: {} ± {error:.1e}\n", metric["value"]),
-        None => format!("{label}: {}\n", metric["value"]),
+        Some(error) => format!("{label}: {value} ± {error:.1e}\n"),
+        None => format!("{label}: {value}\n"),
     }
 }
 

@@ -170,7 +170,7 @@ pub fn main(kinds: &'static [StageDef]) -> ExitCode {
 const FEW: u64 = 2000;
 
 /// The threads that read files. Where the system lets there be no more threads, this one does it all.
-fn start_threads(alone_will_do: bool) -> Result<()> {
+pub(crate) fn start_threads(alone_will_do: bool) -> Result<()> {
     let limit = rustix::process::getrlimit(rustix::process::Resource::Nproc).current;
     let pool = rayon::ThreadPoolBuilder::new();
     let pool = match limit {

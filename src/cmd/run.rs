@@ -15,7 +15,7 @@ use crate::memo;
 use crate::plain;
 use crate::plan::{Planner, Start, Verdict};
 use crate::progress;
-use crate::project::{PipelineArgs, Project, Request};
+use crate::project::{PipelineArgs, Project, Request, data_folder};
 use crate::say::say;
 use crate::store::{Lock, Store};
 
@@ -61,7 +61,8 @@ pub struct Args {
 pub fn run(pipeline: &PipelineArgs, args: &Args, kinds: &'static [StageDef]) -> Result<Ended> {
     let request = Request::read(pipeline)?;
     let named = [&args.stages[..], &args.stage[..]].concat();
-    let key = memo::key(&request, pipeline, &named);
+    let data = data_folder(args.data.as_deref())?;
+    let key = memo::key(&request, pipeline, &named, data.as_deref());
     if !args.force
         && !args.dry_run
         && let Some(key) = &key
@@ -71,6 +72,7 @@ pub fn run(pipeline: &PipelineArgs, args: &Args, kinds: &'static [StageDef]) -> 
         return Ok(Ended::Done);
     }
     let mut project = Project::understand(request, pipeline, kinds)?;
+    project.facts.data = data.clone();
     let targets = match named.is_empty() {
         true => (0..project.graph.stages.len()).collect(),
         false => project.graph.select(&named)?,
@@ -128,7 +130,7 @@ pub fn run(pipeline: &PipelineArgs, args: &Args, kinds: &'static [StageDef]) -> 
             .max(1),
         keep_going: args.keep_going,
         force,
-        data: args.data.as_ref().map(std::path::absolute).transpose()?,
+        data,
         checkpoint_every: CheckpointEvery {
             seconds: Some(args.checkpoint_every),
             epochs: args.checkpoint_epochs,

@@ -46,6 +46,8 @@ pub struct Problem {
     /// Where it is declared.
     pub span: Range<usize>,
 }
+/// The line of a manifest for what a kind reads of the folder of `--data`.
+pub const DATA: &str = "data";
 
 /// Judges stages, each after those it reads from.
 pub struct Planner<'a> {
@@ -135,7 +137,15 @@ impl<'a> Planner<'a> {
         let mut verdict = Verdict::Waits(waits.clone());
         if waits.is_empty() {
             let manifest = self.describe(id);
-            verdict = self.verdict_on(id, &manifest);
+            let (known, judged) = match self.with_data_of_last(id, &manifest) {
+                Some(known) => known,
+                None => {
+                    let judged = self.verdict_on(id, &manifest);
+                    (manifest, judged)
+                }
+            };
+            verdict = judged;
+            let manifest = known;
             self.manifests[id] = Some(manifest);
         }
         // What cannot run does not wait for anything either.
@@ -145,6 +155,21 @@ impl<'a> Planner<'a> {
             verdict = Verdict::Stale(sentences.collect());
         }
         self.verdicts[id] = Some(verdict);
+    }
+
+    /// Where no folder of data is named, as most commands need none, what the last result was made of is taken to be
+    /// as it was then.
+    fn with_data_of_last(&mut self, id: Id, manifest: &Manifest) -> Option<(Manifest, Verdict)> {
+        if self.facts.data.is_some() || !matches!(self.graph.stages[id].kind, Kind::Library(_)) {
+            return None;
+        }
+        let (last, _) = self.last(id)?;
+        let mut known = manifest.clone();
+        known.add(DATA, last.get(DATA)?);
+        match self.verdict_on(id, &known) {
+            Verdict::Fresh(fp) => Some((known, Verdict::Fresh(fp))),
+            _ => None,
+        }
     }
 
     /// Everything the result depends on, as far as it is declared.
@@ -174,6 +199,16 @@ impl<'a> Planner<'a> {
                 self.codes[id] = code;
                 if def.measures_machine {
                     manifest.add("machine", &self.facts.device.name);
+                }
+                let data = self.facts.data.as_deref();
+                let files = data
+                    .map(|folder| (def.data)(&stage.params, folder))
+                    .unwrap_or_default();
+                if !files.is_empty() {
+                    match self.store.digest_of_all(&files) {
+                        Ok(digest) => manifest.add(DATA, digest),
+                        Err(e) => manifest.add(DATA, format!("{UNREADABLE}{e}")),
+                    }
                 }
             }
             Kind::Command(command) => {
@@ -287,12 +322,17 @@ impl<'a> Planner<'a> {
             || self.codes[id].get(name).is_some_and(|was| *was == digest)
     }
 
-    /// True if a command's files are not what they were when it was judged.
+    /// True if the files that a stage reads are not what they were when it was judged.
     pub fn outdated(&mut self, id: Id) -> bool {
-        let Kind::Command(_) = self.graph.stages[id].kind else {
-            return false;
-        };
         let judged = self.manifests[id].clone();
+        let library = matches!(self.graph.stages[id].kind, Kind::Library(_));
+        if library
+            && judged
+                .as_ref()
+                .is_none_or(|judged| judged.get(DATA).is_none())
+        {
+            return false;
+        }
         let now = self.describe(id);
         judged.is_some_and(|judged| judged != now)
     }

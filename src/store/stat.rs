@@ -91,6 +91,24 @@ impl Stamp {
         (self.0, self.1)
     }
 
+    /// One for many, which is another as soon as one of them is.
+    pub fn of_all(stamps: &[Self]) -> Self {
+        let mut hasher = blake3::Hasher::new();
+        for Self(a, b, c, d, e) in stamps {
+            [*a, *b, *c, *d as u64, *e as u64].iter().for_each(|n| {
+                hasher.update(&n.to_le_bytes());
+            });
+        }
+        let mut words = [[0; 8]; 4];
+        let digest = hasher.finalize();
+        words
+            .iter_mut()
+            .zip(digest.as_bytes().chunks_exact(8))
+            .for_each(|(to, from)| to.copy_from_slice(from));
+        let [a, b, c, d] = words.map(u64::from_le_bytes);
+        Self(a, b, c, d as i64, stamps.len() as i64)
+    }
+
     pub fn size(&self) -> u64 {
         self.2
     }

@@ -20,6 +20,8 @@ const ARCHIVE: Remote = Remote {
 };
 
 const FOLDER: &str = "cifar-10-batches-bin";
+/// As torchvision unpacks it.
+const PYTHON: &str = "cifar-10-batches-py";
 const TRAIN: [&str; 5] = [
     "data_batch_1.bin",
     "data_batch_2.bin",
@@ -56,20 +58,28 @@ pub fn found(folder: &Path) -> Option<PathBuf> {
 
 /// The folder of the six files: given, or unpacked from a given or downloaded archive.
 fn folder(job: &mut Job) -> Result<PathBuf> {
-    if let Some(folder) = fetch::local(job, &[FOLDER]) {
-        return Ok(folder);
-    }
-    if let Some(file) = fetch::local(job, &[TEST]) {
-        return Ok(file
-            .parent()
-            .context("BUG: a file without a folder")?
-            .to_path_buf());
+    let given = fetch::local(job, &[FOLDER, TEST, ARCHIVE.name])?;
+    if let Some(given) = &given {
+        if given.ends_with(FOLDER) {
+            return Ok(given.clone());
+        }
+        if given.ends_with(TEST) {
+            let folder = given.parent().context("BUG: a file without a folder")?;
+            return Ok(folder.to_path_buf());
+        }
+    } else if let Some(python) = job.spec().data.as_ref().map(|data| data.join(PYTHON))
+        && python.exists()
+    {
+        job.note(format!(
+            "{} is the Python version; the binary one is read",
+            python.display()
+        ));
     }
     let unpacked = job.spec().downloads.join(FOLDER);
     if unpacked.exists() {
         return Ok(unpacked);
     }
-    let archive = match fetch::local(job, &[ARCHIVE.name]) {
+    let archive = match given {
         Some(given) => {
             ARCHIVE.check(&given)?;
             given

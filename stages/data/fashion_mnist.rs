@@ -107,7 +107,7 @@ impl Idx {
     fn read(&self, job: &mut Job) -> Result<Vec<u8>> {
         let places = self.places();
         let places: Vec<&str> = places.iter().map(String::as_str).collect();
-        let path = match fetch::local(job, &places) {
+        let path = match fetch::local(job, &places)? {
             Some(path) => path,
             None => fetch::download(&self.packed, job)?,
         };

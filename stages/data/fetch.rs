@@ -5,11 +5,12 @@ use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use contract::{Interrupted, Job};
 use sha2::{Digest, Sha256};
 
 use super::download::{Patience, fetch};
+use super::guess;
 
 /// A file that its publisher never changes.
 pub struct Remote {
@@ -23,13 +24,29 @@ pub struct Remote {
     pub bytes: u64,
 }
 
-/// The first of `places` that exists below the folder of `--data`.
-pub fn local(job: &Job, places: &[&str]) -> Option<PathBuf> {
-    let data = job.spec().data.as_ref()?;
-    places
+/// The first of `places` that exists below the folder of `--data`. A folder that is not there is an error, and one that
+/// holds none of them is said: a download may come next.
+pub fn local(job: &mut Job, places: &[&str]) -> Result<Option<PathBuf>> {
+    let Some(data) = job.spec().data.clone() else {
+        return Ok(None);
+    };
+    ensure!(
+        data.is_dir(),
+        "--data {}: there is no such folder; hint: is it spelled right, and mounted?",
+        data.display()
+    );
+    let found = places
         .iter()
         .map(|place| data.join(place))
-        .find(|path| path.exists())
+        .find(|path| path.exists());
+    if found.is_none() {
+        job.note(format!(
+            "--data {} holds no {}",
+            data.display(),
+            places.join(", no ")
+        ));
+    }
+    Ok(found)
 }
 
 /// The file, verified: an earlier download, or a new one.
@@ -78,11 +95,22 @@ impl Remote {
             .with_context(|| name.to_string())?
             .len();
         let again = "hint: delete it and run again";
-        ensure!(
-            length == self.bytes,
-            "{name} has {length} bytes, the official file has {}; {again}",
-            self.bytes
-        );
+        if length != self.bytes {
+            let mut start = vec![];
+            File::open(path)
+                .with_context(|| format!("cannot open {name}"))?
+                .take(512)
+                .read_to_end(&mut start)?;
+            let other = guess::other(&start)
+                .and_then(|other| Some(other.split_once("; hint")?.0.to_string()));
+            // Official files are archives themselves.
+            let other = other.filter(|other| !other.ends_with("archive"));
+            bail!(
+                "{name} has {length} bytes, the official file has {}{}; {again}",
+                self.bytes,
+                other.map(|other| format!(": {other}")).unwrap_or_default()
+            );
+        }
         let found = sha256(path)?;
         ensure!(
             found == self.sha256,

@@ -9,6 +9,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::images::Images;
+use super::picture_list::{PictureList, is_jpeg};
 use super::source::Splits;
 use super::{fetch, pictures};
 use crate::nn::noise::Noise;
@@ -16,7 +17,8 @@ use crate::nn::noise::Noise;
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Params {
-    /// Below the folder of `--data`; PNG and JPEG files, also in subfolders.
+    /// Below the folder of `--data`; PNG, JPEG, WebP, BMP, PNM and GIF files (its first frame), also in subfolders, each
+    /// once: hidden files and second names by links do not count.
     folder: String,
     /// BLAKE3 of names and contents; the error for a wrong one says the right one.
     digest: String,
@@ -27,6 +29,9 @@ pub struct Params {
     /// Pictures for the test split, chosen at random.
     test: usize,
     seed: u64,
+    /// Endings of pictures that do not count, such as `tiff`; any format that is not read is an error otherwise.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    leave_out: Vec<String>,
 }
 
 pub fn load(params: &Params, job: &mut Job) -> Result<Splits> {
@@ -41,13 +46,20 @@ pub fn load(params: &Params, job: &mut Job) -> Result<Splits> {
         channels == 1 || channels == 3,
         "params.source.channels is {channels}, not 1 or 3"
     );
-    let folder = fetch::local(job, &[&params.folder]).with_context(|| {
+    let folder = fetch::local(job, &[&params.folder])?.with_context(|| {
         format!(
             "there is no folder {} in the folder of --data",
             params.folder
         )
     })?;
-    let files = pictures::list(&folder)?;
+    let list = PictureList::of(&folder, &params.leave_out)?;
+    if let Some(remark) = list.remark(&folder) {
+        job.note(remark);
+    }
+    let files = list.files;
+    if files.iter().any(|file| is_jpeg(file)) {
+        job.note(pictures::JPEG_SHIFT);
+    }
     ensure!(
         test > 0 && test < files.len(),
         "{} holds {} pictures, params.source.test = {test}",
@@ -142,6 +154,7 @@ mod tests {
             channels: 1,
             test: 1,
             seed: 0,
+            leave_out: vec![],
         };
         let error = load(&params, &mut bench.job(None).0)
             .err()
@@ -165,7 +178,7 @@ mod tests {
 
         std::fs::write(folder.join("deep/1.png"), "damaged")?;
         assert!(load(&params, &mut bench.job(None).0).is_err());
-        params.digest = digest(&folder, &pictures::list(&folder)?)?;
+        params.digest = digest(&folder, &PictureList::of(&folder, &[])?.files)?;
         let error = load(&params, &mut bench.job(None).0)
             .err()
             .unwrap()

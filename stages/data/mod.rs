@@ -3,9 +3,11 @@
 pub mod drawn;
 pub mod gaussian;
 pub mod grid;
+pub mod guess;
 pub mod images;
 pub mod latents;
 pub mod npy;
+pub mod pickle;
 pub mod protocol;
 pub mod tensors;
 pub mod vectors;
@@ -18,5 +20,6 @@ pub mod fashion_mnist;
 pub mod fetch;
 mod image_folder;
 pub mod jpeg;
+pub mod picture_list;
 pub mod pictures;
 pub mod source;

@@ -1,5 +1,7 @@
 //! Where a data set comes from, as pipeline.toml has it.
 
+use std::path::{Path, PathBuf};
+
 use anyhow::Result;
 use contract::Job;
 use schemars::JsonSchema;
@@ -47,6 +49,14 @@ impl Source {
             Self::Cifar10 {} => "cifar10",
             Self::Celeba(_) => "celeba",
             Self::ImageFolder(_) => "image-folder",
+        }
+    }
+
+    /// What it would read of a folder and nothing else vouches for; see [`Stage::data`](contract::Stage::data).
+    pub fn data(&self, folder: &Path) -> Vec<PathBuf> {
+        match self {
+            Self::Celeba(params) => celeba::data(params, folder),
+            _ => vec![],
         }
     }
 

@@ -47,8 +47,12 @@ impl TensorFile {
         // SAFETY: what is mapped is a committed artifact, and those are replaced, never edited.
         let map = unsafe { Mmap::map(&file) }
             .with_context(|| format!("cannot map {}", path.display()))?;
-        let (header_len, header) = SafeTensors::read_metadata(&map)
-            .with_context(|| format!("{} is not a whole safetensors file", path.display()))?;
+        let (header_len, header) = SafeTensors::read_metadata(&map).with_context(|| {
+            format!(
+                "{} is not a whole safetensors file; hint: copy it again",
+                path.display()
+            )
+        })?;
         Ok(Self {
             path: path.to_path_buf(),
             map,

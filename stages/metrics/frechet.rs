@@ -24,6 +24,10 @@ pub fn frechet(m1: &[f64], c1: &[f64], m2: &[f64], c2: &[f64]) -> Result<f64> {
         "a moment is not a finite number"
     );
 
+    // Rounding would leave something of a set's distance to itself.
+    if m1 == m2 && c1 == c2 {
+        return Ok(0.0);
+    }
     let c1 = MatRef::from_row_major_slice(c1, d, d);
     let c2 = MatRef::from_row_major_slice(c2, d, d);
     let (values, vectors) = eigen(c1, true)?;
@@ -34,7 +38,35 @@ pub fn frechet(m1: &[f64], c1: &[f64], m2: &[f64], c2: &[f64]) -> Result<f64> {
     let cross: f64 = products.iter().map(|v| v.max(0.0).sqrt()).sum();
     let means: f64 = m1.iter().zip(m2).map(|(a, b)| (a - b) * (a - b)).sum();
     let traces: f64 = (0..d).map(|i| c1[(i, i)] + c2[(i, i)]).sum();
-    Ok(means + traces - 2.0 * cross)
+    // And of two that are nearly one, it may leave less than nothing.
+    Ok((means + traces - 2.0 * cross).max(0.0))
+}
+
+/// That numbers, row by row, are a covariance: symmetric and without negative variances, in any direction. What rounding
+/// does to one is let pass, up to `slack` of its size.
+pub fn covariance(c: &[f64], d: usize, slack: f64) -> Result<()> {
+    let largest = c.iter().fold(0.0, |most: f64, v| most.max(v.abs()));
+    for i in 0..d {
+        for j in 0..i {
+            let (a, b) = (c[i * d + j], c[j * d + i]);
+            let scale = (c[i * d + i] * c[j * d + j]).abs().sqrt();
+            ensure!(
+                (a - b).abs() <= slack * scale + 1e-7 * largest,
+                "sigma is no covariance: it is not symmetric, {a} in row {i} and column {j} and {b} in row {j} and \
+                 column {i}; hint: numpy.cov(features, rowvar=False)"
+            );
+        }
+    }
+    let (values, _) = eigen(MatRef::from_row_major_slice(c, d, d), false)?;
+    let (least, most) = values.iter().fold((0f64, 0f64), |(least, most), &v| {
+        (least.min(v), most.max(v))
+    });
+    ensure!(
+        least >= -slack * most,
+        "sigma is no covariance: its eigenvalues go from {least:.3e} to {most:.3e}, and none is negative; hint: \
+         numpy.cov(features, rowvar=False)"
+    );
+    Ok(())
 }
 
 fn product(a: MatRef<f64>, b: MatRef<f64>) -> Mat<f64> {
@@ -152,7 +184,48 @@ mod tests {
         let distance = frechet(&a.0, &a.1, &b.0, &b.1)?;
         assert!(distance.is_finite() && distance > 0.0, "{distance}");
         let itself = frechet(&a.0, &a.1, &a.0, &a.1)?;
-        assert!(itself.abs() < 1e-3, "{itself}");
+        assert_eq!(itself, 0.0);
+        // Of the same images in another order the moments differ in their last digits.
+        let near: Vec<f64> = a.1.iter().map(|v| v * (1.0 + 1e-15)).collect();
+        let near = frechet(&a.0, &a.1, &a.0, &near)?;
+        assert!((0.0..1e-3).contains(&near), "{near}");
+        Ok(())
+    }
+
+    #[test]
+    fn what_is_no_covariance_is_told_from_what_rounding_made() -> Result<()> {
+        let d = 12;
+        let good = flat(&cov(d, 1));
+        let check = |c: &[f64]| covariance(c, d, 1e-4);
+        check(&good)?;
+        // Few images: most eigenvalues are zero, and some are less by rounding.
+        let few = Noise::new(5, "few").at(0).normals(3 * d);
+        let a = Mat::from_fn(d, 3, |i, j| f64::from(few[i * 3 + j]));
+        check(&flat(&(&a * a.transpose())))?;
+        let rounded: Vec<f64> = good.iter().map(|&v| f64::from(v as f32)).collect();
+        check(&rounded)?;
+        let negative: Vec<f64> = good.iter().map(|v| -v).collect();
+        assert!(
+            check(&negative)
+                .unwrap_err()
+                .to_string()
+                .contains("none is negative; hint")
+        );
+        let mut one = good.clone();
+        one[13 * 4] = -0.5;
+        assert!(check(&one).is_err());
+        let mut lower = good.clone();
+        (0..d).for_each(|i| (i + 1..d).for_each(|j| lower[i * d + j] = 0.0));
+        assert!(
+            check(&lower)
+                .unwrap_err()
+                .to_string()
+                .contains("it is not symmetric")
+        );
+        // A root of it is symmetric too, and nobody can tell; its negative is not.
+        let mut indefinite = good;
+        (0..d).for_each(|i| indefinite[i * d + i] -= 40.0);
+        assert!(check(&indefinite).is_err());
         Ok(())
     }
 

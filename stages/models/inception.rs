@@ -290,4 +290,4 @@ impl Block {
 }
 
 #[cfg(test)]
-mod tests;
+pub mod tests;

@@ -8,15 +8,14 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use anyhow::{Context, Result, bail, ensure};
-use candle_core::Tensor;
 use contract::metrics::Metric;
 use contract::{CheckpointEvery, Job, JobSpec};
 use serde_json::Value;
 
 use super::measure::{Side, Way, measure};
-use super::sets::{Set, UNKNOWN, open};
+use super::sets::{self, Set, UNKNOWN, open};
 use crate::data::fetch::sha256;
-use crate::data::gaussian::Gaussian;
+use crate::data::protocol::Protocol;
 use crate::data::tensors::TensorFile;
 use crate::data::vectors::Vectors;
 use crate::fid::distance;
@@ -47,6 +46,8 @@ pub struct Request {
     pub save: Option<PathBuf>,
     /// Images in each of the kernel distance's subsets, where that is wanted too.
     pub kid: Option<usize>,
+    /// Formats of pictures that are not to count, by ending.
+    pub leave_out: Vec<String>,
     /// Neighbours that balls reach to, where precision and recall are wanted too.
     pub neighbours: Option<usize>,
 }
@@ -67,7 +68,11 @@ pub fn fid(
     let mut network = None;
     let mut sides = vec![];
     for path in [&request.real, &request.fake] {
-        sides.push(match open(path)? {
+        let opened = open(path, &request.leave_out)?;
+        if let Some(remark) = opened.remark {
+            job.note(remark);
+        }
+        sides.push(match opened.set {
             Set::Statistics(gaussian) => Side {
                 gaussian,
                 vectors: None,
@@ -90,21 +95,62 @@ pub fn fid(
         bail!("BUG: two sides")
     };
     let others = others(request, real, fake)?;
-    let (real, fake) = (&mut real.gaussian, &mut fake.gaussian);
-    // Statistics of other tools say nothing of how they were made: the other side's word holds.
-    if real.protocol.digest == UNKNOWN {
-        real.protocol = fake.protocol.clone();
-    } else if fake.protocol.digest == UNKNOWN {
-        fake.protocol = real.protocol.clone();
-    }
     if let Some(path) = &request.save {
-        save_npz(path, real)?;
+        sets::save(path, &real.gaussian)?;
     }
-    let mut answer = serde_json::to_value(distance(real, fake)?)?;
+    let unknown = trust(request, real, fake, &mut job);
+    let mut metric = distance(&real.gaussian, &fake.gaussian)?;
+    if let Some(side) = unknown {
+        metric
+            .protocol
+            .insert(format!("{side}_protocol"), "unknown".into());
+    }
+    let mut answer = serde_json::to_value(metric)?;
     if !others.is_empty() {
         answer["others"] = serde_json::to_value(others)?;
     }
     Ok(answer)
+}
+
+/// Statistics of other tools say nothing of how they were made. They are compared, but the distance is called after
+/// nothing that it may not be. The side that is unknown, if only one is.
+fn trust(
+    request: &Request,
+    real: &mut Side,
+    fake: &mut Side,
+    job: &mut Job,
+) -> Option<&'static str> {
+    let sides = [(&request.real, &*real), (&request.fake, &*fake)];
+    for (path, _) in sides.iter().filter(|(_, side)| side.is_unknown()) {
+        job.note(format!(
+            "{}: statistics that do not say which network, resizing and images they are of; hint: \
+             `repro fid --save` writes ones that do",
+            path.display()
+        ));
+    }
+    let (side, known) = match (real.is_unknown(), fake.is_unknown()) {
+        (true, false) => ("reference", &fake.gaussian.protocol),
+        (false, true) => ("fake", &real.gaussian.protocol),
+        _ => return None,
+    };
+    let whose = if side == "reference" {
+        &request.real
+    } else {
+        &request.fake
+    };
+    let protocol = Protocol {
+        label: format!("Fréchet distance (protocol of {} unknown)", whose.display()),
+        ..known.clone()
+    };
+    real.gaussian.protocol = protocol.clone();
+    fake.gaussian.protocol = protocol;
+    Some(side)
+}
+
+impl Side {
+    fn is_unknown(&self) -> bool {
+        self.gaussian.protocol.digest == UNKNOWN
+    }
 }
 
 /// The numbers that need every vector.
@@ -166,40 +212,30 @@ fn extractor(request: &Request, job: &mut Job) -> Result<Extractor> {
         Some(path) => path.clone(),
         None => inception_weights::official(job)?,
     };
-    let ours = || TensorFile::open(&path).and_then(|f| f.about::<Value>());
-    if path.extension().is_some_and(|e| e == "safetensors") && ours().is_ok() {
+    // Only our own safetensors files say what they are.
+    if TensorFile::open(&path)
+        .and_then(|f| f.about::<Value>())
+        .is_ok()
+    {
         return Extractor::load(&path, &device);
     }
-    let state = inception_weights::read(&path)?;
-    Extractor::inception(&state, sha256(&path)?, &device)
-        .with_context(|| path.display().to_string())
-}
-
-fn save_npz(path: &Path, gaussian: &Gaussian) -> Result<()> {
-    let d = gaussian.mean.len();
-    let cpu = &candle_core::Device::Cpu;
-    let mu = Tensor::from_slice(&gaussian.mean, d, cpu)?;
-    let sigma = Tensor::from_slice(&gaussian.cov, (d, d), cpu)?;
-    let part = path.with_extension("npz.part");
-    let written = Tensor::write_npz(&[("mu", &mu), ("sigma", &sigma)], &part)
-        .map_err(anyhow::Error::from)
-        .and_then(|()| Ok(std::fs::rename(&part, path)?));
-    if written.is_err() {
-        // It may not even be there.
-        let _ = std::fs::remove_file(&part);
+    let weights = inception_weights::read(&path)?;
+    if let Some(note) = weights.note(&path) {
+        job.note(note);
     }
-    written.with_context(|| format!("cannot write {}", path.display()))
+    Extractor::inception(&weights.state, sha256(&path)?, &device)
+        .with_context(|| weights.about(&path))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::data::embedded::{self, Look};
+    use crate::data::npy::{self, Array, Arrays, Entry, Values};
     use crate::models::classifier::{self, Classifier};
     use crate::models::extractor::Config;
     use crate::nn::weights::Weights;
-    use candle_core::DType;
-    use candle_core::Device;
+    use candle_core::{DType, Device, Tensor};
 
     fn request(dir: &Path, real: &str, fake: &str) -> Request {
         Request {
@@ -214,6 +250,7 @@ mod tests {
             save: None,
             kid: None,
             neighbours: None,
+            leave_out: vec![],
         }
     }
 
@@ -258,7 +295,7 @@ mod tests {
             save: Some(dir.join("a.npz")),
             ..request(dir, "a", "a.npy")
         };
-        assert!(run(&saving)?["value"].as_f64().unwrap().abs() < 1e-3);
+        assert_eq!(run(&saving)?["value"], 0.0);
         let more = Request {
             kid: Some(20),
             neighbours: Some(3),
@@ -283,6 +320,49 @@ mod tests {
         let from_statistics = value("a.npz", "b.safetensors")?;
         assert_eq!(from_statistics["value"], expected["value"]);
         assert_eq!(from_statistics["label"], expected["label"]);
+        assert_eq!(from_statistics["protocol"]["n_reference"], 60);
+
+        // They say how they were made, and others that do not are told apart.
+        let clean = Request {
+            resize: "clean".into(),
+            ..request(dir, "a.npz", "b.safetensors")
+        };
+        let error = run(&clean).unwrap_err().to_string();
+        assert!(
+            error.contains("resize is \"tf-legacy\" and \"clean\""),
+            "{error}"
+        );
+        let mut saved = Arrays::open(&dir.join("a.npz"))?;
+        let [mu, sigma] = ["mu", "sigma"].map(|name| match saved.get(name) {
+            Ok(Array {
+                values: Values::Floats(values),
+                ..
+            }) => values,
+            _ => vec![],
+        });
+        let (mu, sigma) = (Entry::Floats(&mu, &[6]), Entry::Floats(&sigma, &[6, 6]));
+        npy::save_all(&dir.join("other.npz"), &[("mu", mu), ("sigma", sigma)])?;
+        for (real, fake, side) in [
+            ("other.npz", "b.safetensors", "reference_protocol"),
+            ("b.safetensors", "other.npz", "fake_protocol"),
+        ] {
+            let compared = value(real, fake)?;
+            let near = compared["value"].as_f64().unwrap() - expected["value"].as_f64().unwrap();
+            assert!(near.abs() < 1e-9, "{compared}");
+            let label = compared["label"].as_str().unwrap();
+            assert!(
+                label.starts_with("Fréchet distance (protocol of "),
+                "{label}"
+            );
+            assert!(label.ends_with("other.npz unknown)"), "{label}");
+            assert_eq!(compared["protocol"][side], "unknown");
+        }
+        let both = value("other.npz", "other.npz")?;
+        assert_eq!(
+            both["label"],
+            "Fréchet distance (statistics without a protocol)"
+        );
+        assert_eq!(both["value"], 0.0);
         Ok(())
     }
 
@@ -295,12 +375,8 @@ mod tests {
         let floats = Tensor::zeros((2, 4, 4, 3), DType::F32, &Device::Cpu)?;
         floats.write_npy(dir.path().join("f.npy"))?;
         let error = |name| format!("{:#}", run(&request(dir.path(), name, name)).unwrap_err());
-        assert!(error("empty").contains("empty holds no PNG or JPEG pictures; hint"));
-        assert!(
-            error("a.txt").contains(
-                "a.txt cannot be compared; hint: a folder, .npy, .npz or .safetensors can"
-            )
-        );
+        assert!(error("empty").contains("empty holds no pictures; hint"));
+        assert!(error("a.txt").contains("a.txt cannot be compared: it is empty; hint: copy"));
         assert!(
             error("a.npz").contains("a.npz could not be read"),
             "{}",

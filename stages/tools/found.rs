@@ -15,6 +15,8 @@ pub struct Official {
     pub what: &'static str,
     /// A file or folder of it, if it is here. Its content is verified when a stage reads it.
     pub path: Option<PathBuf>,
+    /// Other ways to get it than the download.
+    pub ways: Option<String>,
 }
 
 type Find = fn(&Path) -> Option<PathBuf>;
@@ -24,6 +26,7 @@ fn look(folders: &[&Path], known: &[(&'static str, &'static str, Find)]) -> Vec<
         name,
         what,
         path: folders.iter().find_map(|folder| find(folder)),
+        ways: None,
     });
     all.collect()
 }
@@ -45,7 +48,20 @@ pub fn weights(folders: &[&Path]) -> Vec<Official> {
         "the network of the FID",
         inception_weights::found,
     )];
-    look(folders, &known)
+    let cache = inception_weights::torch_cache();
+    let folders: Vec<&Path> = folders.iter().copied().chain(cache.as_deref()).collect();
+    let mut all = look(&folders, &known);
+    for official in &mut all {
+        let cache = cache
+            .as_ref()
+            .map(|cache| format!(" or in {}", cache.display()));
+        official.ways = Some(format!(
+            "{} in the folder of --data{} is taken too",
+            inception_weights::NAMES.join(" or "),
+            cache.unwrap_or_default()
+        ));
+    }
+    all
 }
 
 #[cfg(test)]

@@ -5,5 +5,6 @@ pub mod fid;
 pub mod found;
 mod measure;
 pub mod operations;
+pub mod parse;
 mod sets;
 pub mod versions;

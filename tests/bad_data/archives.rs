@@ -21,6 +21,14 @@ fn a_truncated_archive() {
         put(&space, &format!("data/{name}"), b"half of an archive");
         let file = format!("data/{name} has 18 bytes, the official file has 1");
         fails(&space, &file, "hint: delete it and run again");
+        let page = b"<!doctype html><title>Quota exceeded</title>";
+        put(&space, &format!("data/{name}"), page);
+        let file = format!("data/{name} has 44 bytes, the official file has 1");
+        fails(
+            &space,
+            &file,
+            ": it is a web page; hint: delete it and run again",
+        );
     }
 }
 

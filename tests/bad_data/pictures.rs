@@ -69,3 +69,51 @@ fn pictures_that_pipeline_toml_does_not_mean() {
     );
     space.repro("run --device cpu --data data").ends(0);
 }
+
+/// A pipeline of the faces, and what it says of the folder `name` of data.
+#[test]
+fn other_pictures_make_a_data_set_stale_and_the_same_in_another_folder_do_not() {
+    let space = dataset(FACES);
+    let faces = |folder: &str, side: u32| {
+        for n in 1..=3 {
+            put(
+                &space,
+                &format!("{folder}/img_align_celeba/{n:06}.jpg"),
+                &png(side, side),
+            );
+        }
+    };
+    (faces("one", 16), faces("same", 16), faces("other", 18));
+    let run = |folder: &str| {
+        space
+            .repro(&format!("run --device cpu --data {folder}"))
+            .ends(0)
+    };
+    let ran = "1 stage ran";
+    run("one").complains(ran);
+    run("one").complains("nothing to do");
+    run("same").complains("nothing to do");
+    // Without a folder what was last read is taken to be as it was.
+    space
+        .repro("run --device cpu")
+        .ends(0)
+        .complains("nothing to do");
+    space.repro("--device cpu status").ends(0).says("fresh");
+    run("other").complains(ran);
+    space
+        .repro("run --device cpu")
+        .ends(0)
+        .complains("nothing to do");
+    run("one").complains("nothing to do");
+    // Replaced in place, one of them, at the same size.
+    let mut face = png(16, 16);
+    face.extend(b"more");
+    put(&space, "one/img_align_celeba/000003.jpg", &face);
+    run("one").complains(ran);
+}
+
+#[test]
+fn a_folder_of_data_that_is_not_there_or_holds_nothing_wanted_is_said_first() {
+    let space = dataset("{ kind = \"cifar10\" }");
+    fails(&space, "data: there is no such folder", "--data ");
+}

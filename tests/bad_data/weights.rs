@@ -63,6 +63,66 @@ fn a_pickle_that_wants_more_than_tensors() {
     refused("strange.pth", &zip(&[("archive/data.pkl", strange)]), why);
 }
 
+/// Floats, and numbers that no feature needs, by name.
+fn tensors(all: &[(&str, &str, usize)]) -> Vec<u8> {
+    let (mut at, mut about) = (0, vec![]);
+    for (name, dtype, bytes) in all {
+        let count = if *dtype == "F32" { bytes / 4 } else { *bytes };
+        let offsets = [at, at + bytes];
+        about.push(format!(
+            "{name:?}:{{\"dtype\":{dtype:?},\"shape\":[{count}],\"data_offsets\":{offsets:?}}}"
+        ));
+        at += bytes;
+    }
+    let header = format!("{{{}}}", about.join(","));
+    let length = (header.len() as u64).to_le_bytes();
+    [&length[..], header.as_bytes(), &vec![0; at]].concat()
+}
+
+#[test]
+fn names_of_a_wrapped_network_and_numbers_beside_it() {
+    let missing = "there is no tensor Conv2d_1a_3x3.conv.weight";
+    for wrapper in ["module.", "_orig_mod.", "module._orig_mod."] {
+        let name = format!("{wrapper}Conv2d_2a_3x3.conv.weight");
+        let file = tensors(&[(&name, "F32", 16), ("mask", "BOOL", 3), ("steps", "U8", 1)]);
+        let why = format!("(read without the `{wrapper}` of its names): {missing}");
+        refused("wrapped.safetensors", &file, &why);
+    }
+    refused(
+        "checkpoint.pth",
+        &golden("checkpoint.pth"),
+        &format!("(its `model`): {missing}"),
+    );
+    // The old layout, whatever the name.
+    for name in ["old.pth", "old.ckpt", "OLD.PTH"] {
+        refused(name, &golden("old.pth"), missing);
+    }
+}
+
+#[test]
+fn what_stands_in_the_place_of_weights() {
+    let mut tar = vec![0; 1024];
+    tar[..5].copy_from_slice(b"a.pth");
+    tar[257..262].copy_from_slice(b"ustar");
+    for (bytes, why) in [
+        (
+            &b"<!DOCTYPE html>\n<html>Quota exceeded"[..],
+            "is a web page and not",
+        ),
+        (
+            b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 95628359\n",
+            "is a Git LFS pointer and not",
+        ),
+        (&tar, "is a tar archive and not"),
+        (b"\x1f\x8b\x08\0", "is a gzip archive and not"),
+        (b"404: Not Found", "is a text and not"),
+        (b"", "is empty and not"),
+    ] {
+        refused("a.pth", bytes, why);
+        refused("a.safetensors", bytes, why);
+    }
+}
+
 #[test]
 fn weights_of_another_network_or_without_numbers() {
     let why = "there is no tensor Conv2d_1a_3x3.conv.weight";

@@ -106,6 +106,19 @@ pub fn files(bytes: &[u8], scratch: &Path) {
     restored(bytes, scratch);
 }
 
+/// Weights and sets of images that somebody else has written: what their readers refuse, and what they read.
+pub fn inputs(bytes: &[u8], scratch: &Path) {
+    for name in ["weights.pth", "set.npz", "set.npy"] {
+        let path = scratch.join(name);
+        if fs::write(&path, bytes).is_ok() {
+            let _ = match name.starts_with("weights") {
+                true => stages::tools::parse::weights(&path),
+                false => stages::tools::parse::set(&path),
+            };
+        }
+    }
+}
+
 /// A store with this index, which vouches for all that it says: looked at, and restored.
 fn restored(index: &[u8], scratch: &Path) {
     let (root, canary) = (scratch.join("store"), scratch.join("canary"));

@@ -11,7 +11,7 @@ bilinear (by default not at all).
 `round-trip`: DATA holds CIFAR-10. Its test images are written as JPEG files of QUALITY (by default 75,
 Pillow's own) and read back, by `jpeg_quality` of kind `dataset` and by Pillow.
 
-Both print the largest difference between pixels, and how many differ.
+Both print the largest difference between pixels, how many differ, and the mean of each colour's: a shift.
 """
 import io
 import json
@@ -52,11 +52,13 @@ def tensor(path, name):
 
 
 def compare(what, ours, theirs):
-    gap = numpy.abs(ours.astype(int) - numpy.stack(theirs).astype(int))
+    signed = ours.astype(int) - numpy.stack(theirs).astype(int)
+    gap = numpy.abs(signed)
     print(
         f"{what}: largest difference {gap.max()}, mean {gap.mean():.2g}, "
         f"differing {100 * (gap > 0).mean():.3g} %, by more than 1 {100 * (gap > 1).mean():.3g} %"
     )
+    print("    signed means of red, green, blue:", *(f"{v:+.3f}" for v in signed.mean((0, 1, 2))))
 
 
 def decode(repro, folder, files, side=None, size=None):

@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
+use std::time::SystemTime;
 
 use anyhow::{Context, Result, bail, ensure};
 use contract::Job;
@@ -47,7 +48,13 @@ const FILES: usize = 202_599;
 /// file, so two numbers are all of it; a list that lies beside the images is compared.
 const VALID_FROM: usize = 162_771;
 const TEST_FROM: usize = 182_638;
-const LIST: &str = "list_eval_partition.txt";
+/// Official, and Kaggle's, with commas and a line of names.
+const LISTS: [&str; 4] = [
+    "list_eval_partition.txt",
+    "list_eval_partition.csv",
+    "Eval/list_eval_partition.txt",
+    "Eval/list_eval_partition.csv",
+];
 
 pub fn load(params: &Params, job: &mut Job) -> Result<Splits> {
     let count = params.files;
@@ -66,6 +73,7 @@ pub fn load(params: &Params, job: &mut Job) -> Result<Splits> {
     );
     let store = open(job)?;
     store.check(count)?;
+    let before = store.stamps(count);
     // The crop means something only where all pictures are alike.
     let (bytes, first) = store.read(1)?;
     let size = pictures::decode(&bytes, &first)?.dimensions();
@@ -86,6 +94,11 @@ pub fn load(params: &Params, job: &mut Job) -> Result<Splits> {
             let square = [params.top, params.left, params.crop];
             pictures::crop(&picture, square, params.size, &name)
         })?;
+        ensure!(
+            store.stamps(count) == before,
+            "{} changed while it was read; hint: run again once nothing writes there",
+            first.parent().unwrap_or(&first).display()
+        );
         let size = params.size as usize;
         Images::new([size, size, 3], pixels, None)
     };
@@ -115,27 +128,69 @@ enum Store {
     Zip(PathBuf, Mutex<ZipArchive<File>>),
 }
 
-const FOLDERS: [&str; 2] = ["img_align_celeba", "celeba/img_align_celeba"];
-const ARCHIVES: [&str; 2] = [ARCHIVE.name, "celeba/img_align_celeba.zip"];
+/// Below a folder or the one above it: as the archive unpacks, as torchvision has it, Kaggle's copy, the official site's;
+/// last the folder itself.
+const FOLDERS: [&str; 7] = [
+    "img_align_celeba",
+    "celeba/img_align_celeba",
+    "img_align_celeba/img_align_celeba",
+    "celeba/img_align_celeba/img_align_celeba",
+    "Img/img_align_celeba",
+    "CelebA/Img/img_align_celeba",
+    "",
+];
+const ARCHIVES: [&str; 3] = [
+    ARCHIVE.name,
+    "celeba/img_align_celeba.zip",
+    "CelebA/Img/img_align_celeba.zip",
+];
 
 /// Where the pictures, or their archive, lie below a folder; unread.
 pub fn found(folder: &Path) -> Option<PathBuf> {
-    let mut places = FOLDERS
-        .iter()
-        .chain(&ARCHIVES)
-        .map(|place| folder.join(place));
-    places.find(|path| path.exists())
+    let pictures = pictures_below(folder);
+    let named = FOLDERS[..2].iter().map(|place| folder.join(place));
+    let archives = ARCHIVES.iter().map(|place| folder.join(place));
+    pictures.or_else(|| named.chain(archives).find(|path| path.exists()))
+}
+
+/// The folder with the first picture.
+fn pictures_below(folder: &Path) -> Option<PathBuf> {
+    let mut places = FOLDERS.iter().map(|place| folder.join(place));
+    places.find(|place| picture(place, 1).is_some())
+}
+
+/// The files that count by content: those of a folder, of which there is no digest to hold them against.
+pub fn data(params: &Params, folder: &Path) -> Vec<PathBuf> {
+    let Some(folder) = pictures_below(folder) else {
+        return vec![];
+    };
+    let numbers = 1..=params.files.min(FILES);
+    numbers
+        .filter_map(|number| picture(&folder, number))
+        .collect()
+}
+
+/// A picture by its number, whatever its format: that is told by the content.
+fn picture(folder: &Path, number: usize) -> Option<PathBuf> {
+    let endings = ["jpg", "JPG", "jpeg", "png"].iter();
+    let mut names = endings.map(|ending| folder.join(format!("{number:06}.{ending}")));
+    names.find(|path| path.exists())
 }
 
 fn open(job: &mut Job) -> Result<Store> {
-    if let Some(folder) = fetch::local(job, &FOLDERS) {
+    let below = job.spec().data.as_deref().and_then(pictures_below);
+    if let Some(folder) = below {
         job.note(format!(
-            "{}: the JPEG files themselves are not verified",
+            "{}: the files are not compared with the official ones; they count by their content",
             folder.display()
         ));
+        job.note(pictures::JPEG_SHIFT);
         return Ok(Store::Folder(folder));
     }
-    let zip = match fetch::local(job, &ARCHIVES) {
+    // A folder without the first picture is named in the error.
+    let places = [&FOLDERS[..2], &ARCHIVES].concat();
+    let zip = match fetch::local(job, &places)? {
+        Some(folder) if folder.is_dir() => return Ok(Store::Folder(folder)),
         Some(given) => {
             ARCHIVE.check(&given)?;
             given
@@ -154,20 +209,34 @@ impl Store {
         let Self::Folder(folder) = self else {
             return Ok(());
         };
-        let missing = (1..=count)
-            .map(name)
-            .find(|name| !folder.join(name).exists());
-        if let Some(name) = missing {
+        let missing = (1..=count).find(|number| picture(folder, *number).is_none());
+        if let Some(name) = missing.map(name) {
             bail!(
                 "{} lacks {name}, params.source.files = {count}; hint: lower files to what is \
                  there and set test_files",
                 folder.display()
             );
         }
-        let list = folder.with_file_name(LIST);
-        match std::fs::read_to_string(&list) {
-            Ok(text) => check_list(&text).with_context(|| list.display().to_string()),
-            Err(_) => Ok(()),
+        // Beside the folder, or where the official site and Kaggle have it.
+        let above = folder.ancestors().skip(1).take(2);
+        let places = above.flat_map(|above| LISTS.map(|list| above.join(list)));
+        for list in places {
+            if let Ok(text) = std::fs::read_to_string(&list) {
+                check_list(&text).with_context(|| list.display().to_string())?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Sizes and times of the files, by which a change of one while they are read would show.
+    fn stamps(&self, count: usize) -> Vec<Option<(u64, SystemTime)>> {
+        let stamp = |folder: &Path, number| {
+            let about = picture(folder, number)?.metadata().ok()?;
+            Some((about.len(), about.modified().ok()?))
+        };
+        match self {
+            Self::Folder(folder) => (1..=count).map(|number| stamp(folder, number)).collect(),
+            Self::Zip(..) => vec![],
         }
     }
 
@@ -175,7 +244,7 @@ impl Store {
         let name = name(number);
         match self {
             Self::Folder(folder) => {
-                let path = folder.join(name);
+                let path = picture(folder, number).unwrap_or_else(|| folder.join(name));
                 let bytes = std::fs::read(&path);
                 Ok((
                     bytes.with_context(|| format!("cannot read {}", path.display()))?,
@@ -201,16 +270,30 @@ fn name(number: usize) -> String {
     format!("{number:06}.jpg")
 }
 
-/// Lines `000001.jpg 0`, with 0, 1, 2 for train, validation, test.
+/// Lines `000001.jpg 0`, with 0, 1, 2 for train, validation, test. Blank ones, as at the end of many copies, say nothing.
 fn check_list(text: &str) -> Result<()> {
-    for (i, line) in text.lines().enumerate() {
-        let number = i + 1;
+    let fields = |line: &str| -> Vec<String> {
+        let fields = line
+            .split([' ', '\t', ',', '\r'])
+            .filter(|field| !field.is_empty());
+        fields.map(str::to_owned).collect()
+    };
+    let lines = text.trim_start_matches('\u{feff}').lines().enumerate();
+    let filled = lines.filter(|(i, line)| {
+        let names = *i == 0 && fields(line) == ["image_id", "partition"];
+        !line.trim().is_empty() && !names
+    });
+    for (number, (i, line)) in (1..).zip(filled) {
         let partition = usize::from(number >= VALID_FROM) + usize::from(number >= TEST_FROM);
-        let expected = format!("{} {partition}", name(number));
+        let expected = [name(number), partition.to_string()];
+        let found = fields(line);
+        // Other formats of the pictures have other endings.
+        let stem = |name: &str| name.split('.').next().map(str::to_owned);
         ensure!(
-            line.split_whitespace().eq(expected.split_whitespace()),
-            "line {number} is {line:?}, the official one is {expected:?}; hint: take the list away, \
-             or put the official one there"
+            found.len() == 2 && stem(&found[0]) == stem(&expected[0]) && found[1] == expected[1],
+            "line {} is {line:?}, the official one is {:?}; hint: take the list away, or put the official one there",
+            i + 1,
+            expected.join(" ")
         );
     }
     Ok(())

@@ -103,4 +103,43 @@ fn a_list_beside_the_images_must_be_the_official_one() {
         .to_string();
     let text = r#"line 2 is "000002.jpg 1", the official one is "000002.jpg 0"; hint:"#;
     assert!(error.starts_with(text), "{error}");
+    // Copies of other places: line ends of Windows, blank lines, Kaggle's commas, endings of other formats.
+    for list in [
+        "000001.jpg 0\r\n000002.jpg 0\r\n\r\n",
+        "\n000001.jpg 0\n\n000002.jpg\t0\n\n\n",
+        "image_id,partition\n000001.jpg,0\n000002.jpg,0\n",
+        "\u{feff}000001.png 0\n",
+        "",
+    ] {
+        check_list(list).unwrap();
+    }
+    let error = check_list("image_id,partition\n\n000001.jpg,2\n")
+        .unwrap_err()
+        .to_string();
+    assert!(error.starts_with("line 3 is \"000001.jpg,2\""), "{error}");
+}
+
+#[test]
+fn layouts_of_other_places_are_found_and_what_they_hold_counts() -> Result<()> {
+    for place in FOLDERS {
+        let dir = tempfile::tempdir()?;
+        let made = tempfile::tempdir()?;
+        folder(made.path(), 3)?;
+        let there = dir.path().join("data").join(place);
+        std::fs::create_dir_all(there.parent().unwrap())?;
+        std::fs::rename(made.path().join("img_align_celeba"), &there)?;
+        std::fs::rename(there.join("000002.jpg"), there.join("000002.JPG"))?;
+        let data = dir.path().join("data");
+        assert!(found(&data).is_some(), "{place}");
+        let files = super::data(&params(3, 1), &data);
+        assert_eq!(files.len(), 3, "{place}");
+        assert!(files.is_sorted());
+        let splits = load(&params(3, 1), &mut job(&data))?;
+        assert_eq!((splits.train.n, splits.test.n), (2, 1), "{place}");
+    }
+    // The archive vouches for itself.
+    let dir = tempfile::tempdir()?;
+    std::fs::write(dir.path().join(ARCHIVE.name), "")?;
+    assert!(super::data(&params(3, 1), dir.path()).is_empty());
+    Ok(())
 }

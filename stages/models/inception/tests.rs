@@ -67,7 +67,7 @@ fn shapes() -> Vec<(String, [usize; 4])> {
 
 /// A state whose weights follow from their names: small integers that any language can draw
 /// again from Philox (`tests/golden/inception.py`).
-fn state() -> Result<State> {
+pub fn state() -> Result<State> {
     let mut state = State::new();
     for (name, shape) in shapes() {
         let [out, input, kh, kw] = shape;
