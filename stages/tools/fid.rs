@@ -333,6 +333,16 @@ mod tests {
             "{error}"
         );
         let mut saved = Arrays::open(&dir.join("a.npz"))?;
+        let told = saved.text("protocol").unwrap_or_default();
+        let told: Value = serde_json::from_str(&told)?;
+        assert_eq!(
+            (&told["n"], &told["extractor"]),
+            (&60.into(), &"classifier".into())
+        );
+        assert_eq!(
+            (&told["resize"], &told["pixels"]),
+            (&"tf-legacy".into(), &"uint8".into())
+        );
         let [mu, sigma] = ["mu", "sigma"].map(|name| match saved.get(name) {
             Ok(Array {
                 values: Values::Floats(values),

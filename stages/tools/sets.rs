@@ -182,11 +182,14 @@ fn made_as(gaussian: Gaussian, text: &str) -> Result<Gaussian> {
 /// Writes mu and sigma as other tools read them, and how they were made.
 pub fn save(path: &Path, gaussian: &Gaussian) -> Result<()> {
     let d = gaussian.mean.len();
-    let told = serde_json::to_string(&Told {
+    let mut told = serde_json::to_value(Told {
         n: gaussian.n,
         source: gaussian.source.clone(),
         protocol: gaussian.protocol.clone(),
     })?;
+    // Our own files leave plain images unsaid; others have to be told.
+    told["pixels"] = gaussian.protocol.pixels.clone().into();
+    let told = told.to_string();
     let (mu, sigma) = (
         Entry::Floats(&gaussian.mean, &[d]),
         Entry::Floats(&gaussian.cov, &[d, d]),

@@ -196,7 +196,7 @@ fn statistics_of_other_names_and_types_with_anything_beside_them() {
     assert!((distance(&space, "a.npz b.stats") - 25.0).abs() < 1e-9);
     let other = zip(&[
         ("pool_3.npy", &npy("<f4", false, "(2, 3)", &[0; 24])),
-        ("y.npy", &beside[0].1.to_vec()),
+        ("y.npy", beside[0].1),
     ]);
     put(&space, "other.npz", &other);
     let why = "but pool_3 float32 [2, 3], y int64 [2]";

@@ -83,7 +83,9 @@ fn other_pictures_make_a_data_set_stale_and_the_same_in_another_folder_do_not() 
             );
         }
     };
-    (faces("one", 16), faces("same", 16), faces("other", 18));
+    for (folder, side) in [("one", 16), ("same", 16), ("other", 18)] {
+        faces(folder, side);
+    }
     let run = |folder: &str| {
         space
             .repro(&format!("run --device cpu --data {folder}"))

@@ -25,7 +25,7 @@ pub enum Class {
     NumpyDtype,
     NumpyArray,
     NumpyFromBuffer,
-    NumpyClass,
+    NumpyType,
     /// It says nothing of tensors: a date, a path, the arguments of a program.
     Other,
 }
@@ -138,7 +138,7 @@ impl Class {
             ("torch._tensor", "_rebuild_from_type_v2") => Class::RebuildSubclass,
             ("_codecs", "encode") => Class::Encode,
             ("numpy", "dtype") => Class::NumpyDtype,
-            ("numpy", "ndarray") => Class::NumpyClass,
+            ("numpy", "ndarray") => Class::NumpyType,
             ("numpy.core.multiarray" | "numpy._core.multiarray", "_reconstruct") => {
                 Class::NumpyArray
             }

@@ -184,7 +184,7 @@ fn memory_is_not_asked_for_by_the_file_alone() {
     let tensor = |count: &str, shape: &str, stride: &str| {
         let pickle = format!(
             "\u{80}\u{2}}}X\u{1}\0\0\0wctorch._utils\n_rebuild_tensor_v2\n((X\u{7}\0\0\0storagectorch\nFloatStorage\n\
-             X\u{1}\0\0\00X\u{3}\0\0\0cpuL{count}\ntQK\0(L{shape}\nt(L{stride}\nt\u{89}}}tRs."
+             X\u{1}\0\0\x000X\u{3}\0\0\0cpuL{count}\ntQK\0(L{shape}\nt(L{stride}\nt\u{89}}}tRs."
         );
         let pickle: Vec<u8> = pickle.chars().map(|c| c as u8).collect();
         old(
@@ -276,7 +276,7 @@ fn what_is_no_state_dict_is_named() {
         named(&[("data.pkl", b"\x80\x02K\x01.")]).contains("it holds a number without tensors")
     );
     let torch = "ctorch._utils\n_rebuild_tensor_v2\n((X\u{7}\0\0\0storagectorch\nFloatStorage\n\
-        X\u{1}\0\0\00X\u{3}\0\0\0cpuK\u{1}tQK\0))}}tR";
+        X\u{1}\0\0\x000X\u{3}\0\0\0cpuK\u{1}tQK\0))}}tR";
     let one = |name| format!("X\u{1}\0\0\0{name}}}X\u{1}\0\0\0w{torch}ss");
     let two = format!("\u{80}\u{2}}}{}{}.", one('a'), one('b'));
     let two: Vec<u8> = two.chars().map(|c| c as u8).collect();
