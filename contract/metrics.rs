@@ -125,7 +125,7 @@ fn read(file: &Path) -> Result<String> {
 
 /// On one line, without control characters and marks that turn the direction of text.
 fn one_line(text: &str) -> String {
-    let words = text.split(|c: char| matches!(c, '\n' | '\r' | '\t' | '\u{2028}' | '\u{2029}'));
+    let words = text.split(['\n', '\r', '\t', '\u{2028}', '\u{2029}']);
     let mut line = String::with_capacity(text.len());
     for c in words.collect::<Vec<_>>().join(" ").chars() {
         match c {

@@ -108,7 +108,7 @@ pub fn spawn(program: &Program, guard: Option<RawFd>) -> io::Result<u32> {
         .collect::<io::Result<Vec<_>>>()?;
     let environment = environment(&program.env)?;
     let null = File::open("/dev/null")?;
-    let filter = Filter::new();
+    let filter = Filter::of_calls();
     let pointers = |texts: &[CString]| {
         let all = texts.iter().map(|t| t.as_ptr());
         all.chain([ptr::null()]).collect::<Vec<_>>()

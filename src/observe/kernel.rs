@@ -103,7 +103,7 @@ pub struct Filter(Vec<sock_filter>);
 impl Filter {
     /// Tells of the calls above, lets all others pass. What another processor's programs call
     /// (32 bits on a machine of 64) passes unseen.
-    pub fn new() -> Self {
+    pub fn of_calls() -> Self {
         let load = libc::BPF_LD | libc::BPF_W | libc::BPF_ABS;
         let equal = libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K;
         let give = libc::BPF_RET | libc::BPF_K;
@@ -452,7 +452,7 @@ mod tests {
 
     #[test]
     fn jumps_of_the_filter_lead_to_its_last_line() {
-        let filter = Filter::new();
+        let filter = Filter::of_calls();
         let last = filter.0.len() - 1;
         assert_eq!(filter.0[last].k, libc::SECCOMP_RET_USER_NOTIF);
         for (at, line) in filter.0.iter().enumerate().skip(4).take(last - 5) {

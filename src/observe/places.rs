@@ -139,7 +139,7 @@ impl Places {
         &self.told
     }
 
-    #[cfg(test)]
+    /// Of a project that says nothing of it, with its store in the usual place.
     pub fn of(project: &Path) -> Self {
         let roots = vec![Root::new(project, Path::new(""))];
         Self::new(roots, &project.join("artifacts"), GlobSet::empty())
@@ -223,8 +223,12 @@ impl Map {
             Some(folder) => self.folder(places, folder),
             None => Class::System,
         };
+        let name = path.file_name().unwrap_or_default();
         match folder {
+            Class::Watched if CACHES.iter().any(|c| *c == name) => Class::Cache,
             Class::Watched if is_ignored(places, path) => Class::Ignored,
+            // A file of settings right in the home folder.
+            Class::Outside => places.outside(path),
             class => class,
         }
     }

@@ -383,7 +383,10 @@ impl<'a> Planner<'a> {
             }
         }
         // What was made from just this was made from other files: nothing else differs.
-        let newest = self.store.index.candidates(&fp).first().map(|e| e.fp);
+        let candidates = self.store.index.candidates(&fp);
+        let last = (self.store.index.names).get(&self.facts.profile, &self.graph.stages[id].name);
+        let last = candidates.iter().find(|e| Some(e.fp) == last);
+        let newest = last.or(candidates.first()).map(|e| e.fp);
         let reads = newest.and_then(|fp| self.store.reads(&fp));
         let changes = reads.map(|reads| self.changed_reads(id, manifest, &reads));
         match changes.filter(|changes| !changes.is_empty()) {

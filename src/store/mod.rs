@@ -448,7 +448,9 @@ fn check_place(root: &Path) -> Result<()> {
     if root.join("results").is_dir() {
         return Ok(());
     }
-    let known = ["index", "lock", "readers", "fresh", "trash", "key"];
+    let known = [
+        "index", "lock", "readers", "fresh", "trash", "key", "python",
+    ];
     let ours = |name: &str| known.contains(&name) || FOLDERS.contains(&name);
     let usual = |name: &str| [".gitignore", ".gitkeep", "CACHEDIR.TAG"].contains(&name);
     for entry in fs::read_dir(root).into_iter().flatten().flatten() {

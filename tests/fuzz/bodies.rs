@@ -63,6 +63,7 @@ fn plan(graph: &Graph, store: &mut Store, dir: &Path, repair: bool) {
         },
         accepted: Accepted::default(),
         places: Arc::new(Places::of(dir)),
+        data: None,
         environment: Vec::new(),
     };
     let mut planner = Planner::new(graph, store, &facts, repair);

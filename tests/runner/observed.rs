@@ -428,10 +428,7 @@ fn a_program_runs_the_same_watched_or_not() {
     space.write("pipeline.toml", &format!("{text}watch = false\n"));
     assert_eq!(space.run(), ["a"]);
     assert_eq!(space.output("a", "x"), watched);
-    for (line, code) in [
-        ("exit 7", "exit 7"),
-        ("kill -USR1 $$", "killed by signal 10"),
-    ] {
+    for (line, code) in [("exit 7", "exit 7"), ("kill -USR1 $$", "killed by ")] {
         let said = shell(line).repro(&["run"]);
         assert_eq!(said.code, Some(1));
         assert!(said.err.contains(code), "{}", said.err);

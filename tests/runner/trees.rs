@@ -243,7 +243,7 @@ fn project(seed: u64, python: bool) {
 
 /// Every fourth stage may start a Python, which takes as long as the others together.
 fn dice_is_kind(stage: usize) -> bool {
-    stage % 4 == 0
+    stage.is_multiple_of(4)
 }
 
 fn stale(space: &Space) -> BTreeSet<usize> {
