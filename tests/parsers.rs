@@ -119,6 +119,7 @@ fn files_of_the_store() {
 }
 
 /// Pickles, arrays and archives of both, from the files that PyTorch and numpy have written.
+#[cfg(feature = "kinds")]
 #[test]
 fn weights_and_arrays() {
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden");

@@ -108,6 +108,7 @@ pub fn files(bytes: &[u8], scratch: &Path) {
 }
 
 /// Weights and sets of images that somebody else has written: what their readers refuse, and what they read.
+#[cfg(any(feature = "kinds", fuzzing))]
 pub fn inputs(bytes: &[u8], scratch: &Path) {
     for name in ["weights.pth", "set.npz", "set.npy"] {
         let path = scratch.join(name);
