@@ -54,6 +54,9 @@ fn with_gpus_as(
 
 /// `a` and `b` ask for a GPU and meet; `c` does not ask.
 const THREE: &str = r#"
+[pipeline]
+ignore = ["here-*"]
+
 [stage.train]
 kind = "command"
 for.name = ["a", "b"]

@@ -68,7 +68,11 @@ impl Kinds {
         let line = |official: &Official| {
             let place = match &official.path {
                 Some(path) => path.display().to_string(),
-                None => "not here: will be downloaded when a stage wants it".into(),
+                None => {
+                    let ways = official.ways.as_ref().map(|ways| format!("; {ways}"));
+                    let ways = ways.unwrap_or_default();
+                    format!("not here: will be downloaded when a stage wants it{ways}")
+                }
             };
             format!("{} ({}): {place}", official.name, official.what)
         };
