@@ -67,7 +67,7 @@ def opens(watch):
 
 def trivial(watch):
     folder = tempfile.mkdtemp()
-    lines = [stage(f"s{i}", "echo 1 > {out.x}", watch) for i in range(1000)]
+    lines = [stage(f"s{i}", f"echo {i} > {{out.x}}", watch) for i in range(1000)]
     write(f"{folder}/pipeline.toml", "".join(lines))
     return folder
 

@@ -54,9 +54,6 @@ fn with_gpus_as(
 
 /// `a` and `b` ask for a GPU and meet; `c` does not ask.
 const THREE: &str = r#"
-[pipeline]
-ignore = ["here-*"]
-
 [stage.train]
 kind = "command"
 for.name = ["a", "b"]
@@ -67,6 +64,8 @@ resources = { gpu = 1 }
 kind = "command"
 shell = "echo \"none: $CUDA_VISIBLE_DEVICES\" > {out.id}"
 out.id = "id"
+[pipeline]
+ignore = ["here-*"]
 "#;
 
 fn id(space: &Space, stage: &str) -> String {
