@@ -163,6 +163,10 @@ impl Launch {
         if self.stages.are_asked_to_stop() {
             cause += ", after it was asked to stop";
         }
+        if notes.as_ref().is_some_and(|n| n.ring) {
+            cause += "; it asked for io_uring, which a watched program does not get: \
+                      watch = false in the stage gives it";
+        }
         if let Some(program) = notes.and_then(|n| n.privileged) {
             let program = program.display();
             cause += &format!(

@@ -22,14 +22,26 @@ pub enum Act {
     Execute,
     /// The names in a folder were asked for; the path is the folder's own.
     List,
-    /// Put there. `over` is true for a rename, which replaces what was there; the others fail then.
-    Make {
-        over: bool,
-    },
+    /// Put there.
+    Make(Thing),
+    /// About to be renamed: its content goes on under another name, which is as good as having
+    /// read it.
+    Carry,
     /// Taken away: removed, or renamed to another name.
     Remove,
     /// Its content, mode or times changed without it being opened.
     Touch,
+}
+
+/// What is put somewhere.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Thing {
+    Folder,
+    Link,
+    /// A second name of a file, a pipe, a device.
+    Other,
+    /// What the event before took away. It alone replaces what was there; the others fail then.
+    Moved,
 }
 
 /// One thing that a process did.
@@ -95,21 +107,24 @@ impl Decoder<'_> {
             libc::SYS_readlinkat => self.path(Act::Target, Folder(0), 1),
             libc::SYS_getdents64 => self.descriptor(Act::List),
             libc::SYS_renameat | libc::SYS_renameat2 => {
-                // Its content goes on under another name, which is as good as having read it.
-                self.path(Act::Open(libc::O_RDONLY), Folder(0), 1);
+                let exchanges = self.call.number == libc::SYS_renameat2
+                    && self.call.arguments[4] as u32 & libc::RENAME_EXCHANGE != 0;
+                if exchanges {
+                    self.path(Act::Carry, Folder(2), 3);
+                }
+                self.path(Act::Carry, Folder(0), 1);
                 self.path(Act::Remove, Folder(0), 1);
-                self.path(Act::Make { over: true }, Folder(2), 3);
+                self.path(Act::Make(Thing::Moved), Folder(2), 3);
             }
             libc::SYS_unlinkat => self.path(Act::Remove, Folder(0), 1),
             libc::SYS_linkat => {
                 self.path(Act::Open(libc::O_RDONLY), Folder(0), 1);
                 self.path(Act::Touch, Folder(0), 1);
-                self.path(Act::Make { over: false }, Folder(2), 3);
+                self.path(Act::Make(Thing::Other), Folder(2), 3);
             }
-            libc::SYS_symlinkat => self.path(Act::Make { over: false }, Folder(1), 2),
-            libc::SYS_mkdirat | libc::SYS_mknodat => {
-                self.path(Act::Make { over: false }, Folder(0), 1);
-            }
+            libc::SYS_symlinkat => self.path(Act::Make(Thing::Link), Folder(1), 2),
+            libc::SYS_mkdirat => self.path(Act::Make(Thing::Folder), Folder(0), 1),
+            libc::SYS_mknodat => self.path(Act::Make(Thing::Other), Folder(0), 1),
             libc::SYS_truncate => self.path(Act::Open(libc::O_WRONLY), Here, 0),
             libc::SYS_setxattr | libc::SYS_lsetxattr | libc::SYS_removexattr => {
                 self.path(Act::Touch, Here, 0)
@@ -143,20 +158,19 @@ impl Decoder<'_> {
             libc::SYS_readlink => self.path(Act::Target, Here, 0),
             libc::SYS_getdents => self.descriptor(Act::List),
             libc::SYS_rename => {
-                self.path(Act::Open(libc::O_RDONLY), Here, 0);
+                self.path(Act::Carry, Here, 0);
                 self.path(Act::Remove, Here, 0);
-                self.path(Act::Make { over: true }, Here, 1);
+                self.path(Act::Make(Thing::Moved), Here, 1);
             }
             libc::SYS_unlink | libc::SYS_rmdir => self.path(Act::Remove, Here, 0),
             libc::SYS_link => {
                 self.path(Act::Open(libc::O_RDONLY), Here, 0);
                 self.path(Act::Touch, Here, 0);
-                self.path(Act::Make { over: false }, Here, 1);
+                self.path(Act::Make(Thing::Other), Here, 1);
             }
-            libc::SYS_symlink => self.path(Act::Make { over: false }, Here, 1),
-            libc::SYS_mkdir | libc::SYS_mknod => {
-                self.path(Act::Make { over: false }, Here, 0);
-            }
+            libc::SYS_symlink => self.path(Act::Make(Thing::Link), Here, 1),
+            libc::SYS_mkdir => self.path(Act::Make(Thing::Folder), Here, 0),
+            libc::SYS_mknod => self.path(Act::Make(Thing::Other), Here, 0),
             libc::SYS_chmod
             | libc::SYS_chown
             | libc::SYS_lchown

@@ -9,8 +9,9 @@
 //! ([`notes`], [`places`]). When the program has ended, the notes become reads and remarks
 //! ([`findings`]). The thread takes no lock that others hold for long.
 //!
-//! Not seen: files that a daemon outside the stage opens for it, `io_uring`, programs of another
-//! processor's kind (32 bits on 64), and what happens in a container with a file system of its own.
+//! Not seen: files that a daemon outside the stage opens for it, programs of another processor's kind
+//! (32 bits on 64), and what happens in a container with a file system of its own. `io_uring`, which
+//! opens files without a call, is refused: programs then do without, as in most containers.
 
 pub mod calls;
 mod environment;
@@ -80,6 +81,7 @@ fn listen(socket: &OwnedFd, stop: &OwnedFd, places: Arc<Places>, sender: &Sender
     // Most stages leave nothing behind, and those that were killed are gone in a moment.
     notes.left = stopped && !ends(&listener);
     let left = notes.left;
+    notes.end();
     // Whoever asked may be gone: then the run is being torn down.
     let _ = sender.send(Some(notes));
     if left {
@@ -112,7 +114,11 @@ fn serve(listener: &Listener) {
 
 fn note(listener: &Listener, call: &Call, notes: &mut Notes, own_mount: Option<&Path>) {
     let (events, lost) = calls::decode(call);
-    let mut before = [notes::Before::Unknown; 4];
+    notes.begin(notes::Caller {
+        thread: call.thread,
+        number: call.number,
+    });
+    let mut before = [notes::Before::Unknown; 5];
     let mut who = None;
     for (event, before) in events.iter().zip(&mut before) {
         *before = notes.before(event);
@@ -121,13 +127,14 @@ fn note(listener: &Listener, call: &Call, notes: &mut Notes, own_mount: Option<&
         }
     }
     let executes = call.number == libc::SYS_execve || call.number == libc::SYS_execveat;
-    let apart = executes && mount_of(&call.thread.to_string()).as_deref() != own_mount;
+    let apart = executes && is_apart(call.thread, own_mount);
     if !listener.go_on(call) {
         return;
     }
     notes.threads.insert(call.thread);
     notes.lost += usize::from(lost);
     notes.apart |= apart;
+    notes.ring |= call.number == libc::SYS_io_uring_setup;
     for (event, before) in events.iter().zip(before) {
         notes.take(event, before, who);
     }
@@ -170,6 +177,12 @@ fn children(parent: u32) -> Vec<u32> {
 /// Which view of the file system a process has.
 fn mount_of(process: &str) -> Option<std::path::PathBuf> {
     fs::read_link(format!("/proc/{process}/ns/mnt")).ok()
+}
+
+/// True for a process in a container or behind `chroot`.
+fn is_apart(thread: u32, own_mount: Option<&Path>) -> bool {
+    mount_of(&thread.to_string()).as_deref() != own_mount
+        || fs::read_link(format!("/proc/{thread}/root")).is_ok_and(|root| root != Path::new("/"))
 }
 
 fn process_of(thread: u32) -> Option<Who> {

@@ -8,11 +8,12 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fs::{self, Metadata};
 use std::io::Read as _;
 use std::os::unix::ffi::OsStringExt;
-use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use super::calls::{Act, Event};
+use super::calls::{Act, Event, Thing};
 use super::places::{CACHES, Class, Map, Places, look};
 
 /// What was seen of one path; several hold at once.
@@ -47,6 +48,10 @@ impl Marks {
     fn add(&mut self, mark: Self) {
         self.0 |= mark.0;
     }
+
+    fn without(self, mark: Self) -> Self {
+        Self(self.0 & !mark.0)
+    }
 }
 
 /// A folder whose names were asked for.
@@ -69,10 +74,101 @@ struct Seen {
 pub enum Before {
     Unknown,
     Missing,
-    File,
-    Folder,
+    File(Id),
+    Folder(Id),
+    /// The link itself was asked for, or it leads nowhere.
+    Link(Id),
     /// A pipe, a socket or a device.
-    Other,
+    Other(Id),
+}
+
+impl Before {
+    fn id(self) -> Option<Id> {
+        match self {
+            Self::File(id) | Self::Folder(id) | Self::Link(id) | Self::Other(id) => Some(id),
+            Self::Unknown | Self::Missing => None,
+        }
+    }
+}
+
+/// What a name stands for: device, number, and when that last changed.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Id(u64, u64, i64, i64);
+
+impl Id {
+    fn of(meta: &Metadata) -> Self {
+        Self(meta.dev(), meta.ino(), meta.ctime(), meta.ctime_nsec())
+    }
+
+    /// Of a name itself, not of what it leads to as a link.
+    fn at(path: &Path) -> Option<Self> {
+        fs::symlink_metadata(path).ok().map(|meta| Self::of(&meta))
+    }
+
+    fn is_same_file(self, other: Self) -> bool {
+        (self.0, self.1) == (other.0, other.1)
+    }
+}
+
+/// A thread, and the number of the call that it makes.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Caller {
+    pub thread: u32,
+    pub number: libc::c_long,
+}
+
+/// What a call that has been let go on was to do. Whether it did is known when it has ended.
+#[derive(Debug)]
+struct Pending {
+    caller: Caller,
+    place: PathBuf,
+    /// What was known of the place before.
+    marks: Marks,
+    aim: Aim,
+}
+
+/// How long a call of another thread is waited for: in all, and between two looks.
+const PATIENCE: (Duration, Duration) = (Duration::from_millis(20), Duration::from_micros(100));
+
+impl Pending {
+    /// Until the call has done what it was to do, or its thread is past it.
+    fn wait(&self) {
+        let begun = Instant::now();
+        while !self.aim.is_reached(&self.place) && begun.elapsed() < PATIENCE.0 {
+            // The number of the call that the thread waits in, `running`, or nothing if it is gone.
+            let state = fs::read_to_string(format!("/proc/{}/syscall", self.caller.thread));
+            let state = state.unwrap_or_default();
+            let number = state.split_whitespace().next().unwrap_or_default();
+            if number != "running" && number != self.caller.number.to_string() {
+                break;
+            }
+            std::thread::sleep(PATIENCE.1);
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Aim {
+    /// That something is there.
+    Put,
+    /// That the file with this number is there: a rename.
+    Moved(Id),
+    /// That this file is not there any more.
+    Gone(Id),
+    /// That this folder is not.
+    FolderGone(Id),
+}
+
+impl Aim {
+    fn is_reached(self, place: &Path) -> bool {
+        match (self, Id::at(place)) {
+            (Self::Put, now) => now.is_some(),
+            (Self::Moved(id), now) => now.is_some_and(|now| now.is_same_file(id)),
+            (Self::Gone(id), now) => now != Some(id),
+            // What is put into a folder changes the folder.
+            (Self::FolderGone(id), now) => !now.is_some_and(|now| now.is_same_file(id)),
+        }
+    }
 }
 
 /// The process behind a thread.
@@ -89,6 +185,15 @@ pub struct Notes {
     seen: HashMap<PathBuf, Seen>,
     /// Folders that the stage made: all in them is its own.
     made: HashSet<PathBuf>,
+    caller: Caller,
+    pending: Vec<Pending>,
+    /// What the last rename takes away, with the folder's number if it is one.
+    moving: Option<(Id, bool)>,
+    /// What it takes away is a link.
+    moving_link: bool,
+    /// Links that the stage made, and those outside that lead to a watched file: what is read
+    /// through them is what they lead to.
+    followed: HashSet<PathBuf>,
     pub listings: HashMap<PathBuf, Listing>,
     /// Opened to be listed, by process.
     opened: HashMap<(u32, PathBuf), usize>,
@@ -104,6 +209,8 @@ pub struct Notes {
     pub lost: usize,
     /// A program ran with another view of the file system, as in a container.
     pub apart: bool,
+    /// It asked for a ring of `io_uring`, and was told that there is none.
+    pub ring: bool,
     /// A program that wants to become another user, and cannot under the filter.
     pub privileged: Option<PathBuf>,
     /// Paths below the store that were opened for writing.
@@ -119,6 +226,12 @@ pub struct Notes {
 /// The process that opens a folder to list it, and how often that counts.
 type Lister = Option<(u32, usize)>;
 
+/// Links that lead on to links, as many as the kernel follows.
+const LINKS: usize = 40;
+
+/// Scripts that are interpreters of scripts, as many as the kernel follows.
+const INTERPRETERS: usize = 5;
+
 /// More than any import system lists a folder.
 const RELATIVE: usize = 1 << 20;
 
@@ -132,6 +245,11 @@ impl Notes {
             map: Map::default(),
             seen: HashMap::new(),
             made: HashSet::new(),
+            caller: Caller::default(),
+            pending: Vec::new(),
+            moving: None,
+            moving_link: false,
+            followed: HashSet::new(),
             listings: HashMap::new(),
             opened: HashMap::new(),
             outside: HashMap::new(),
@@ -141,6 +259,7 @@ impl Notes {
             ignored: 0,
             lost: 0,
             apart: false,
+            ring: false,
             privileged: None,
             store_writes: BTreeSet::new(),
             compiled: BTreeSet::new(),
@@ -171,24 +290,118 @@ impl Notes {
         let Event::Path { act, path, .. } = event else {
             return Before::Unknown;
         };
-        let changes = match act {
-            Act::Open(flags) => flags & (libc::O_ACCMODE | libc::O_CREAT | libc::O_TRUNC) != 0,
-            Act::Make { .. } | Act::Remove => true,
-            _ => false,
+        let itself = match act {
+            Act::Open(flags) if flags & (libc::O_ACCMODE | libc::O_CREAT | libc::O_TRUNC) != 0 => {
+                false
+            }
+            Act::Make(_) | Act::Remove | Act::Carry => true,
+            _ => return Before::Unknown,
         };
-        if !changes {
+        let place = self.locate(*act, path);
+        // What a rename takes from elsewhere is asked for too.
+        if *act != Act::Remove && !matches!(self.class(&place), Class::Watched | Class::Store) {
             return Before::Unknown;
         }
-        let place = self.map.locate(&self.places, path);
-        match self.map.class(&self.places, &place) {
-            Class::Watched | Class::Store => match fs::metadata(&place) {
+        let before = match fs::symlink_metadata(&place) {
+            Ok(meta) if meta.is_symlink() && !itself => match fs::metadata(&place) {
                 Ok(meta) => kind(&meta),
                 // A link that leads nowhere is there for whoever wants to make it.
-                Err(_) if fs::symlink_metadata(&place).is_ok() => Before::Other,
-                Err(_) => Before::Missing,
+                Err(_) => Before::Link(Id::of(&meta)),
             },
-            _ => Before::Unknown,
+            Ok(meta) => kind(&meta),
+            Err(_) => Before::Missing,
+        };
+        if let (Act::Carry, Before::Folder(_)) = (act, before) {
+            self.read_all(&place);
         }
+        before
+    }
+
+    /// What is in a folder that goes on under another name counts as read, as it does for a file.
+    fn read_all(&mut self, folder: &Path) {
+        if self.class(folder) != Class::Watched || self.own(folder) {
+            return;
+        }
+        for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+            let path = entry.path();
+            match entry.file_type() {
+                Ok(kind) if kind.is_dir() => self.read_all(&path),
+                Ok(kind) if kind.is_file() && self.class(&path) == Class::Watched => {
+                    self.read(&path);
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// The place that a path means, behind links that the stage itself has made.
+    fn locate(&mut self, act: Act, path: &Path) -> PathBuf {
+        let mut place = self.map.locate(&self.places, path);
+        if self.followed.is_empty() {
+            return place;
+        }
+        let follows = follows(act);
+        for _ in 0..LINKS {
+            let mut above = place.ancestors().skip(usize::from(!follows));
+            let Some(link) = above.find(|path| self.followed.contains(*path)) else {
+                break;
+            };
+            let (Ok(target), Ok(inside)) = (fs::read_link(link), place.strip_prefix(link)) else {
+                break;
+            };
+            let folder = link.parent().unwrap_or(link);
+            let path = folder.join(super::places::join(&target, inside));
+            place = self.map.locate(&self.places, &path);
+        }
+        place
+    }
+
+    /// A thread makes a call. The one before has ended: what it was to do is done, or was refused,
+    /// and so is what others were to do, who are waited for.
+    pub fn begin(&mut self, caller: Caller) {
+        self.caller = caller;
+        for pending in std::mem::take(&mut self.pending) {
+            if pending.caller.thread != caller.thread {
+                pending.wait();
+            }
+            self.judge(&pending);
+        }
+    }
+
+    /// All threads have ended.
+    pub fn end(&mut self) {
+        for pending in std::mem::take(&mut self.pending) {
+            self.judge(&pending);
+        }
+    }
+
+    fn judge(&mut self, pending: &Pending) {
+        let place = &pending.place;
+        if pending.aim.is_reached(place) {
+            if matches!(pending.aim, Aim::Put | Aim::Moved(_)) {
+                self.map.forget(place);
+            }
+            return;
+        }
+        self.made.remove(place);
+        self.followed.remove(place);
+        for mark in [Marks::OWN, Marks::WROTE, Marks::EXISTED] {
+            if !pending.marks.has(mark) {
+                let marks = self.marks(place, Class::Watched);
+                *marks = marks.without(mark);
+            }
+        }
+        self.look(place);
+    }
+
+    fn expect(&mut self, place: &Path, aim: Aim) {
+        let marks = self.of(place);
+        self.pending.push(Pending {
+            caller: self.caller,
+            place: place.into(),
+            marks,
+            aim,
+        });
     }
 
     /// True if it matters which process does this.
@@ -204,11 +417,11 @@ impl Notes {
         if !lists {
             return false;
         }
-        let place = self.map.locate(&self.places, path);
+        let place = self.locate(*act, path);
         self.map.folder(&self.places, &place) == Class::Watched
     }
 
-    /// Takes in what has happened.
+    /// Takes in what is done.
     pub fn take(&mut self, event: &Event, before: Before, who: Option<Who>) {
         let (act, path, absolute) = match event {
             Event::Connect(peer) => {
@@ -221,16 +434,29 @@ impl Notes {
                 absolute,
             } => (*act, path, *absolute),
         };
-        let place = self.map.locate(&self.places, path);
+        let mut place = self.locate(act, path);
         if act == Act::List {
             self.list(place, who);
             return;
         }
-        if act == Act::Execute {
-            self.execute(&place);
+        match act {
+            Act::Execute => self.execute(&place),
+            Act::Remove => {
+                let folder = matches!(before, Before::Folder(_));
+                self.moving = before.id().map(|id| (id, folder));
+                self.moving_link =
+                    matches!(before, Before::Link(_)) || self.followed.contains(&place);
+            }
+            Act::Make(Thing::Link) => {
+                self.followed.insert(place.clone());
+            }
+            Act::Make(Thing::Moved) if self.moving_link => {
+                self.followed.insert(place.clone());
+            }
+            _ => {}
         }
         if let Some(source) = source_of(&place) {
-            if let Act::Make { .. } = act {
+            if let Act::Make(_) = act {
                 self.compiled.insert(place.clone());
             }
             // Python looks at the source to see whether its compiled form is of it.
@@ -242,7 +468,11 @@ impl Notes {
             }
             return;
         }
-        let class = self.class(&place);
+        let mut class = self.class(&place);
+        if class == Class::Outside && self.leads_inside(act, &place) {
+            place = self.locate(act, path);
+            class = self.class(&place);
+        }
         match class {
             Class::Watched => {
                 // Python's import system lists folders by absolute names, and counts what it does.
@@ -259,6 +489,20 @@ impl Notes {
             Class::Outside => self.outside(act, &place),
             Class::Cache => {}
         }
+    }
+
+    /// Learns of a link outside that leads to a file below a watched folder.
+    fn leads_inside(&mut self, act: Act, place: &Path) -> bool {
+        if !follows(act) || self.seen.contains_key(place) {
+            return false;
+        }
+        let link = fs::symlink_metadata(place).is_ok_and(|meta| meta.is_symlink());
+        let real = link.then(|| place.canonicalize().ok()).flatten();
+        let inside = real.is_some_and(|real| {
+            let real = self.map.locate(&self.places, &real);
+            self.class(&real) == Class::Watched
+        });
+        inside && self.followed.insert(place.into())
     }
 
     fn class(&mut self, place: &Path) -> Class {
@@ -311,19 +555,9 @@ impl Notes {
                 self.look(place);
             }
             Act::Open(flags) => self.open(flags, place, before, lister),
-            Act::Execute => self.read(place),
-            Act::Make { over } => self.make(over, place, before),
-            Act::Remove => {
-                if before != Before::Missing {
-                    self.mark(place, Marks::OWN);
-                    if before == Before::Folder {
-                        self.made.insert(place.into());
-                    }
-                    self.map.forget(place);
-                } else {
-                    self.look(place);
-                }
-            }
+            Act::Execute | Act::Carry => self.read(place),
+            Act::Make(thing) => self.make(thing, place, before),
+            Act::Remove => self.remove(place, before),
             Act::Touch => self.mark(place, Marks::TOUCHED),
             Act::List => {}
         }
@@ -389,13 +623,14 @@ impl Notes {
         }
         match before {
             Before::Missing if makes => {
+                self.expect(place, Aim::Put);
                 self.mark(place, Marks::OWN);
                 self.mark(place, Marks::WROTE);
             }
             Before::Missing => self.look(place),
-            Before::Folder => self.folder(place),
-            Before::Other => {}
-            Before::File | Before::Unknown => {
+            Before::Folder(_) => self.folder(place),
+            Before::Link(_) | Before::Other(_) => {}
+            Before::File(_) | Before::Unknown => {
                 if makes && flags & libc::O_EXCL != 0 {
                     return self.look(place);
                 }
@@ -415,16 +650,37 @@ impl Notes {
         }
     }
 
-    fn make(&mut self, over: bool, place: &Path, before: Before) {
-        if before != Before::Missing && !over {
-            return self.look(place);
-        }
+    fn make(&mut self, thing: Thing, place: &Path, before: Before) {
+        let moved = self.moving.take();
+        let (aim, folder) = match (thing, moved) {
+            (Thing::Moved, Some((id, folder))) => (Aim::Moved(id), folder),
+            // What it takes away was not there.
+            (Thing::Moved, None) => return self.look(place),
+            _ if before != Before::Missing => return self.look(place),
+            (thing, _) => (Aim::Put, thing == Thing::Folder),
+        };
+        self.expect(place, aim);
         if before != Before::Missing {
             self.mark(place, Marks::EXISTED);
         }
         self.mark(place, Marks::OWN);
         self.mark(place, Marks::WROTE);
-        if fs::symlink_metadata(place).is_ok_and(|meta| meta.is_dir()) {
+        if folder {
+            self.made.insert(place.into());
+        }
+        self.map.forget(place);
+    }
+
+    fn remove(&mut self, place: &Path, before: Before) {
+        let aim = match before {
+            Before::Missing => return self.look(place),
+            Before::Folder(id) => Aim::FolderGone(id),
+            Before::File(id) | Before::Link(id) | Before::Other(id) => Aim::Gone(id),
+            Before::Unknown => return,
+        };
+        self.expect(place, aim);
+        self.mark(place, Marks::OWN);
+        if let Before::Folder(_) = before {
             self.made.insert(place.into());
         }
         self.map.forget(place);
@@ -460,13 +716,18 @@ impl Notes {
         if gains && meta.is_file() {
             self.privileged.get_or_insert_with(|| place.into());
         }
-        // The kernel itself opens what the first line of a script names.
-        if self.class(place) == Class::Watched
-            && let Some(interpreter) = interpreter(place)
-        {
-            let interpreter = self.map.locate(&self.places, &interpreter);
-            if self.class(&interpreter) == Class::Watched {
-                self.read(&interpreter);
+        // The kernel itself opens what the first line of a script names, which may be a script.
+        let mut script = place.to_path_buf();
+        for _ in 0..INTERPRETERS {
+            if self.class(&script) != Class::Watched {
+                break;
+            }
+            let Some(named) = interpreter(&script) else {
+                break;
+            };
+            script = self.locate(Act::Execute, &named);
+            if self.class(&script) == Class::Watched {
+                self.read(&script);
             }
         }
     }
@@ -476,7 +737,7 @@ impl Notes {
             Act::Open(flags) => {
                 flags & libc::O_ACCMODE != libc::O_RDONLY || flags & libc::O_TRUNC != 0
             }
-            Act::Make { .. } => true,
+            Act::Make(_) => true,
             Act::Remove => before != Before::Missing,
             _ => false,
         };
@@ -507,9 +768,12 @@ impl Notes {
     }
 
     fn outside(&mut self, act: Act, place: &Path) {
-        let Act::Open(flags) = act else { return };
-        let reads = flags & libc::O_ACCMODE != libc::O_WRONLY
-            && flags & (libc::O_CREAT | libc::O_TRUNC | libc::O_PATH | libc::O_DIRECTORY) == 0;
+        const NO_READ: i32 = libc::O_CREAT | libc::O_TRUNC | libc::O_PATH | libc::O_DIRECTORY;
+        let reads = match act {
+            Act::Open(flags) => flags & libc::O_ACCMODE != libc::O_WRONLY && flags & NO_READ == 0,
+            Act::Carry => true,
+            _ => return,
+        };
         if !reads {
             self.first(place, Class::Outside, |_| {});
             return;
@@ -526,14 +790,23 @@ impl Notes {
     }
 }
 
+/// Whether a call goes on to where a link leads.
+fn follows(act: Act) -> bool {
+    match act {
+        Act::Look { follow } => follow,
+        Act::Open(flags) => flags & libc::O_NOFOLLOW == 0,
+        Act::Execute | Act::List => true,
+        Act::Target | Act::Make(_) | Act::Carry | Act::Remove | Act::Touch => false,
+    }
+}
+
 fn kind(meta: &Metadata) -> Before {
+    let id = Id::of(meta);
     match meta.file_type() {
-        t if t.is_file() => Before::File,
-        t if t.is_dir() => Before::Folder,
-        t if t.is_fifo() || t.is_socket() || t.is_char_device() || t.is_block_device() => {
-            Before::Other
-        }
-        _ => Before::Unknown,
+        t if t.is_file() => Before::File(id),
+        t if t.is_dir() => Before::Folder(id),
+        t if t.is_symlink() => Before::Link(id),
+        _ => Before::Other(id),
     }
 }
 
@@ -621,6 +894,28 @@ mod tests {
             let before = self.notes.before(&event);
             happen(&path);
             self.notes.take(&event, before, None);
+            self.notes.end();
+        }
+
+        fn renames(&mut self, from: &str, to: &str) {
+            let [from, to] = [from, to].map(|name| self.dir.path().join(name));
+            let event = |act, path: &Path| Event::Path {
+                act,
+                path: path.into(),
+                absolute: true,
+            };
+            let all = [
+                event(Act::Carry, &from),
+                event(Act::Remove, &from),
+                event(Act::Make(Thing::Moved), &to),
+            ];
+            let before = all.each_ref().map(|event| self.notes.before(event));
+            // What cannot be done is what is tried here too.
+            let _ = fs::rename(&from, &to);
+            for (event, before) in all.iter().zip(before) {
+                self.notes.take(event, before, None);
+            }
+            self.notes.end();
         }
 
         fn marks(&self, path: &str) -> Marks {
@@ -655,7 +950,7 @@ mod tests {
         scene.does(READ, "state", |_| {});
         let make = |path: &Path| fs::write(path, "new").expect("written");
         scene.does(WRITE, "state.tmp", make);
-        scene.does(Act::Make { over: true }, "state", make);
+        scene.renames("state.tmp", "state");
         assert!(scene.marks("state").has(Marks::READ) && scene.marks("state").has(Marks::WROTE));
         scene.does(Act::Open(libc::O_RDWR), "old", |_| {});
         assert!(scene.marks("old").has(Marks::READ) && scene.marks("old").has(Marks::WROTE));
@@ -665,12 +960,30 @@ mod tests {
     fn all_in_a_folder_that_the_stage_made_is_its_own() {
         let mut scene = Scene::new(&["a"]);
         let folder = |path: &Path| fs::create_dir(path).expect("made");
-        scene.does(Act::Make { over: false }, "tmp", folder);
+        scene.does(Act::Make(Thing::Folder), "tmp", folder);
         scene.does(READ, "tmp/none", |_| {});
         assert_eq!(scene.marks("tmp/none"), Marks::default());
         // A folder that is there already was not made.
-        scene.does(Act::Make { over: false }, "tmp", |_| {});
+        scene.does(Act::Make(Thing::Folder), "tmp", |_| {});
         assert!(scene.notes.own(&scene.dir.path().join("tmp/x")));
+    }
+
+    #[test]
+    fn what_was_refused_is_not_the_stage_s_own() {
+        let mut scene = Scene::new(&["a", "b/c", "d/e"]);
+        scene.does(Act::Remove, "b", |_| {});
+        scene.does(READ, "b/c", |_| {});
+        assert!(scene.marks("b/c").has(Marks::READ));
+        scene.does(WRITE, "none/x", |_| {});
+        assert!(!scene.marks("none/x").has(Marks::OWN) && scene.marks("none/x").has(Marks::ABSENT));
+        // A file cannot take the place of a folder.
+        scene.renames("a", "d");
+        scene.does(READ, "d/e", |_| {});
+        scene.does(READ, "a", |_| {});
+        assert!(scene.marks("d/e").has(Marks::READ) && scene.marks("a").has(Marks::READ));
+        scene.renames("b", "moved");
+        assert!(scene.marks("b/c").has(Marks::READ));
+        assert!(scene.notes.own(&scene.dir.path().join("moved/c")));
     }
 
     #[test]

@@ -192,6 +192,8 @@ pub struct Map {
     pub links: HashSet<PathBuf>,
     /// Folders elsewhere, and the name below a watched folder by which they are reached.
     mounts: Vec<(PathBuf, PathBuf)>,
+    /// Folders outside, and what they are below a watched one if links lead there.
+    aliases: HashMap<PathBuf, Option<PathBuf>>,
 }
 
 impl Map {
@@ -211,7 +213,29 @@ impl Map {
                 return join(name, inside);
             }
         }
+        if let (Some(folder), Some(name)) = (plain.parent(), plain.file_name())
+            && let Some(watched) = self.leads_inside(places, folder)
+        {
+            return watched.join(name);
+        }
         plain
+    }
+
+    /// The watched folder that a folder outside is another name of.
+    fn leads_inside(&mut self, places: &Places, folder: &Path) -> Option<PathBuf> {
+        if let Some(known) = self.aliases.get(folder) {
+            return known.clone();
+        }
+        let known = self.classes.get(folder).copied();
+        if known.unwrap_or_else(|| places.outside(folder)) != Class::Outside {
+            return None;
+        }
+        let real = folder.canonicalize().ok()?;
+        let mut roots = places.roots.iter();
+        let watched =
+            roots.find_map(|root| Some(join(&root.path, real.strip_prefix(&root.real).ok()?)));
+        self.aliases.insert(folder.into(), watched.clone());
+        watched
     }
 
     /// Of a path from [`locate`](Self::locate), as it is seen from the folder that it lies in.
@@ -298,7 +322,10 @@ impl Map {
 
     /// Links or folders were changed by the stage itself: what was known of them may be wrong.
     pub fn forget(&mut self, path: &Path) {
-        self.classes.retain(|known, _| !known.starts_with(path));
+        // Whatever is known below a folder, the folder is known too.
+        if self.classes.remove(path).is_some() {
+            self.classes.retain(|known, _| !known.starts_with(path));
+        }
     }
 }
 
@@ -314,7 +341,7 @@ fn is_ignored(places: &Places, path: &Path) -> bool {
     !places.ignore.is_empty() && places.name(path).is_some_and(|n| places.ignore.is_match(n))
 }
 
-fn join(folder: &Path, inside: &Path) -> PathBuf {
+pub fn join(folder: &Path, inside: &Path) -> PathBuf {
     match inside.as_os_str().is_empty() {
         true => folder.into(),
         false => folder.join(inside),

@@ -188,6 +188,72 @@ fn data_behind_links_counts_under_the_name_it_was_reached_by() {
 }
 
 #[test]
+fn what_lies_behind_a_link_of_its_own_counts() {
+    let lines = [
+        "ln -s data/x in; cat in; rm in",
+        "ln -sf data/x in; cat in",
+        "ln -s $PWD/data deep; cat deep/x; rm deep",
+        "ln -s data one; ln -s one two; cat two/x; rm one two",
+        "ln -s data tmp; mv tmp in; cat in/x; rm in",
+        "ln -s none cur; ln -sfn data cur; cat cur/x; rm cur",
+        "t=$(mktemp -d); ln -s $PWD/data/x $t/x; cat $t/x; rm -r $t",
+        "t=$(mktemp -d); ln -s $PWD/data $t/d; cat $t/d/x; rm -r $t",
+        "mkdir made; ln -s ../data made/d; cat made/d/x; rm -r made",
+    ];
+    for line in lines {
+        let space = shell(&format!("{line}; echo 1 > {{out.x}}"));
+        space.write("data/x", "1\n");
+        assert_eq!(space.run(), ["a"], "{line}");
+        assert_eq!(space.run(), [""; 0], "{line}");
+        counts(&space, "data/x", "a  stale  file data/x changed");
+    }
+}
+
+#[test]
+fn a_file_counts_by_whatever_name_outside_it_was_reached() {
+    let other = tempfile::tempdir().expect("a temporary folder");
+    let at = other.path().display();
+    for path in ["project/data/x", "deep/x", "x"] {
+        let space = shell(&format!("cat {at}/{path}; echo 1 > {{out.x}}"));
+        space.write("data/x", "1\n");
+        for (name, target) in [("project", ""), ("deep", "data"), ("x", "data/x")] {
+            let _ = fs::remove_file(other.path().join(name));
+            symlink(space.path(target), other.path().join(name)).expect("a link");
+        }
+        assert_eq!(space.run(), ["a"], "{path}");
+        assert_eq!(space.run(), [""; 0], "{path}");
+        counts(&space, "data/x", "a  stale  file data/x changed");
+    }
+}
+
+#[test]
+fn what_a_call_failed_to_do_makes_nothing_the_stage_s_own() {
+    let lines = [
+        "rmdir data 2> /dev/null || cat data/x",
+        "unlink data 2> /dev/null || cat data/x",
+        "mkdir data 2> /dev/null || cat data/x",
+        "mv -T data/x data/deep 2> /dev/null || cat data/x",
+        "mv data away; cat away/x; mv away data",
+        "ln data/x data/deep/y 2> /dev/null; cat data/deep/y; rm data/deep/y",
+    ];
+    for line in lines {
+        let space = shell(&format!("{line}; echo 1 > {{out.x}}"));
+        space.write("data/x", "1\n");
+        space.write("data/deep/z", "1\n");
+        assert_eq!(space.run(), ["a"], "{line}");
+        assert_eq!(space.run(), [""; 0], "{line}");
+        counts(&space, "data/x", "a  stale  file data/x changed");
+    }
+    let space = shell(
+        "echo 1 > none/cache || :; mkdir none/deep || :; cat none/cache || :; echo 1 > {out.x}",
+    );
+    assert_eq!(space.run(), ["a"]);
+    assert_eq!(space.run(), [""; 0]);
+    space.write("none/cache", "1\n");
+    assert_eq!(space.run(), ["a"]);
+}
+
+#[test]
 fn what_a_stage_makes_itself_raises_no_alarm() {
     let space = shell(
         "mkdir -p tmp/deep && echo 1 > tmp/deep/f && cat tmp/deep/f > {out.x} && ls . tmp > /dev/null \
@@ -433,6 +499,22 @@ fn a_program_runs_the_same_watched_or_not() {
         assert_eq!(said.code, Some(1));
         assert!(said.err.contains(code), "{}", said.err);
     }
+}
+
+#[test]
+fn a_ring_through_which_files_could_be_opened_unseen_is_not_to_be_had() {
+    if !has("python3") {
+        return;
+    }
+    // 425 is io_uring_setup on every processor, 38 is ENOSYS.
+    let ask = "import ctypes, sys\nlibc = ctypes.CDLL(None, use_errno=True)\n\
+               got = libc.syscall(425, 4, ctypes.create_string_buffer(120))\n\
+               sys.exit(0 if got == -1 and ctypes.get_errno() == 38 else 1)\n";
+    let space = shell("python3 ask.py && exit 3");
+    space.write("ask.py", ask);
+    let said = space.repro(&["run"]);
+    assert!(said.err.contains("exit 3"), "{}", said.err);
+    assert!(said.err.contains("it asked for io_uring"), "{}", said.err);
 }
 
 #[test]

@@ -88,7 +88,7 @@ fn spelled(dice: &mut Dice, space: &Space, path: &str) -> String {
 fn line(dice: &mut Dice, space: &Space, model: &mut Model, python: bool) -> String {
     let path = file(dice);
     let name = spelled(dice, space, &path);
-    let ways = if python { 13 } else { 10 };
+    let ways = if python { 16 } else { 13 };
     match dice.below(ways) {
         0 => {
             model.reads(&path);
@@ -135,9 +135,24 @@ fn line(dice: &mut Dice, space: &Space, model: &mut Model, python: bool) -> Stri
         }
         10 => {
             model.reads(&path);
-            format!("python3 -c \"open('{name}').read()\"")
+            let folder = space.dir().display();
+            format!("ln -s {folder}/{path} own.$$; cat own.$$; rm own.$$")
         }
         11 => {
+            model.reads(&path);
+            let (folder, _) = path.rsplit_once('/').expect("in a folder");
+            format!("rmdir {folder}; unlink {folder}; cat {name}")
+        }
+        12 => {
+            model.reads(&path);
+            let (folder, file) = path.rsplit_once('/').expect("in a folder");
+            format!("ln -s {folder} own.$$; cat < own.$$/{file}; rm own.$$; mkdir {folder}")
+        }
+        13 => {
+            model.reads(&path);
+            format!("python3 -c \"open('{name}').read()\"")
+        }
+        14 => {
             model.reads(&path);
             format!(
                 "python3 -c \"import os
