@@ -25,7 +25,7 @@ use crate::graph::{Id, Kind};
 use crate::plan::{DATA, Planner};
 use crate::project::{PipelineArgs, Request};
 use crate::read;
-use crate::reads::What;
+use crate::reads::{self, What};
 use crate::secret::Key;
 use crate::store::stat::Stamp;
 use crate::store::{new_file, tree};
@@ -48,9 +48,9 @@ pub struct Memo<'a> {
     /// Files of the project, relative to it; without a stamp those that are not there.
     #[serde(borrow)]
     files: Vec<(Text<'a>, Option<Stamp>)>,
-    /// What was only asked to be there, and is.
+    /// What was only asked to be there, and is, and whether it is a folder.
     #[serde(borrow)]
-    there: Vec<Text<'a>>,
+    there: Vec<(Text<'a>, bool)>,
     /// Links.
     #[serde(borrow)]
     links: Vec<(Text<'a>, Option<Stamp>)>,
@@ -173,7 +173,10 @@ impl Memo<'_> {
             meta.ok().map(|m| Stamp::of(&m)) == *was
         });
         let there = self.there.par_iter();
-        let there = there.all(|path| fs::metadata(request.dir.join(files::path(&path.0))).is_ok());
+        let there = there.all(|(path, folder)| {
+            let meta = fs::metadata(request.dir.join(files::path(&path.0)));
+            meta.is_ok_and(|meta| meta.is_dir() == *folder)
+        });
         let links = self.links.par_iter().all(|(path, was)| {
             let meta = fs::symlink_metadata(request.dir.join(files::path(&path.0)));
             meta.ok().map(|m| Stamp::of(&m)) == *was
@@ -223,7 +226,10 @@ fn try_remember(planner: &mut Planner, wanted: &[Id], key: Option<Digest>) -> Op
         for read in planner.store.reads(&fp)?.iter() {
             let set = match read.what {
                 What::Content | What::Absent => &mut paths,
-                What::There => &mut there,
+                What::There => {
+                    there.insert((read.path.clone(), read.digest == reads::kind(true)));
+                    continue;
+                }
                 What::Link => &mut links,
                 What::Names | What::Importable | What::Imports => &mut folders,
             };
@@ -262,14 +268,15 @@ fn try_remember(planner: &mut Planner, wanted: &[Id], key: Option<Digest>) -> Op
         let stamp = stamp.settled(now).then_some(stamp)?;
         stamps.push((Text(path.into()), Some(stamp)));
     }
-    for path in &paths {
+    let files = paths.par_iter().map(|path| {
         let whole = dir.join(files::path(path));
         let stamp = match whole.exists() {
             true => Some(index.files.get(files::text(&whole).as_ref())?.0),
             false => None,
         };
-        stamps.push((Text(path.into()), stamp));
-    }
+        Some((Text(path.into()), stamp))
+    });
+    stamps.extend(files.collect::<Option<Vec<_>>>()?);
     let listings = patterns.iter().map(|declared| {
         let listing = listing(&mut finder, declared);
         (declared.clone(), listing)
@@ -290,7 +297,7 @@ fn try_remember(planner: &mut Planner, wanted: &[Id], key: Option<Digest>) -> Op
         files: stamps,
         there: there
             .iter()
-            .map(|path: &String| Text(path.into()))
+            .map(|(path, folder)| (Text(path.into()), *folder))
             .collect(),
         links: links
             .iter()
@@ -298,7 +305,16 @@ fn try_remember(planner: &mut Planner, wanted: &[Id], key: Option<Digest>) -> Op
             .collect(),
         outputs: outputs.iter().map(|(p, s)| (p.as_str(), *s)).collect(),
     };
-    write(&planner.store.root, &memo)
+    // Verdicts are of a moment before the stamps were taken: what changed in between is seen now,
+    // and what changes from now on is seen by the stamps.
+    let fresh: Vec<_> = wanted.iter().map(|id| planner.fresh(*id)).collect();
+    let root = planner.store.root.clone();
+    planner.judge_all(wanted);
+    let still = wanted.iter().map(|id| planner.fresh(*id)).eq(fresh);
+    match still {
+        true => write(&root, &memo),
+        false => None,
+    }
 }
 
 fn write(root: &Path, memo: &Memo) -> Option<()> {

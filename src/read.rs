@@ -22,6 +22,11 @@ pub fn open(path: &Path) -> io::Result<File> {
     open_as(OpenOptions::new().read(true), path, 0)
 }
 
+/// Opens what was a regular file a moment ago.
+pub fn open_seen(path: &Path) -> io::Result<File> {
+    open_as(OpenOptions::new().read(true), path, 0)
+}
+
 /// Opens a regular file of a store. There a link is followed nowhere: we make none, and one that came
 /// with a copy or from another hand would lead us out.
 pub fn open_own(options: &mut OpenOptions, path: &Path) -> io::Result<File> {

@@ -135,7 +135,9 @@ impl Read {
             What::Content if gone => format!("{path} is gone"),
             What::Content => format!("file {path} changed"),
             What::Absent => format!("{path} is new"),
-            What::There => format!("{path} is gone"),
+            What::There if gone => format!("{path} is gone"),
+            What::There if self.digest == kind(true) => format!("{path} is no folder any more"),
+            What::There => format!("{path} is a folder now"),
             What::Names => format!("files in {path} came or went"),
             What::Importable | What::Imports => format!("modules in {path} came or went"),
             What::Link => format!("link {path} changed"),
@@ -155,10 +157,14 @@ pub fn nothing() -> Digest {
 /// Of a file's or folder's being there, not of its content.
 pub fn presence(path: &Path) -> Digest {
     match fs::metadata(path) {
-        Ok(meta) if meta.is_dir() => Digest::of(b"folder"),
-        Ok(_) => Digest::of(b"file"),
+        Ok(meta) => kind(meta.is_dir()),
         Err(_) => nothing(),
     }
+}
+
+/// The same of what is there.
+pub fn kind(folder: bool) -> Digest {
+    Digest::of(if folder { b"folder" } else { b"file" as &[u8] })
 }
 
 /// Of what a link says.
@@ -171,6 +177,9 @@ pub fn link(path: &Path) -> Digest {
 
 /// Of the names in a folder that count.
 pub fn folder(places: &Places, path: &Path, counts: impl Fn(&[u8], &Path) -> bool) -> Digest {
+    if !path.is_dir() {
+        return Digest::of(b"no folder");
+    }
     let all = names(places, path);
     let kept = all.iter().filter(|name| counts(name, path));
     Digest::of(&kept.map(Vec::as_slice).collect::<Vec<_>>().join(&0))

@@ -4,12 +4,14 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use contract::{Event, Input, Interrupted, Job, Output, Progress, Stage};
+use half::bf16;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::data::drawn::Drawn;
 use crate::data::gaussian::Gaussian;
 use crate::data::protocol::{Protocol, UINT8};
+use crate::data::tensors::{self, Entry, Number, TensorFile};
 use crate::metrics::moments::Moments;
 use crate::metrics::resize::Resize;
 use crate::metrics::stretch::Stretch;
@@ -65,6 +67,8 @@ impl Stage for Features {
             moments
                 .push(&features)
                 .with_context(|| path.display().to_string())?;
+            walk.vectors
+                .extend(features.into_iter().map(bf16::from_f32));
             walk.done = end;
             job.progress(Progress {
                 done: end as u64,
@@ -89,6 +93,7 @@ impl Stage for Features {
             n: moments.n(),
             mean,
             cov,
+            vectors: walk.vectors,
             source: images.source(),
             protocol: protocol(&extractor, &images, params),
         };
@@ -161,11 +166,17 @@ pub fn protocol(extractor: &Extractor, images: &Drawn, params: &Params) -> Proto
 struct Walk {
     done: usize,
     moments: Option<Moments>,
+    /// See [`Gaussian::vectors`].
+    vectors: Vec<bf16>,
 }
 
 impl Walk {
     fn file(job: &Job) -> PathBuf {
         job.spec().checkpoint.join("moments.safetensors")
+    }
+
+    fn vectors_file(job: &Job) -> PathBuf {
+        job.spec().checkpoint.join("vectors.safetensors")
     }
 
     fn resume(job: &mut Job) -> Result<Self> {
@@ -174,6 +185,16 @@ impl Walk {
             return Ok(Self::default());
         }
         let moments = Moments::load(&file)?;
+        // Written before the moments, so that there may be more of them.
+        let list = TensorFile::open(&Self::vectors_file(job))?;
+        let (shape, mut vectors) = list.numbers::<bf16>("vectors", 2)?;
+        ensure!(
+            shape[0] >= moments.n(),
+            "BUG: {} vectors for {} images",
+            shape[0],
+            moments.n()
+        );
+        vectors.truncate(moments.n() * shape[1]);
         job.say(&Event::Resumed {
             at: moments.n() as u64,
             unit: "image".into(),
@@ -181,6 +202,7 @@ impl Walk {
         Ok(Self {
             done: moments.n(),
             moments: Some(moments),
+            vectors,
         })
     }
 
@@ -189,6 +211,14 @@ impl Walk {
             let file = Self::file(job);
             std::fs::create_dir_all(&job.spec().checkpoint)
                 .with_context(|| format!("cannot make {}", job.spec().checkpoint.display()))?;
+            let bytes = bf16::to_bytes(&self.vectors);
+            let vectors = Entry {
+                name: "vectors",
+                dtype: bf16::DTYPE,
+                shape: vec![self.done, self.vectors.len() / self.done.max(1)],
+                bytes: &bytes,
+            };
+            tensors::save(&Self::vectors_file(job), &[vectors], &self.done)?;
             moments.save(&file)?;
         }
         job.checkpointed(self.done as u64);
@@ -249,6 +279,7 @@ mod tests {
 
         let gaussian = Gaussian::load(&whole.output::<Features>("gaussian"))?;
         assert_eq!((gaussian.n, gaussian.mean.len()), (200, 6));
+        assert_eq!(gaussian.vectors.len(), 200 * 6);
         assert_eq!(
             gaussian.protocol.label,
             "Fréchet distance (classifier features)"

@@ -7,7 +7,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::data::gaussian::Gaussian;
-use crate::metrics::frechet::frechet;
+use crate::metrics::frechet::Pair;
 
 pub struct Fid;
 
@@ -33,16 +33,25 @@ impl Stage for Fid {
     }
 }
 
-/// The distance with its protocol; an error where the two were not measured alike.
+/// The distance with its protocol; an error where the two were not measured alike. Its standard
+/// error is over the images of `fake`; the reference is part of the protocol.
 pub fn distance(real: &Gaussian, fake: &Gaussian) -> Result<Metric> {
     let source = real.source.as_deref();
     let protocol = real.protocol.against(&fake.protocol, source, real.n)?;
-    let value = frechet(&real.mean, &real.cov, &fake.mean, &fake.cov)?;
+    let (reference, measured) = (
+        (&real.mean[..], &real.cov[..]),
+        (&fake.mean[..], &fake.cov[..]),
+    );
+    let pair = Pair::new(reference, measured)?;
+    let std_error = match fake.vectors.is_empty() {
+        true => None,
+        false => Some(pair.std_error(&fake.vectors)?),
+    };
     Ok(Metric {
         name: "frechet".into(),
         label: real.protocol.label.clone(),
-        value,
-        std_error: None,
+        value: pair.distance()?,
+        std_error,
         n: Some(fake.n as u64),
         better: Better::Lower,
         unit: String::new(),
@@ -62,6 +71,7 @@ mod tests {
             n: 10,
             mean: vec![mean, 0.0],
             cov: vec![1.0, 0.0, 0.0, 1.0],
+            vectors: Vec::new(),
             source: Some("cifar10 test".into()),
             protocol: Protocol {
                 label: "FID".into(),

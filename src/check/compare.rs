@@ -17,7 +17,8 @@ pub enum Verdict {
     Same,
     /// It moved, by no more than the tolerance.
     Within,
-    /// Better by more than the tolerance.
+    /// Better by more than the tolerance. It fails until the baseline has it: a number that is in
+    /// the wrong unit or on the wrong data looks like a gain.
     Better,
     /// Worse by more than the tolerance.
     Worse,
@@ -40,7 +41,10 @@ pub enum Verdict {
 impl Verdict {
     pub fn fails(&self) -> bool {
         use Verdict::*;
-        matches!(self, Worse | Missing { .. } | Stale { .. } | Changed { .. })
+        matches!(
+            self,
+            Better | Worse | Missing { .. } | Stale { .. } | Changed { .. }
+        )
     }
 
     /// The word that stands in the table.
@@ -48,7 +52,7 @@ impl Verdict {
         match self {
             Verdict::Same => "same",
             Verdict::Within => "within",
-            Verdict::Better => "better",
+            Verdict::Better => "BETTER",
             Verdict::Worse => "WORSE",
             Verdict::Missing { .. } => "MISSING",
             Verdict::Stale { .. } => "STALE",
@@ -105,7 +109,7 @@ impl Report {
         self.lines.iter().filter(|l| l.verdict.fails())
     }
 
-    /// True if every number is as good as expected and every claim holds.
+    /// True if every number is as expected and no claim fails.
     pub fn passes(&self) -> bool {
         self.failures().next().is_none() && !self.claims.iter().any(Held::fails)
     }

@@ -11,4 +11,4 @@ mod update;
 pub use baseline::{Baseline, Entry};
 pub use claims::{Claims, Held, Holds};
 pub use compare::{Line, Report, Verdict, compare};
-pub use update::{differences, update};
+pub use update::{accept_better, differences, update};

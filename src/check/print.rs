@@ -64,8 +64,10 @@ pub fn text(report: &Report) -> String {
         out += &aligned(&rows);
         out.push('\n');
     }
+    let width = report.claims.iter().map(|held| word(held).len()).max();
+    let width = width.unwrap_or(0);
     for held in &report.claims {
-        out += &format!("{}  {}\n", word(held), held.sentence());
+        out += &format!("{:width$}  {}\n", word(held), held.sentence());
     }
     if !report.claims.is_empty() {
         out.push('\n');
@@ -75,8 +77,9 @@ pub fn text(report: &Report) -> String {
 
 fn word(held: &Held) -> &'static str {
     match held.holds {
-        Holds::Yes => "holds  ",
-        Holds::No => "FAILS  ",
+        Holds::Yes => "holds",
+        Holds::No => "FAILS",
+        Holds::Undecided { .. } => "undecided",
         Holds::Unknown { .. } => "UNKNOWN",
     }
 }
@@ -110,12 +113,12 @@ pub fn summary(report: &Report) -> String {
         human::count(report.lines.len(), "number")
     )];
     let words = [
-        "same", "within", "better", "WORSE", "MISSING", "STALE", "CHANGED", "new",
+        "same", "within", "BETTER", "WORSE", "MISSING", "STALE", "CHANGED", "new",
     ];
     let said = [
         "the same",
         "within tolerance",
-        "better",
+        "better beyond it (`repro check --accept-better` takes them as they are)",
         "worse",
         "missing",
         "stale",
@@ -138,12 +141,17 @@ pub fn summary(report: &Report) -> String {
     }
     let claims = &report.claims;
     if !claims.is_empty() {
-        let hold = claims.iter().filter(|c| !c.fails()).count();
+        let hold = claims.iter().filter(|c| c.holds == Holds::Yes).count();
         let count = human::count(claims.len(), "claim");
         parts.push(match hold == claims.len() {
             true => format!("{count} holding"),
             false => format!("{hold} of {count} holding"),
         });
+        let undecided = |c: &&Held| matches!(c.holds, Holds::Undecided { .. });
+        match claims.iter().filter(undecided).count() {
+            0 => {}
+            n => parts.push(format!("{n} undecided")),
+        }
     }
     parts.join(", ")
 }
@@ -167,6 +175,13 @@ fn sentence(line: &Line) -> String {
     let text = match (&line.verdict, line.baseline, line.now, line.tolerance) {
         (Verdict::Worse, Some(was), Some(is), Some(tolerance)) => format!(
             "{what} got worse: {} -> {}, tolerance {}",
+            number(was),
+            number(is),
+            number(tolerance)
+        ),
+        (Verdict::Better, Some(was), Some(is), Some(tolerance)) => format!(
+            "{what} got better than its tolerance allows: {} -> {}, tolerance {}; a slip looks \
+             like a gain: `repro check --accept-better` takes it into the baseline",
             number(was),
             number(is),
             number(tolerance)

@@ -48,7 +48,7 @@ fn check(evidence: &Evidence) -> Report {
 }
 
 #[test]
-fn a_number_may_move_by_its_tolerance_and_improve_by_any() {
+fn a_number_may_move_by_its_tolerance_either_way() {
     let verdict = |value| check(&present(value, 1000)).lines[0].verdict.clone();
     assert_eq!(verdict(42.0), Verdict::Same);
     assert_eq!(verdict(43.5), Verdict::Within);
@@ -81,6 +81,120 @@ quick: 1 number, 1 worse
     let junit = print::junit(&report);
     assert!(junit.contains("failures=\"1\""), "{junit}");
     assert!(junit.contains("42 -&gt; 47.8"), "{junit}");
+}
+
+#[test]
+fn a_gain_beyond_the_tolerance_fails_until_it_is_accepted() {
+    let report = check(&present(4.2, 1000));
+    assert!(!report.passes());
+    let text = print::text(&report);
+    assert!(text.contains("BETTER   fid@ours"), "{text}");
+    let junit = print::junit(&report);
+    assert!(junit.contains("repro check --accept-better"), "{junit}");
+    let old = Baseline::parse(BASELINE).unwrap();
+    let new = accept_better(&old, &report, "0.1.0");
+    assert_eq!(differences(&old, &new), ["~ fid@ours frechet: 42 -> 4.2"]);
+    assert_eq!(new.0[0].tolerance, 1.5);
+    // What is worse is not taken.
+    let worse = check(&present(60.0, 1000));
+    assert_eq!(accept_better(&old, &worse, "0.1.0"), old);
+}
+
+/// The evidence of two stages, and whether the first is better by the claim's judgement.
+fn claim(a: serde_json::Value, b: serde_json::Value, varies: &str) -> (Held, bool) {
+    #[derive(serde::Deserialize)]
+    struct File {
+        check: Claims,
+    }
+    let text = format!(
+        "[check.c]\nclaim = \"a beats b\"\nmetric = \"m\"\nstage = \"a\"\nthan = \"b\"\n{varies}"
+    );
+    let claims = toml::from_str::<File>(&text).unwrap().check;
+    let mut evidence = Evidence::default();
+    for (stage, mut metric) in [("a", a), ("b", b)] {
+        let defaults = json!({"name": "m", "label": "m", "better": "lower", "n": 10});
+        for (key, value) in defaults.as_object().unwrap() {
+            let _ = metric
+                .as_object_mut()
+                .unwrap()
+                .entry(key)
+                .or_insert(value.clone());
+        }
+        evidence.stages.insert(
+            stage.into(),
+            Found::Fresh(Outcome {
+                fingerprint: "f00d".into(),
+                device: "cpu".into(),
+                origin: None,
+                metrics: vec![serde_json::from_value(metric).unwrap()],
+            }),
+        );
+    }
+    let held = claims.judge(&evidence).remove(0);
+    let fails = held.fails();
+    (held, fails)
+}
+
+#[test]
+fn a_claim_is_decided_by_the_errors_of_its_numbers() {
+    let value = |value: f64, error: f64| json!({"value": value, "std_error": error});
+    let (held, fails) = claim(value(1.0, 0.3), value(3.0, 0.4), "");
+    assert_eq!((held.holds, fails), (Holds::Yes, false));
+    let (held, fails) = claim(value(1.0, 0.3), value(1.75, 0.4), "");
+    assert_eq!(
+        (&held.holds, fails),
+        (&Holds::Undecided { errors: 1.5 }, false)
+    );
+    assert_eq!(
+        held.sentence(),
+        "a beats b: a 1, b 1.75, 1.5 standard errors apart"
+    );
+    let (held, fails) = claim(value(1.75, 0.3), value(1.0, 0.4), "");
+    assert_eq!(
+        (&held.holds, fails),
+        (&Holds::Undecided { errors: -1.5 }, true)
+    );
+    let (held, _) = claim(value(3.0, 0.3), value(1.0, 0.4), "");
+    assert_eq!(held.holds, Holds::No);
+    // Without errors the numbers are taken as they are.
+    assert_eq!(
+        claim(json!({"value": 1.0}), json!({"value": 1.1}), "")
+            .0
+            .holds,
+        Holds::Yes
+    );
+    assert_eq!(
+        claim(json!({"value": 1.0}), json!({"value": 1.0}), "")
+            .0
+            .holds,
+        Holds::No
+    );
+}
+
+#[test]
+fn a_claim_compares_like_with_like() {
+    let with = |protocol: serde_json::Value| json!({"value": 1.0, "protocol": protocol});
+    let other = json!({"value": 2.0, "protocol": {"resize": "clean", "draws": 8}});
+    let (held, fails) = claim(with(json!({"resize": "tf-legacy"})), other.clone(), "");
+    assert!(fails);
+    let Holds::Unknown { reason } = held.holds else {
+        panic!("{held:?}");
+    };
+    assert!(reason.contains("resize is tf-legacy and clean"), "{reason}");
+    let (held, _) = claim(
+        with(json!({"resize": "tf-legacy"})),
+        other,
+        "varies = [\"resize\"]",
+    );
+    assert_eq!(held.holds, Holds::Yes);
+    // A bound that is lower is lower still; an exact number is not better than a bound.
+    let bound = |value: f64| json!({"value": value, "label": "m (bound)"});
+    let (held, _) = claim(bound(1.0), json!({"value": 2.0}), "");
+    assert_eq!(held.sentence(), "a beats b: a 1 (bound), b 2");
+    assert_eq!(held.holds, Holds::Yes);
+    let (held, _) = claim(json!({"value": 1.0}), bound(2.0), "");
+    assert!(matches!(held.holds, Holds::Unknown { .. }), "{held:?}");
+    assert_eq!(claim(bound(1.0), bound(2.0), "").0.holds, Holds::Yes);
 }
 
 #[test]

@@ -28,6 +28,22 @@ pub fn update(old: &Baseline, report: &Report, spread: &[Report], version: &str)
     Baseline(entries)
 }
 
+/// The baseline with the numbers that are better than it allows, and else as it was.
+pub fn accept_better(old: &Baseline, report: &Report, version: &str) -> Baseline {
+    let better = |e: &Entry| {
+        let same = |l: &&Line| l.stage == e.stage && l.metric == e.metric;
+        let line = report.lines.iter().find(same)?;
+        let value = line.now.filter(|_| line.verdict == Verdict::Better)?;
+        Some(entry(line, value, &line.verdict, Some(e), &[], version))
+    };
+    let entries = old.0.iter();
+    Baseline(
+        entries
+            .map(|e| better(e).unwrap_or_else(|| e.clone()))
+            .collect(),
+    )
+}
+
 fn entry(
     line: &Line,
     value: f64,

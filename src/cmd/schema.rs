@@ -66,6 +66,7 @@ pub fn schema(kinds: &[StageDef]) -> Value {
                     "metric": {"type": "string"},
                     "stage": {"type": "string", "description": "the instance whose number is better ..."},
                     "than": {"type": "string", "description": "... than the number of this one"},
+                    "varies": described(&texts, "keys of the metric's protocol that may differ between the two"),
                 },
             }},
         },

@@ -233,6 +233,13 @@ impl Launch {
                 "wrote {names}, which {it}; hint: write to {{out.{port}}}"
             ));
         }
+        if !seen.results.is_empty() {
+            let names = some_of(seen.results.iter().map(String::as_str));
+            remarks.push(format!(
+                "read {names}, which it was not given, so that a change there does not count; \
+                 hint: in.NAME = \"STAGE.OUTPUT\" gives it"
+            ));
+        }
         if seen.left > 0 {
             let text = match seen.left {
                 1 => "left a process running, which was ended with it".into(),
@@ -293,7 +300,8 @@ impl Launch {
         let frame = Frame {
             dir: &self.dir,
             declared: &declared.collect(),
-            patterns: &self.watch.declared,
+            given: &self.given.paths(),
+            patterns: &self.watch.data,
             started: self.started,
         };
         let depfile = reads::read(&self.depfile)?.unwrap_or_default();
@@ -311,6 +319,14 @@ impl Launch {
             .into_iter()
             .filter(|read| !known.contains(&read.path));
         found.reads.extend(new);
+        let known: HashSet<(What, String)> = found
+            .reads
+            .iter()
+            .map(|r| (r.what, r.path.clone()))
+            .collect();
+        let before = self.read_before.others.iter();
+        let before = before.filter(|r| !known.contains(&(r.what, r.path.clone())));
+        found.reads.extend(before.cloned());
         found.seen.packages.extend(imports.versions);
         Ok(found)
     }
@@ -320,12 +336,8 @@ impl Launch {
         // Without a watch, a Python that was killed has told of nothing.
         let known = notes.is_some() || self.imports.as_ref().is_none_or(|list| list.exists());
         let found = self.findings(notes)?;
-        let contents = found.reads.iter().filter(|read| read.what == What::Content);
-        let files: Vec<_> = contents
-            .map(|read| (read.path.clone(), read.digest))
-            .collect();
-        let files = known.then_some(&files[..]);
-        let all = self.read_before.clone().and(files, self.started);
+        let reads = known.then_some(&found.reads[..]);
+        let all = self.read_before.clone().and(reads, self.started);
         Ok(self.work.note_read_before(&all)?)
     }
 

@@ -108,6 +108,10 @@ pub struct Given {
 pub struct Inputs(pub Vec<Given>);
 
 impl Inputs {
+    pub fn paths(&self) -> Vec<PathBuf> {
+        self.0.iter().map(|given| given.path.clone()).collect()
+    }
+
     /// Fails if one is not what it was when the stage was started, whoever has changed it.
     pub fn unchanged(&self) -> Result<()> {
         for given in &self.0 {

@@ -195,10 +195,23 @@ impl Launch {
         record.resumed = resumed.then(|| "with the checkpoint it had left".into());
         let before = resumed.then(|| work.spent()).flatten();
         let mut read_before = ReadBefore::default();
+        if !resumed {
+            // Of a run whose checkpoint is not taken up.
+            let _ = std::fs::remove_file(work.seen_file());
+        }
         if resumed {
             let began = work.began().unwrap_or(UNIX_EPOCH);
             let known = work.read_before();
             read_before = known.unwrap_or_else(|| ReadBefore::default().and(None, began));
+            // They are as they were: else the checkpoint would not be handed over.
+            for (name, _) in work.seen() {
+                let path = facts.dir.join(crate::files::path(&name));
+                if let Ok(digest) =
+                    std::fs::metadata(&path).and_then(|m| stat::hash_file(&path, m.len()))
+                {
+                    read_before.files.entry(name).or_insert(digest);
+                }
+            }
             // Until this run is heard of again.
             let now = read_before.clone().and(None, stat::now());
             work.note_read_before(&now)

@@ -149,7 +149,7 @@ pub fn run(
 pub fn can_watch() -> Result<(), String> {
     let places = Places::new(Vec::new(), Path::new("/nowhere"), globset::GlobSet::empty());
     let attempt = || {
-        let (observer, socket) = Observer::start(Arc::new(places))?;
+        let (observer, socket) = Observer::start(Arc::new(places), None)?;
         let null = || OpenOptions::new().write(true).open("/dev/null");
         let program = spawn::Program {
             name: "/proc/self/exe".into(),

@@ -222,7 +222,8 @@ fn command(
     }
     if command.watch {
         // Without a thread to listen the program runs unwatched, and its record says so.
-        if let Ok((observer, socket)) = Observer::start(Arc::clone(&launch.places)) {
+        let seen = launch.work.seen_file();
+        if let Ok((observer, socket)) = Observer::start(Arc::clone(&launch.places), Some(seen)) {
             launch.observer = Some(observer);
             program.observer = Some(socket);
         }

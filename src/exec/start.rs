@@ -126,6 +126,7 @@ impl Run<'_, '_> {
         let declared = command.declared().map(|(_, d)| d.text.clone());
         let mut watch = Watch {
             declared: declared.collect(),
+            data: command.files.iter().map(|d| d.text.clone()).collect(),
             found: self.planner.found(command),
             files: Vec::new(),
         };

@@ -1,5 +1,6 @@
 //! What a system call asks of the file system: from its number and arguments to paths and intents.
 
+use std::collections::HashSet;
 use std::ffi::OsString;
 use std::fs;
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -58,10 +59,57 @@ pub enum Event {
     Connect(String),
 }
 
+/// The working folder of the thread that called last: programs open many files in a row.
+#[derive(Debug, Default)]
+pub struct Here {
+    last: Option<(u32, PathBuf)>,
+    /// Threads that have asked for another, which may have it by now or in a moment. Threads of one
+    /// process share it.
+    moving: HashSet<u32>,
+}
+
+impl Here {
+    fn of(&mut self, thread: u32) -> Option<PathBuf> {
+        if let Some((last, folder)) = &self.last
+            && *last == thread
+        {
+            return Some(folder.clone());
+        }
+        let folder = fs::read_link(format!("/proc/{thread}/cwd")).ok()?;
+        // Those that have ended will have no other.
+        let alive = |thread: &u32| Path::new(&format!("/proc/{thread}")).exists();
+        self.moving.retain(alive);
+        if self.moving.is_empty() {
+            self.last = Some((thread, folder.clone()));
+        }
+        Some(folder)
+    }
+
+    /// A thread makes a call: the one before has ended.
+    fn called(&mut self, call: &Call) {
+        self.moving.remove(&call.thread);
+        if self
+            .last
+            .as_ref()
+            .is_some_and(|(last, _)| *last != call.thread)
+        {
+            self.last = None;
+        }
+    }
+
+    fn moves(&mut self, thread: u32) {
+        self.moving.insert(thread);
+        self.last = None;
+    }
+}
+
 /// What a call does; the second is what could not be read of it.
-pub fn decode(call: &Call) -> (Vec<Event>, bool) {
+pub fn decode(call: &Call, here: &mut Here) -> (Vec<Event>, bool) {
+    here.called(call);
     let mut decoder = Decoder {
         call,
+        here,
+        below: false,
         events: Vec::with_capacity(1),
         lost: false,
     };
@@ -71,6 +119,9 @@ pub fn decode(call: &Call) -> (Vec<Event>, bool) {
 
 struct Decoder<'a> {
     call: &'a Call,
+    here: &'a mut Here,
+    /// The path is one below the folder, even if it begins with a slash.
+    below: bool,
     events: Vec<Event>,
     lost: bool,
 }
@@ -78,14 +129,15 @@ struct Decoder<'a> {
 /// Where a relative path begins.
 #[derive(Clone, Copy)]
 enum Base {
-    Here,
+    /// In the working folder.
+    Working,
     /// Argument that holds the descriptor of a folder.
     Folder(usize),
 }
 
 impl Decoder<'_> {
     fn run(&mut self) {
-        use Base::{Folder, Here};
+        use Base::{Folder, Working};
         let argument = |i: usize| self.call.arguments[i] as i32;
         let follow = |i: usize| Act::Look {
             follow: argument(i) & libc::AT_SYMLINK_NOFOLLOW == 0,
@@ -93,12 +145,19 @@ impl Decoder<'_> {
         match self.call.number {
             libc::SYS_openat => self.path(Act::Open(argument(2)), Folder(0), 1),
             libc::SYS_openat2 => {
-                let mut flags = [0u8; 8];
-                let got = kernel::memory(self.call.thread, self.call.arguments[2], &mut flags);
-                self.lost |= got != Some(8);
-                self.path(Act::Open(u64::from_ne_bytes(flags) as i32), Folder(0), 1);
+                // Flags, mode, and how the path is resolved.
+                let mut how = [0u8; 24];
+                let got = kernel::memory(self.call.thread, self.call.arguments[2], &mut how);
+                self.lost |= got != Some(24);
+                let word = |i: usize| {
+                    let mut word = [0; 8];
+                    word.copy_from_slice(&how[8 * i..8 * i + 8]);
+                    u64::from_ne_bytes(word)
+                };
+                self.below = word(2) & libc::RESOLVE_IN_ROOT != 0;
+                self.path(Act::Open(word(0) as i32), Folder(0), 1);
             }
-            libc::SYS_execve => self.path(Act::Execute, Here, 0),
+            libc::SYS_execve => self.path(Act::Execute, Working, 0),
             libc::SYS_execveat => self.path(Act::Execute, Folder(0), 1),
             libc::SYS_newfstatat => self.path(follow(3), Folder(0), 1),
             libc::SYS_statx => self.path(follow(2), Folder(0), 1),
@@ -125,11 +184,15 @@ impl Decoder<'_> {
             libc::SYS_symlinkat => self.path(Act::Make(Thing::Link), Folder(1), 2),
             libc::SYS_mkdirat => self.path(Act::Make(Thing::Folder), Folder(0), 1),
             libc::SYS_mknodat => self.path(Act::Make(Thing::Other), Folder(0), 1),
-            libc::SYS_truncate => self.path(Act::Open(libc::O_WRONLY), Here, 0),
+            libc::SYS_truncate => self.path(Act::Open(libc::O_WRONLY), Working, 0),
             libc::SYS_setxattr | libc::SYS_lsetxattr | libc::SYS_removexattr => {
-                self.path(Act::Touch, Here, 0)
+                self.path(Act::Touch, Working, 0)
             }
-            libc::SYS_chdir => self.path(Act::Look { follow: true }, Here, 0),
+            libc::SYS_chdir => {
+                self.path(Act::Look { follow: true }, Working, 0);
+                self.here.moves(self.call.thread);
+            }
+            libc::SYS_fchdir => self.here.moves(self.call.thread),
             libc::SYS_fchmod | libc::SYS_fchown | libc::SYS_fsetxattr => {
                 self.descriptor(Act::Touch);
             }
@@ -145,37 +208,37 @@ impl Decoder<'_> {
 
     #[cfg(target_arch = "x86_64")]
     fn old(&mut self) {
-        use Base::{Folder, Here};
+        use Base::{Folder, Working};
         let look = |follow| Act::Look { follow };
         match self.call.number {
-            libc::SYS_open => self.path(Act::Open(self.call.arguments[1] as i32), Here, 0),
+            libc::SYS_open => self.path(Act::Open(self.call.arguments[1] as i32), Working, 0),
             libc::SYS_creat => {
                 let flags = libc::O_CREAT | libc::O_WRONLY | libc::O_TRUNC;
-                self.path(Act::Open(flags), Here, 0);
+                self.path(Act::Open(flags), Working, 0);
             }
-            libc::SYS_stat | libc::SYS_access => self.path(look(true), Here, 0),
-            libc::SYS_lstat => self.path(look(false), Here, 0),
-            libc::SYS_readlink => self.path(Act::Target, Here, 0),
+            libc::SYS_stat | libc::SYS_access => self.path(look(true), Working, 0),
+            libc::SYS_lstat => self.path(look(false), Working, 0),
+            libc::SYS_readlink => self.path(Act::Target, Working, 0),
             libc::SYS_getdents => self.descriptor(Act::List),
             libc::SYS_rename => {
-                self.path(Act::Carry, Here, 0);
-                self.path(Act::Remove, Here, 0);
-                self.path(Act::Make(Thing::Moved), Here, 1);
+                self.path(Act::Carry, Working, 0);
+                self.path(Act::Remove, Working, 0);
+                self.path(Act::Make(Thing::Moved), Working, 1);
             }
-            libc::SYS_unlink | libc::SYS_rmdir => self.path(Act::Remove, Here, 0),
+            libc::SYS_unlink | libc::SYS_rmdir => self.path(Act::Remove, Working, 0),
             libc::SYS_link => {
-                self.path(Act::Open(libc::O_RDONLY), Here, 0);
-                self.path(Act::Touch, Here, 0);
-                self.path(Act::Make(Thing::Other), Here, 1);
+                self.path(Act::Open(libc::O_RDONLY), Working, 0);
+                self.path(Act::Touch, Working, 0);
+                self.path(Act::Make(Thing::Other), Working, 1);
             }
-            libc::SYS_symlink => self.path(Act::Make(Thing::Link), Here, 1),
-            libc::SYS_mkdir => self.path(Act::Make(Thing::Folder), Here, 0),
-            libc::SYS_mknod => self.path(Act::Make(Thing::Other), Here, 0),
+            libc::SYS_symlink => self.path(Act::Make(Thing::Link), Working, 1),
+            libc::SYS_mkdir => self.path(Act::Make(Thing::Folder), Working, 0),
+            libc::SYS_mknod => self.path(Act::Make(Thing::Other), Working, 0),
             libc::SYS_chmod
             | libc::SYS_chown
             | libc::SYS_lchown
             | libc::SYS_utime
-            | libc::SYS_utimes => self.path(Act::Touch, Here, 0),
+            | libc::SYS_utimes => self.path(Act::Touch, Working, 0),
             libc::SYS_futimesat if self.call.arguments[1] == 0 => self.descriptor(Act::Touch),
             libc::SYS_futimesat => self.path(Act::Touch, Folder(0), 1),
             _ => {}
@@ -206,7 +269,14 @@ impl Decoder<'_> {
             }
             return;
         }
-        let path = PathBuf::from(OsString::from_vec(text));
+        let mut path = PathBuf::from(OsString::from_vec(text));
+        if self.below {
+            // The folder stands for the root.
+            path = path
+                .strip_prefix("/")
+                .map(Path::to_path_buf)
+                .unwrap_or(path);
+        }
         if path.is_absolute() {
             match self.of_itself(&path) {
                 Some(path) => self.tell(act, path, false),
@@ -215,7 +285,7 @@ impl Decoder<'_> {
             return;
         }
         let folder = match from {
-            Base::Here => self.working_folder(),
+            Base::Working => self.working_folder(),
             Base::Folder(fd) => match self.call.arguments[fd] as i32 {
                 libc::AT_FDCWD => self.working_folder(),
                 fd => self.opened(fd),
@@ -245,31 +315,35 @@ impl Decoder<'_> {
         }
     }
 
-    fn opened(&self, fd: i32) -> Option<PathBuf> {
+    fn opened(&mut self, fd: i32) -> Option<PathBuf> {
         if fd == libc::AT_FDCWD {
             return self.working_folder();
         }
         fs::read_link(format!("/proc/{}/fd/{fd}", self.call.thread)).ok()
     }
 
-    fn working_folder(&self) -> Option<PathBuf> {
-        fs::read_link(format!("/proc/{}/cwd", self.call.thread)).ok()
+    fn working_folder(&mut self) -> Option<PathBuf> {
+        self.here.of(self.call.thread)
     }
 
     /// `/proc/self/cwd/x` and its like, as the process itself would see them.
     fn of_itself(&self, path: &Path) -> Option<PathBuf> {
-        let mut parts = path.strip_prefix("/proc").ok()?.components();
-        let who = parts.next()?.as_os_str().to_str()?;
-        if who != "self" && who != "thread-self" && who != self.call.thread.to_string() {
-            return None;
+        if let Ok(fd) = path.strip_prefix("/dev/fd") {
+            return self.of_itself(&Path::new("/proc/self/fd").join(fd));
         }
+        let mut parts = path.strip_prefix("/proc").ok()?.components();
+        let who = match parts.next()?.as_os_str().to_str()? {
+            "self" | "thread-self" => self.call.thread,
+            // Of another process: what it has there.
+            number => number.parse().ok()?,
+        };
         let what = parts.next()?.as_os_str().to_str()?;
         let within = match what {
             "cwd" | "root" => what.to_owned(),
             "fd" => format!("fd/{}", parts.next()?.as_os_str().to_str()?),
             _ => return None,
         };
-        let base = fs::read_link(format!("/proc/{}/{within}", self.call.thread)).ok()?;
+        let base = fs::read_link(format!("/proc/{who}/{within}")).ok()?;
         let rest = parts.as_path();
         match rest.as_os_str().is_empty() {
             true => Some(base),
@@ -328,6 +402,10 @@ mod tests {
         Call::of(std::process::id(), number, all)
     }
 
+    fn decode_alone(call: &Call) -> (Vec<Event>, bool) {
+        decode(call, &mut Here::default())
+    }
+
     fn at(text: &std::ffi::CStr) -> u64 {
         text.as_ptr().addr() as u64
     }
@@ -335,7 +413,7 @@ mod tests {
     #[test]
     fn a_relative_path_begins_where_the_process_is() -> std::io::Result<()> {
         let here = std::env::current_dir()?;
-        let (events, lost) = decode(&call(
+        let (events, lost) = decode_alone(&call(
             libc::SYS_openat,
             &[libc::AT_FDCWD as u64, at(c"a/b"), libc::O_WRONLY as u64],
         ));
@@ -349,9 +427,9 @@ mod tests {
             libc::SYS_openat,
             &[0, at(c"/proc/self/cwd/x"), libc::O_WRONLY as u64],
         );
-        assert_eq!(decode(&own).0, [path(here.join("x"), false)]);
+        assert_eq!(decode_alone(&own).0, [path(here.join("x"), false)]);
         let unreadable = call(libc::SYS_openat, &[0, 8, 0]);
-        assert_eq!(decode(&unreadable), (vec![], true));
+        assert_eq!(decode_alone(&unreadable), (vec![], true));
         Ok(())
     }
 

@@ -2,9 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fs;
+use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result};
@@ -39,6 +39,9 @@ pub struct Seen {
     pub network: Vec<String>,
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub gpu: bool,
+    /// Results of the store that it read by their path, and was not given.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub results: Vec<String>,
     /// Files that `ignore` took out.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub ignored: usize,
@@ -82,6 +85,8 @@ pub struct Frame<'a> {
     pub dir: &'a Path,
     /// Names that its manifest holds already.
     pub declared: &'a HashSet<String>,
+    /// Outputs of other stages that it was given.
+    pub given: &'a [PathBuf],
     /// Patterns that say which files of a folder count.
     pub patterns: &'a [String],
     /// By the clock of files.
@@ -161,7 +166,8 @@ impl Reads<'_> {
     fn path(&mut self, path: &Path, marks: Marks) {
         let is = |mark| marks.has(mark);
         if is(Marks::LINK) && !is(Marks::OWN) {
-            self.add(What::Link, path, reads::link(path));
+            let first = self.notes.links.get(path).copied();
+            self.add(What::Link, path, first.unwrap_or_else(|| reads::link(path)));
         }
         let changed = is(Marks::WROTE) || is(Marks::TOUCHED) || is(Marks::OWN);
         let read = match is(Marks::OWN) && !is(Marks::READ) {
@@ -170,13 +176,8 @@ impl Reads<'_> {
             true => is(Marks::EXISTED) && is(Marks::READ_LATER) && !self.is_newer(path),
         };
         if read {
-            if path.is_file() {
-                if let Some(name) = self.name(path) {
-                    self.contents.push((path.into(), name, changed));
-                }
-            } else if !path.is_dir() {
-                // Read, and then taken away: it counts if it comes back.
-                self.add(What::Absent, path, reads::nothing());
+            if let Some(name) = self.name(path) {
+                self.contents.push((path.into(), name, changed));
             }
         } else if is(Marks::OWN) {
             // Of what the stage made itself nothing counts.
@@ -185,7 +186,7 @@ impl Reads<'_> {
                 self.add(What::Absent, path, reads::nothing());
             }
         } else if is(Marks::THERE) && self.places.name(path).is_some_and(|n| n != Path::new("")) {
-            self.add(What::There, path, reads::presence(path));
+            self.add(What::There, path, reads::kind(is(Marks::FOLDER)));
         }
     }
 
@@ -195,9 +196,11 @@ impl Reads<'_> {
     }
 
     fn links(&mut self) {
-        let links: Vec<PathBuf> = self.notes.map.links.iter().cloned().collect();
-        for link in links.into_iter().filter(|link| !self.notes.own(link)) {
-            self.add(What::Link, &link, reads::link(&link));
+        let links: Vec<(PathBuf, Digest)> = self.notes.map.links.clone().into_iter().collect();
+        for (link, digest) in links {
+            if !self.notes.own(&link) {
+                self.add(What::Link, &link, digest);
+            }
         }
     }
 
@@ -207,7 +210,7 @@ impl Reads<'_> {
         for (folder, listing) in listings {
             let (mut whole, mut modules) = (false, false);
             for (process, (times, python)) in &listing.by {
-                match imports.listed(*process, folder) {
+                match imports.listed(*process, &self.places.real(folder)) {
                     Some(by_imports) => whole |= *times > by_imports,
                     // A Python that does not say what it imports, and looked where modules are.
                     None if *python && *times == 1 && self.holds_modules(folder) => {
@@ -288,25 +291,71 @@ impl Reads<'_> {
             let Some(path) = self.name(&folder) else {
                 continue;
             };
+            let digest = match self.appeared(&folder, &names) {
+                true => torn(),
+                false => reads::imports(self.places, &folder, &names),
+            };
             self.reads.push(Read {
                 what: What::Imports,
                 path,
-                digest: reads::imports(self.places, &folder, &names),
+                digest,
                 names: names.into_iter().map(str::to_owned).collect(),
             });
         }
     }
 
+    /// True if what an import would find came while the program ran, and not from itself: it may
+    /// have looked before or after.
+    fn appeared(&self, folder: &Path, wanted: &BTreeSet<&str>) -> bool {
+        let found = names(self.places, folder).into_iter().filter(|name| {
+            let stem = name.split(|b| *b == b'.').next().unwrap_or(name);
+            std::str::from_utf8(stem).is_ok_and(|stem| wanted.contains(stem))
+                && is_importable(name, folder)
+        });
+        let mut paths = found.map(|name| folder.join(std::ffi::OsStr::from_bytes(&name)));
+        paths.any(|path| !path.is_dir() && !self.notes.own(&path) && self.is_newer(&path))
+    }
+
     fn digests(&self) -> Result<Vec<Read>> {
         let declared = self.frame.declared;
-        let files = self.contents.par_iter();
-        let files = files.filter(|(_, name, _)| !declared.contains(name));
-        let read = files.map(|(path, name, changed)| {
-            let digest = digest(path, *changed, self.frame.started)
-                .with_context(|| format!("cannot read {}", path.display()))?;
-            Ok(Read::content(name.clone(), digest))
-        });
-        read.collect()
+        let one = |(path, name, changed): &(PathBuf, String, bool)| {
+            let Ok(meta) = fs::metadata(path) else {
+                if !self.notes.own(path) {
+                    // Somebody else took it away.
+                    return Ok(Some(Read::content(name.clone(), torn())));
+                }
+                // Read, and then taken away: it counts if it comes back.
+                let digest = reads::nothing();
+                return Ok(Some(Read {
+                    what: What::Absent,
+                    path: name.clone(),
+                    digest,
+                    names: Vec::new(),
+                }));
+            };
+            if !*changed && self.notes.is_another(path, &meta) {
+                return Ok(Some(Read::content(name.clone(), torn())));
+            }
+            if !meta.is_file() || declared.contains(name) {
+                return Ok(None);
+            }
+            match digest(path, &meta, *changed, self.frame.started) {
+                // Nor could the program read it: it may execute it, or go on without it.
+                Err(e) if e.kind() == io::ErrorKind::PermissionDenied => Ok(Some(Read {
+                    what: What::There,
+                    path: name.clone(),
+                    digest: reads::kind(false),
+                    names: Vec::new(),
+                })),
+                digest => {
+                    let digest =
+                        digest.with_context(|| format!("cannot read {}", path.display()))?;
+                    Ok(Some(Read::content(name.clone(), digest)))
+                }
+            }
+        };
+        let read = self.contents.par_iter().map(one);
+        read.filter_map(Result::transpose).collect()
     }
 }
 
@@ -325,31 +374,29 @@ fn remove_if_early(compiled: &Path) {
     }
 }
 
-/// Digests of files that stages of this run have read, for those that read them too.
-static KNOWN: Mutex<BTreeMap<PathBuf, (Stamp, Digest)>> = Mutex::new(BTreeMap::new());
-
 /// Of a file as the program found it.
-pub fn digest(path: &Path, changed_by_stage: bool, started: SystemTime) -> std::io::Result<Digest> {
-    let meta = fs::metadata(path)?;
-    let stamp = Stamp::of(&meta);
+fn digest(
+    path: &Path,
+    meta: &fs::Metadata,
+    changed_by_stage: bool,
+    started: SystemTime,
+) -> std::io::Result<Digest> {
+    let stamp = Stamp::of(meta);
     let now = SystemTime::now();
     if stamp.changed_between(started, now) && !changed_by_stage {
         return Ok(torn());
     }
-    let known = || KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some((was, digest)) = known().get(path)
-        && *was == stamp
-    {
-        return Ok(*digest);
+    if let Some(digest) = stat::recall(&stamp) {
+        return Ok(digest);
     }
     let digest = stat::hash_file(path, meta.len())?;
     if stamp.settled(now) {
-        known().insert(path.into(), (stamp, digest));
+        stat::remember(stamp, digest);
     }
     Ok(digest)
 }
 
-/// True if patterns say which files of a folder count.
+/// True if patterns say which files of a folder count. A folder's own name says that all do.
 fn is_covered(patterns: &[String], folder: &str) -> bool {
     patterns.iter().any(|pattern| {
         let parts: Vec<&str> = pattern
@@ -358,9 +405,12 @@ fn is_covered(patterns: &[String], folder: &str) -> bool {
             .collect();
         let wild = |part: &&str| part.contains(['*', '?', '[', '{']);
         let fixed = parts.iter().take_while(|part| !wild(part)).count();
+        if fixed == parts.len() {
+            return false;
+        }
         let prefix = parts[..fixed].join("/");
         match parts.len() - fixed {
-            0 | 1 if fixed < parts.len() && parts[fixed] != "**" => folder == prefix,
+            1 if parts[fixed] != "**" => folder == prefix,
             _ => prefix.is_empty() || Path::new(folder).starts_with(prefix),
         }
     })
@@ -445,6 +495,10 @@ fn seen(notes: &Notes, places: &Places, frame: &Frame) -> Seen {
         packages: environment::versions(&notes.packages),
         network: notes.network.iter().cloned().collect(),
         gpu: notes.gpu,
+        results: (notes.store_reads.iter())
+            .filter(|result| !frame.given.iter().any(|given| given.starts_with(result)))
+            .map(|result| reads::text(result))
+            .collect(),
         ignored: notes.ignored,
         left: 0,
         lost: notes.lost,
@@ -485,7 +539,8 @@ pub fn reported(
     }
     files.retain(|name, _| !frame.declared.contains(name));
     let read = files.into_par_iter().map(|(name, place)| {
-        let digest = digest(&place, false, frame.started)
+        let digest = fs::metadata(&place)
+            .and_then(|meta| digest(&place, &meta, false, frame.started))
             .with_context(|| format!("cannot read {}", place.display()))?;
         Ok(Read::content(name, digest))
     });
@@ -501,7 +556,7 @@ mod tests {
         let covered = |pattern: &str, folder: &str| is_covered(&[pattern.to_owned()], folder);
         assert!(covered("data/*.csv", "data") && !covered("data/*.csv", "data/deep"));
         assert!(covered("data/**/*.csv", "data") && covered("data/**/*.csv", "data/deep"));
-        assert!(covered("./data", "data") && covered("data", "data/deep"));
+        assert!(!covered("./data", "data") && !covered("data", "data/deep"));
         assert!(covered("*.csv", "") && !covered("*.csv", "data"));
         assert!(!covered("data/*.csv", "") && !covered("data/1.csv", "dat"));
     }

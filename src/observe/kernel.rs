@@ -10,6 +10,8 @@
     reason = "seccomp, ioctl and memory of another process, which no safe library offers"
 )]
 
+use std::cell::RefCell;
+use std::collections::VecDeque;
 use std::io;
 use std::mem::{MaybeUninit, size_of};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
@@ -18,7 +20,7 @@ use std::ptr;
 use libc::{c_int, c_long, sock_filter, sock_fprog};
 
 /// System calls that exist on every processor.
-const EVERYWHERE: [c_long; 28] = [
+const EVERYWHERE: [c_long; 30] = [
     libc::SYS_openat,
     libc::SYS_openat2,
     libc::SYS_execve,
@@ -35,6 +37,8 @@ const EVERYWHERE: [c_long; 28] = [
     libc::SYS_mkdirat,
     libc::SYS_truncate,
     libc::SYS_chdir,
+    libc::SYS_fchdir,
+    libc::SYS_chroot,
     libc::SYS_connect,
     libc::SYS_fchmod,
     libc::SYS_fchmodat,
@@ -264,11 +268,17 @@ pub enum Woken {
     Over,
     /// `stop` became readable.
     Stopped,
+    /// Nothing came in time.
+    Idle,
 }
 
 /// The end at which the calls arrive.
 #[derive(Debug)]
-pub struct Listener(OwnedFd);
+pub struct Listener {
+    fd: OwnedFd,
+    /// Calls that were received ahead of their turn.
+    ahead: RefCell<VecDeque<Call>>,
+}
 
 impl Listener {
     /// Waits for what [`enter`] sends; nothing if the program starts unwatched, or not at all.
@@ -294,38 +304,62 @@ impl Listener {
                 }
             };
             let sent = got == 1 && control.head.cmsg_type == libc::SCM_RIGHTS && control.fd > 0;
-            let listener = sent.then(|| Self(OwnedFd::from_raw_fd(control.fd)))?;
+            let listener = sent.then(|| Self {
+                fd: OwnedFd::from_raw_fd(control.fd),
+                ahead: RefCell::default(),
+            })?;
             // Wakes this thread on the caller's processor where the kernel can (6.6): a call
             // then costs two thirds. Elsewhere it is refused, and nothing is lost.
             let set_flags = 0x4008_2104;
-            libc::ioctl(listener.0.as_raw_fd(), set_flags, 1u64);
+            libc::ioctl(listener.fd.as_raw_fd(), set_flags, 1u64);
             Some(listener)
         }
     }
 
-    /// The next call, until `stop` is closed at its other end.
-    pub fn wait(&self, stop: &OwnedFd) -> io::Result<Woken> {
-        self.poll(Some(stop), -1)
+    /// The next call, until `stop` is closed at its other end, or this many milliseconds are over.
+    pub fn wait(&self, stop: &OwnedFd, milliseconds: i32) -> io::Result<Woken> {
+        self.poll(Some(stop), milliseconds)
     }
 
-    /// The next call; `Stopped` after this many milliseconds without one, never for -1.
+    /// The next call; `Idle` after this many milliseconds without one, never for -1.
     pub fn wait_for_call(&self, milliseconds: i32) -> io::Result<Woken> {
         self.poll(None, milliseconds)
     }
 
+    /// True if a thread has made another call: what it called before is over.
+    pub fn has_from(&self, thread: u32) -> bool {
+        let mut ready = libc::pollfd {
+            fd: self.fd.as_raw_fd(),
+            events: libc::POLLIN,
+            revents: 0,
+        };
+        // SAFETY: one entry, and the call does not wait.
+        while unsafe { libc::poll(&mut ready, 1, 0) } == 1 && ready.revents & libc::POLLIN != 0 {
+            match self.take() {
+                Ok(Some(call)) => self.ahead.borrow_mut().push_back(call),
+                Ok(None) => {}
+                Err(_) => break,
+            }
+        }
+        self.ahead.borrow().iter().any(|call| call.thread == thread)
+    }
+
     fn poll(&self, stop: Option<&OwnedFd>, milliseconds: i32) -> io::Result<Woken> {
+        if let Some(call) = self.ahead.borrow_mut().pop_front() {
+            return Ok(Woken::Call(call));
+        }
         let entry = |fd: Option<&OwnedFd>| libc::pollfd {
             // The kernel passes over what is negative.
             fd: fd.map_or(-1, AsRawFd::as_raw_fd),
             events: libc::POLLIN,
             revents: 0,
         };
-        let mut both = [entry(Some(&self.0)), entry(stop)];
+        let mut both = [entry(Some(&self.fd)), entry(stop)];
         loop {
             // SAFETY: `both` is valid for as many entries as are named.
             let woken = unsafe { libc::poll(both.as_mut_ptr(), 2, milliseconds) };
             if woken == 0 {
-                return Ok(Woken::Stopped);
+                return Ok(Woken::Idle);
             }
             if woken < 0 {
                 let error = io::Error::last_os_error();
@@ -355,7 +389,7 @@ impl Listener {
         // SAFETY: the kernel wants zeroes and fills them.
         let told = unsafe {
             let mut told: libc::seccomp_notif = MaybeUninit::zeroed().assume_init();
-            if libc::ioctl(self.0.as_raw_fd(), request as _, &mut told) != 0 {
+            if libc::ioctl(self.fd.as_raw_fd(), request as _, &mut told) != 0 {
                 let error = io::Error::last_os_error();
                 return match error.raw_os_error() {
                     Some(libc::ENOENT | libc::EINTR) => Ok(None),
@@ -392,7 +426,7 @@ impl Listener {
             flags,
         };
         // SAFETY: `answer` is what the kernel reads, and outlives the call.
-        unsafe { libc::ioctl(self.0.as_raw_fd(), request as _, &answer) == 0 }
+        unsafe { libc::ioctl(self.fd.as_raw_fd(), request as _, &answer) == 0 }
     }
 }
 

@@ -21,19 +21,24 @@ pub mod notes;
 pub mod places;
 
 use std::collections::HashSet;
-use std::fs;
-use std::io;
+use std::fs::{self, File};
+use std::io::{self, Write};
 use std::os::fd::OwnedFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, Sender};
+use std::time::{Duration, Instant};
 
+use calls::Here;
 pub use findings::{Findings, is_importable};
 pub use kernel::Filter;
 use kernel::{Call, Listener, Woken};
 pub use notes::names;
 use notes::{Notes, Who};
 use places::Places;
+
+use crate::files;
+use crate::store::stat::Stamp;
 
 /// Watches one program and all that it starts.
 #[derive(Debug)]
@@ -46,13 +51,15 @@ pub struct Observer {
 impl Observer {
     /// Begins to listen. The descriptor is for the program's process, see [`kernel::enter`], and
     /// must be closed here once that has started.
-    pub fn start(places: Arc<Places>) -> io::Result<(Self, OwnedFd)> {
+    ///
+    /// Files that are read are written down in `seen` while the program runs, a second or two late.
+    pub fn start(places: Arc<Places>, seen: Option<PathBuf>) -> io::Result<(Self, OwnedFd)> {
         let (ours, theirs) = kernel::sockets()?;
         let (stop, stopped) = kernel::sockets()?;
         let (sender, notes) = mpsc::channel();
         std::thread::Builder::new()
             .name("observer".into())
-            .spawn(move || listen(&ours, &stopped, places, &sender))?;
+            .spawn(move || listen(&ours, &stopped, Diary::new(seen), places, &sender))?;
         Ok((Self { notes, stop }, theirs))
     }
 
@@ -64,16 +71,36 @@ impl Observer {
     }
 }
 
-fn listen(socket: &OwnedFd, stop: &OwnedFd, places: Arc<Places>, sender: &Sender<Option<Notes>>) {
+fn listen(
+    socket: &OwnedFd,
+    stop: &OwnedFd,
+    mut diary: Diary,
+    places: Arc<Places>,
+    sender: &Sender<Option<Notes>>,
+) {
     let Some(listener) = Listener::receive(socket) else {
         let _ = sender.send(None);
         return;
     };
     let mut notes = Notes::new(places);
     let own_mount = mount_of("self");
+    let mut here = Here::default();
     let stopped = loop {
-        match listener.wait(stop) {
-            Ok(Woken::Call(call)) => note(&listener, &call, &mut notes, own_mount.as_deref()),
+        let unwritten = !notes.unwritten.is_empty();
+        if unwritten && diary.is_due() {
+            diary.write(&mut notes);
+        }
+        match listener.wait(stop, if unwritten { IDLE } else { -1 }) {
+            Ok(Woken::Idle) => diary.write(&mut notes),
+            Ok(Woken::Call(call)) => {
+                note(
+                    &listener,
+                    &call,
+                    &mut here,
+                    &mut notes,
+                    own_mount.as_deref(),
+                );
+            }
             Ok(Woken::Stopped) => break true,
             Ok(Woken::Over) | Err(_) => break false,
         }
@@ -89,6 +116,54 @@ fn listen(socket: &OwnedFd, stop: &OwnedFd, places: Arc<Places>, sender: &Sender
     }
 }
 
+/// Milliseconds without a call after which what was seen is written down.
+const IDLE: i32 = 1000;
+
+/// What was read, on the disk: it outlives the runner.
+struct Diary {
+    file: Option<PathBuf>,
+    written: Instant,
+}
+
+impl Diary {
+    fn new(file: Option<PathBuf>) -> Self {
+        Self {
+            file,
+            written: Instant::now(),
+        }
+    }
+
+    fn is_due(&self) -> bool {
+        self.written.elapsed() > Duration::from_millis(2 * IDLE as u64)
+    }
+
+    /// A line a file: its name and its stamp.
+    fn write(&mut self, notes: &mut Notes) {
+        self.written = Instant::now();
+        let mut lines = Vec::new();
+        for path in std::mem::take(&mut notes.unwritten) {
+            let Ok(meta) = fs::metadata(&path) else {
+                continue;
+            };
+            if let Some(name) = notes.places.name(&path)
+                && !notes.is_another(&path, &meta)
+                && let Ok(line) = serde_json::to_vec(&(files::text(&name), Stamp::of(&meta)))
+            {
+                lines.extend(line);
+                lines.push(b'\n');
+            }
+        }
+        // Without it a checkpoint is only judged less well.
+        let file = self.file.as_ref().map(|file| {
+            let options = &mut File::options();
+            options.append(true).create(true).open(file)
+        });
+        if let Some(Ok(mut file)) = file {
+            let _ = file.write_all(&lines);
+        }
+    }
+}
+
 /// How long processes that were killed may take to be gone, in milliseconds.
 const GONE: i32 = 20;
 
@@ -99,7 +174,7 @@ fn ends(listener: &Listener) -> bool {
             Ok(Woken::Call(call)) => {
                 listener.go_on(&call);
             }
-            Ok(Woken::Stopped) => return false,
+            Ok(Woken::Stopped | Woken::Idle) => return false,
             Ok(Woken::Over) | Err(_) => return true,
         }
     }
@@ -112,12 +187,20 @@ fn serve(listener: &Listener) {
     }
 }
 
-fn note(listener: &Listener, call: &Call, notes: &mut Notes, own_mount: Option<&Path>) {
-    let (events, lost) = calls::decode(call);
-    notes.begin(notes::Caller {
+fn note(
+    listener: &Listener,
+    call: &Call,
+    here: &mut Here,
+    notes: &mut Notes,
+    own_mount: Option<&Path>,
+) {
+    let (events, lost) = calls::decode(call, here);
+    let caller = notes::Caller {
         thread: call.thread,
         number: call.number,
-    });
+        arguments: call.arguments,
+    };
+    notes.begin(caller, |thread| listener.has_from(thread));
     let mut before = [notes::Before::Unknown; 5];
     let mut who = None;
     for (event, before) in events.iter().zip(&mut before) {
@@ -127,7 +210,7 @@ fn note(listener: &Listener, call: &Call, notes: &mut Notes, own_mount: Option<&
         }
     }
     let executes = call.number == libc::SYS_execve || call.number == libc::SYS_execveat;
-    let apart = executes && is_apart(call.thread, own_mount);
+    let apart = executes && is_apart(call.thread, own_mount) || call.number == libc::SYS_chroot;
     if !listener.go_on(call) {
         return;
     }

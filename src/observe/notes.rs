@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use super::calls::{Act, Event, Thing};
 use super::places::{CACHES, Class, Map, Places, look};
+use crate::digest::Digest;
 
 /// What was seen of one path; several hold at once.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -67,6 +68,8 @@ pub struct Listing {
 struct Seen {
     class: Class,
     marks: Marks,
+    /// The file that was found when it was first read.
+    first: Option<Id>,
 }
 
 /// Whether a path was there just before a call that may change that.
@@ -115,6 +118,31 @@ impl Id {
 pub struct Caller {
     pub thread: u32,
     pub number: libc::c_long,
+    pub arguments: [u64; 6],
+}
+
+impl Caller {
+    /// True if its thread may still be in this call.
+    fn is_busy(&self) -> bool {
+        // The call in which the thread waits and its arguments, `running`, or nothing if it is gone.
+        let state = fs::read_to_string(format!("/proc/{}/syscall", self.thread));
+        let state = state.unwrap_or_default();
+        let mut words = state.split_whitespace();
+        let number = words.next().unwrap_or_default();
+        let argument = |word: &str| u64::from_str_radix(word.trim_start_matches("0x"), 16).ok();
+        number == "running"
+            || number == self.number.to_string()
+                && (words.zip(self.arguments)).all(|(word, was)| argument(word) == Some(was))
+    }
+}
+
+/// What a rename takes away.
+#[derive(Debug)]
+struct Moving {
+    id: Id,
+    folder: bool,
+    link: bool,
+    from: PathBuf,
 }
 
 /// What a call that has been let go on was to do. Whether it did is known when it has ended.
@@ -128,20 +156,17 @@ struct Pending {
 }
 
 /// How long a call of another thread is waited for: in all, and between two looks.
-const PATIENCE: (Duration, Duration) = (Duration::from_millis(20), Duration::from_micros(100));
+const PATIENCE: (Duration, Duration) = (Duration::from_millis(10), Duration::from_micros(100));
 
 impl Pending {
     /// Until the call has done what it was to do, or its thread is past it.
-    fn wait(&self) {
+    fn wait(&self, calls: &mut impl FnMut(u32) -> bool) {
         let begun = Instant::now();
-        while !self.aim.is_reached(&self.place) && begun.elapsed() < PATIENCE.0 {
-            // The number of the call that the thread waits in, `running`, or nothing if it is gone.
-            let state = fs::read_to_string(format!("/proc/{}/syscall", self.caller.thread));
-            let state = state.unwrap_or_default();
-            let number = state.split_whitespace().next().unwrap_or_default();
-            if number != "running" && number != self.caller.number.to_string() {
-                break;
-            }
+        while !self.aim.is_reached(&self.place)
+            && !calls(self.caller.thread)
+            && self.caller.is_busy()
+            && begun.elapsed() < PATIENCE.0
+        {
             std::thread::sleep(PATIENCE.1);
         }
     }
@@ -187,13 +212,21 @@ pub struct Notes {
     made: HashSet<PathBuf>,
     caller: Caller,
     pending: Vec<Pending>,
-    /// What the last rename takes away, with the folder's number if it is one.
-    moving: Option<(Id, bool)>,
-    /// What it takes away is a link.
-    moving_link: bool,
+    /// What the last rename takes away.
+    moving: Option<Moving>,
     /// Links that the stage made, and those outside that lead to a watched file: what is read
     /// through them is what they lead to.
     followed: HashSet<PathBuf>,
+    /// Where links led when they were first asked for.
+    pub links: HashMap<PathBuf, Digest>,
+    /// Threads of programs that compare times of files ([`BUILDERS`]) or not, as far as is known.
+    builders: HashMap<u32, bool>,
+    /// One of those programs was started.
+    builds: bool,
+    /// Links among what is installed, looked at once.
+    looked: HashSet<PathBuf>,
+    /// Results of the store that were read.
+    pub store_reads: BTreeSet<PathBuf>,
     pub listings: HashMap<PathBuf, Listing>,
     /// Opened to be listed, by process.
     opened: HashMap<(u32, PathBuf), usize>,
@@ -221,6 +254,8 @@ pub struct Notes {
     pub left: bool,
     /// Every thread that was seen.
     pub threads: HashSet<u32>,
+    /// Files that were read since it was last written down which.
+    pub unwritten: Vec<PathBuf>,
 }
 
 /// The process that opens a folder to list it, and how often that counts.
@@ -231,6 +266,22 @@ const LINKS: usize = 40;
 
 /// Scripts that are interpreters of scripts, as many as the kernel follows.
 const INTERPRETERS: usize = 5;
+
+/// Programs that look at times of files and read only what is newer than what was made of it.
+const BUILDERS: [&str; 12] = [
+    "make",
+    "gmake",
+    "ninja",
+    "ninja-build",
+    "samu",
+    "cargo",
+    "rsync",
+    "tup",
+    "redo",
+    "mk",
+    "bmake",
+    "remake",
+];
 
 /// More than any import system lists a folder.
 const RELATIVE: usize = 1 << 20;
@@ -248,8 +299,12 @@ impl Notes {
             caller: Caller::default(),
             pending: Vec::new(),
             moving: None,
-            moving_link: false,
             followed: HashSet::new(),
+            links: HashMap::new(),
+            builders: HashMap::new(),
+            builds: false,
+            looked: HashSet::new(),
+            store_reads: BTreeSet::new(),
             listings: HashMap::new(),
             opened: HashMap::new(),
             outside: HashMap::new(),
@@ -265,6 +320,7 @@ impl Notes {
             compiled: BTreeSet::new(),
             left: false,
             threads: HashSet::new(),
+            unwritten: Vec::new(),
         }
     }
 
@@ -273,6 +329,12 @@ impl Notes {
         let seen = self.seen.iter();
         let watched = seen.filter(|(_, seen)| seen.class == Class::Watched);
         watched.map(|(path, seen)| (path.as_path(), seen.marks))
+    }
+
+    /// True if a file is another than the one that was read first, or has changed since.
+    pub fn is_another(&self, path: &Path, now: &Metadata) -> bool {
+        let first = self.seen.get(path).and_then(|seen| seen.first);
+        first.is_some_and(|first| first != Id::of(now))
     }
 
     /// True if the stage made a folder that holds this path, or the path itself.
@@ -311,24 +373,41 @@ impl Notes {
             Ok(meta) => kind(&meta),
             Err(_) => Before::Missing,
         };
-        if let (Act::Carry, Before::Folder(_)) = (act, before) {
-            self.read_all(&place);
+        // Once it has happened there is nothing left to look at.
+        match (act, before) {
+            (Act::Carry, Before::Folder(_)) => self.read_all(&place),
+            (Act::Carry, Before::Link(_)) if !self.in_made(&place) => {
+                self.link(&place);
+                self.read(&place);
+            }
+            (Act::Carry, Before::File(_)) if !self.in_made(&place) => self.read(&place),
+            _ => {}
         }
         before
     }
 
     /// What is in a folder that goes on under another name counts as read, as it does for a file.
     fn read_all(&mut self, folder: &Path) {
-        if self.class(folder) != Class::Watched || self.own(folder) {
+        if self.map.folder(&self.places, folder) != Class::Watched || self.own(folder) {
             return;
         }
+        let whole = Who {
+            process: self.caller.thread,
+            python: false,
+        };
+        self.list(folder.into(), Some(whole));
         for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
             let path = entry.path();
+            if self.class(&path) != Class::Watched {
+                continue;
+            }
             match entry.file_type() {
                 Ok(kind) if kind.is_dir() => self.read_all(&path),
-                Ok(kind) if kind.is_file() && self.class(&path) == Class::Watched => {
+                Ok(kind) if kind.is_symlink() => {
+                    self.link(&path);
                     self.read(&path);
                 }
+                Ok(kind) if kind.is_file() => self.read(&path),
                 _ => {}
             }
         }
@@ -358,11 +437,12 @@ impl Notes {
 
     /// A thread makes a call. The one before has ended: what it was to do is done, or was refused,
     /// and so is what others were to do, who are waited for.
-    pub fn begin(&mut self, caller: Caller) {
+    /// `calls` says of a thread whether it waits with another call, of which nobody knows yet.
+    pub fn begin(&mut self, caller: Caller, mut calls: impl FnMut(u32) -> bool) {
         self.caller = caller;
         for pending in std::mem::take(&mut self.pending) {
             if pending.caller.thread != caller.thread {
-                pending.wait();
+                pending.wait(&mut calls);
             }
             self.judge(&pending);
         }
@@ -442,17 +522,17 @@ impl Notes {
         match act {
             Act::Execute => self.execute(&place),
             Act::Remove => {
-                let folder = matches!(before, Before::Folder(_));
-                self.moving = before.id().map(|id| (id, folder));
-                self.moving_link =
-                    matches!(before, Before::Link(_)) || self.followed.contains(&place);
+                self.moving = before.id().map(|id| Moving {
+                    id,
+                    folder: matches!(before, Before::Folder(_)),
+                    link: matches!(before, Before::Link(_)),
+                    from: place.clone(),
+                });
             }
             Act::Make(Thing::Link) => {
                 self.followed.insert(place.clone());
             }
-            Act::Make(Thing::Moved) if self.moving_link => {
-                self.followed.insert(place.clone());
-            }
+            Act::Make(Thing::Moved) => self.move_links(&place),
             _ => {}
         }
         if let Some(source) = source_of(&place) {
@@ -469,9 +549,18 @@ impl Notes {
             return;
         }
         let mut class = self.class(&place);
-        if class == Class::Outside && self.leads_inside(act, &place) {
+        if matches!(class, Class::Outside | Class::Environment | Class::System)
+            && self.leads_inside(act, &place)
+        {
             place = self.locate(act, path);
             class = self.class(&place);
+        }
+        if let Act::Look { .. } = act
+            && class == Class::Watched
+            && self.builds
+            && self.is_builder()
+        {
+            self.compares(&place);
         }
         match class {
             Class::Watched => {
@@ -493,7 +582,10 @@ impl Notes {
 
     /// Learns of a link outside that leads to a file below a watched folder.
     fn leads_inside(&mut self, act: Act, place: &Path) -> bool {
-        if !follows(act) || self.seen.contains_key(place) {
+        if !matches!(act, Act::Open(_) | Act::Execute) || !follows(act) {
+            return false;
+        }
+        if !self.looked.insert(place.into()) {
             return false;
         }
         let link = fs::symlink_metadata(place).is_ok_and(|meta| meta.is_symlink());
@@ -502,7 +594,24 @@ impl Notes {
             let real = self.map.locate(&self.places, &real);
             self.class(&real) == Class::Watched
         });
-        inside && self.followed.insert(place.into())
+        if !inside {
+            return false;
+        }
+        // Each link of a chain, up to one that the project knows.
+        let mut link = place.to_path_buf();
+        for _ in 0..LINKS {
+            self.followed.insert(link.clone());
+            let Ok(target) = fs::read_link(&link) else {
+                break;
+            };
+            let folder = link.parent().unwrap_or(&link).to_path_buf();
+            link = self.map.locate(&self.places, &folder.join(target));
+            let more = fs::symlink_metadata(&link).is_ok_and(|meta| meta.is_symlink());
+            if !more || self.class(&link) == Class::Watched {
+                break;
+            }
+        }
+        true
     }
 
     fn class(&mut self, place: &Path) -> Class {
@@ -515,13 +624,18 @@ impl Notes {
     fn marks(&mut self, place: &Path, class: Class) -> &mut Marks {
         // Two look-ups, but no copy of a path that is known.
         if !self.seen.contains_key(place) {
-            let marks = Marks::default();
-            self.seen.insert(place.into(), Seen { class, marks });
+            let unknown = Seen {
+                class,
+                marks: Marks::default(),
+                first: None,
+            };
+            self.seen.insert(place.into(), unknown);
         }
         let seen = self.seen.entry(place.into());
         let unknown = Seen {
             class,
             marks: Marks::default(),
+            first: None,
         };
         &mut seen.or_insert(unknown).marks
     }
@@ -543,23 +657,44 @@ impl Notes {
 
     fn watch(&mut self, act: Act, place: &Path, before: Before, lister: Lister) {
         if self.in_made(place) {
+            // What it leaves there may be meant to be kept.
+            if let Act::Open(flags) = act
+                && flags & libc::O_ACCMODE != libc::O_RDONLY
+                && flags & libc::O_CREAT != 0
+            {
+                self.mark(place, Marks::OWN);
+                self.mark(place, Marks::WROTE);
+            }
             return;
         }
         match act {
             Act::Look { follow: true } => self.look(place),
             Act::Look { follow: false } | Act::Target => {
-                match fs::symlink_metadata(place) {
-                    Ok(meta) if meta.is_symlink() => self.mark(place, Marks::LINK),
-                    _ => {}
-                }
+                self.link(place);
                 self.look(place);
             }
             Act::Open(flags) => self.open(flags, place, before, lister),
-            Act::Execute | Act::Carry => self.read(place),
+            Act::Execute => self.read(place),
+            // Looked at before it happened.
+            Act::Carry => {}
             Act::Make(thing) => self.make(thing, place, before),
             Act::Remove => self.remove(place, before),
             Act::Touch => self.mark(place, Marks::TOUCHED),
             Act::List => {}
+        }
+    }
+
+    /// If it is a link, where it leads counts, and what is there has its name.
+    fn link(&mut self, place: &Path) {
+        let known = self.of(place);
+        if known.has(Marks::LINK) || known.has(Marks::OWN) {
+            return;
+        }
+        if let Ok(target) = fs::read_link(place) {
+            self.mark(place, Marks::LINK);
+            let digest = Digest::of(target.as_os_str().as_encoded_bytes());
+            self.links.insert(place.into(), digest);
+            self.map.learn_link(&self.places, place);
         }
     }
 
@@ -596,7 +731,13 @@ impl Notes {
         match look(place) {
             None => self.mark(place, Marks::ABSENT),
             Some(meta) if meta.is_dir() => self.folder(place),
-            Some(meta) if meta.is_file() => self.mark(place, Marks::READ),
+            Some(meta) if meta.is_file() => {
+                self.mark(place, Marks::READ);
+                if let Some(seen) = self.seen.get_mut(place) {
+                    seen.first = Some(Id::of(&meta));
+                }
+                self.unwritten.push(place.into());
+            }
             Some(_) => {}
         }
     }
@@ -650,10 +791,24 @@ impl Notes {
         }
     }
 
+    /// Links move with what a rename moves.
+    fn move_links(&mut self, place: &Path) {
+        let Some(moving) = &self.moving else { return };
+        if moving.link {
+            self.followed.insert(place.into());
+        }
+        let inside = self.followed.iter().filter_map(|link| {
+            let inside = link.strip_prefix(&moving.from).ok()?;
+            Some(super::places::join(place, inside))
+        });
+        let moved: Vec<PathBuf> = inside.collect();
+        self.followed.extend(moved);
+    }
+
     fn make(&mut self, thing: Thing, place: &Path, before: Before) {
         let moved = self.moving.take();
         let (aim, folder) = match (thing, moved) {
-            (Thing::Moved, Some((id, folder))) => (Aim::Moved(id), folder),
+            (Thing::Moved, Some(moving)) => (Aim::Moved(moving.id), moving.folder),
             // What it takes away was not there.
             (Thing::Moved, None) => return self.look(place),
             _ if before != Before::Missing => return self.look(place),
@@ -716,10 +871,14 @@ impl Notes {
         if gains && meta.is_file() {
             self.privileged.get_or_insert_with(|| place.into());
         }
+        let name = place.file_name().unwrap_or_default();
+        let builds = BUILDERS.iter().any(|builder| *builder == name);
+        self.builds |= builds;
+        self.builders.insert(self.caller.thread, builds);
         // The kernel itself opens what the first line of a script names, which may be a script.
         let mut script = place.to_path_buf();
         for _ in 0..INTERPRETERS {
-            if self.class(&script) != Class::Watched {
+            if self.class(&script) == Class::System {
                 break;
             }
             let Some(named) = interpreter(&script) else {
@@ -732,7 +891,31 @@ impl Notes {
         }
     }
 
+    /// True if the thread that calls is one of a program that compares times of files.
+    fn is_builder(&mut self) -> bool {
+        let thread = self.caller.thread;
+        *self.builders.entry(thread).or_insert_with(|| {
+            let program = fs::read_link(format!("/proc/{thread}/exe")).ok();
+            let name = program.as_deref().and_then(Path::file_name);
+            name.is_some_and(|name| BUILDERS.iter().any(|builder| *builder == name))
+        })
+    }
+
+    /// A program that asks for a file's time does what it does by it: a file that has another
+    /// content has another time.
+    fn compares(&mut self, place: &Path) {
+        if !self.in_made(place) && fs::metadata(place).is_ok_and(|meta| meta.is_file()) {
+            self.read(place);
+        }
+    }
+
     fn store(&mut self, act: Act, place: &Path, before: Before) {
+        if let Act::Open(flags) = act
+            && flags & libc::O_ACCMODE == libc::O_RDONLY
+            && let Some(result) = self.places.result(place)
+        {
+            self.store_reads.insert(result);
+        }
         let changes = match act {
             Act::Open(flags) => {
                 flags & libc::O_ACCMODE != libc::O_RDONLY || flags & libc::O_TRUNC != 0
@@ -828,7 +1011,11 @@ pub fn names(places: &Places, folder: &Path) -> BTreeSet<Vec<u8>> {
     let names = entries.flatten().map(|e| e.file_name());
     let plain = names.filter(|name| {
         let hidden = name.as_encoded_bytes().starts_with(b".");
-        !hidden && !CACHES.iter().any(|c| *c == name) && !places.in_store(&folder.join(name))
+        let path = folder.join(name);
+        !hidden
+            && !CACHES.iter().any(|c| *c == name)
+            && !places.in_store(&path)
+            && !places.ignores(&path)
     });
     plain.map(OsStringExt::into_vec).collect()
 }

@@ -1,11 +1,13 @@
 //! Which part of the file system a path belongs to, and the name it has in a record.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::fs;
 use std::io;
 use std::path::{Component, Path, PathBuf};
 
 use globset::GlobSet;
+
+use crate::digest::Digest;
 
 /// What a path below a folder counts as.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -162,6 +164,29 @@ impl Places {
         self.store.iter().any(|store| path.starts_with(store))
     }
 
+    /// The result in the store that holds a path.
+    pub fn result(&self, path: &Path) -> Option<PathBuf> {
+        self.store.iter().find_map(|store| {
+            let results = store.join("results");
+            let inside = path.strip_prefix(&results).ok()?;
+            let first = self.store.first()?.join("results");
+            Some(first.join(inside.components().next()?))
+        })
+    }
+
+    /// True for what `ignore` takes out.
+    pub fn ignores(&self, path: &Path) -> bool {
+        !self.ignore.is_empty() && self.name(path).is_some_and(|n| self.ignore.is_match(n))
+    }
+
+    /// A path of the project by the name that it has without links above the project.
+    pub fn real(&self, path: &Path) -> PathBuf {
+        let root = self.root(path);
+        let real =
+            root.and_then(|root| Some(join(&root.real, path.strip_prefix(&root.path).ok()?)));
+        real.unwrap_or_else(|| path.into())
+    }
+
     /// Below `results/` of the store, where nothing is ever changed.
     pub fn in_results(&self, path: &Path) -> bool {
         let mut stores = self.store.iter();
@@ -189,9 +214,11 @@ impl Places {
 pub struct Map {
     classes: HashMap<PathBuf, Class>,
     /// Folders below a watched one that are links.
-    pub links: HashSet<PathBuf>,
+    pub links: HashMap<PathBuf, Digest>,
     /// Folders elsewhere, and the name below a watched folder by which they are reached.
     mounts: Vec<(PathBuf, PathBuf)>,
+    /// The same for files.
+    files: HashMap<PathBuf, PathBuf>,
     /// Folders outside, and what they are below a watched one if links lead there.
     aliases: HashMap<PathBuf, Option<PathBuf>>,
 }
@@ -200,8 +227,20 @@ impl Map {
     /// The same file's path without `.` and `..`, below a watched folder if it can be reached there.
     pub fn locate(&mut self, places: &Places, path: &Path) -> PathBuf {
         let plain = straighten(path);
-        if places.root(&plain).is_some() || places.in_store(&plain) {
+        if places.in_store(&plain) {
             return plain;
+        }
+        if places.root(&plain).is_some() {
+            // What is installed in the project may be a link to a part of it.
+            let folder = plain.parent();
+            let installed = folder.is_some_and(|f| self.folder(places, f) == Class::Environment);
+            return match installed {
+                true => self.behind(places, plain),
+                false => plain,
+            };
+        }
+        if let Some(name) = self.files.get(&plain) {
+            return name.clone();
         }
         for root in &places.roots {
             if let Ok(inside) = plain.strip_prefix(&root.real) {
@@ -213,12 +252,30 @@ impl Map {
                 return join(name, inside);
             }
         }
-        if let (Some(folder), Some(name)) = (plain.parent(), plain.file_name())
-            && let Some(watched) = self.leads_inside(places, folder)
-        {
-            return watched.join(name);
+        self.behind(places, plain)
+    }
+
+    /// The same file below a watched folder, if links of the folder it lies in lead there.
+    fn behind(&mut self, places: &Places, plain: PathBuf) -> PathBuf {
+        match (plain.parent(), plain.file_name()) {
+            (Some(folder), Some(name)) => match self.leads_inside(places, folder) {
+                Some(watched) => watched.join(name),
+                None => plain,
+            },
+            _ => plain,
         }
-        plain
+    }
+
+    /// A link to a file elsewhere: whoever asks where it leads may use that name.
+    pub fn learn_link(&mut self, places: &Places, link: &Path) {
+        if let Ok(real) = link.canonicalize()
+            && real.is_file()
+            && !places.roots.iter().any(|root| real.starts_with(&root.real))
+            && !places.in_store(&real)
+            && places.outside(&real) == Class::Outside
+        {
+            self.files.insert(real, link.into());
+        }
     }
 
     /// The watched folder that a folder outside is another name of.
@@ -226,14 +283,13 @@ impl Map {
         if let Some(known) = self.aliases.get(folder) {
             return known.clone();
         }
-        let known = self.classes.get(folder).copied();
-        if known.unwrap_or_else(|| places.outside(folder)) != Class::Outside {
-            return None;
-        }
         let real = folder.canonicalize().ok()?;
         let mut roots = places.roots.iter();
         let watched =
             roots.find_map(|root| Some(join(&root.path, real.strip_prefix(&root.real).ok()?)));
+        let watched = watched.filter(|watched: &PathBuf| {
+            watched != folder && self.folder(places, watched) == Class::Watched
+        });
         self.aliases.insert(folder.into(), watched.clone());
         watched
     }
@@ -250,7 +306,7 @@ impl Map {
         let name = path.file_name().unwrap_or_default();
         match folder {
             Class::Watched if CACHES.iter().any(|c| *c == name) => Class::Cache,
-            Class::Watched if is_ignored(places, path) => Class::Ignored,
+            Class::Watched if places.ignores(path) => Class::Ignored,
             // A file of settings right in the home folder.
             Class::Outside => places.outside(path),
             class => class,
@@ -291,11 +347,13 @@ impl Map {
         if is_environment(path) {
             return Class::Environment;
         }
-        if is_ignored(places, path) {
+        if places.ignores(path) {
             return Class::Ignored;
         }
         if fs::symlink_metadata(path).is_ok_and(|meta| meta.is_symlink()) {
-            self.links.insert(path.into());
+            if !self.links.contains_key(path) {
+                self.links.insert(path.into(), crate::reads::link(path));
+            }
             if let Ok(real) = path.canonicalize()
                 && places.root(&real).is_none()
                 && !places.roots.iter().any(|r| real.starts_with(&r.real))
@@ -335,10 +393,6 @@ fn is_environment(folder: &Path) -> bool {
         || name == "library" && folder.parent().is_some_and(|p| p.ends_with("renv"))
         || MARKERS.iter().any(|m| folder.join(m).exists())
         || folder.join("bin/python3").exists() && folder.join("lib").is_dir()
-}
-
-fn is_ignored(places: &Places, path: &Path) -> bool {
-    !places.ignore.is_empty() && places.name(path).is_some_and(|n| places.ignore.is_match(n))
 }
 
 pub fn join(folder: &Path, inside: &Path) -> PathBuf {
@@ -405,7 +459,7 @@ mod tests {
         let through = map.locate(&places, &project.join("./set//deep/../deep/x"));
         assert_eq!(through, project.join("set/deep/x"));
         assert_eq!(map.class(&places, &through), Class::Watched);
-        assert!(map.links.contains(&project.join("set")));
+        assert!(map.links.contains_key(&project.join("set")));
         // As the kernel names it after `cd set`.
         let real = dir.path().canonicalize()?.join("data/deep/x");
         assert_eq!(map.locate(&places, &real), project.join("set/deep/x"));

@@ -46,6 +46,10 @@ pub struct Problem {
     /// Where it is declared.
     pub span: Range<usize>,
 }
+
+/// Files that are looked at one by one: the first that has changed ends the search.
+const FEW: usize = 20;
+
 /// The line of a manifest for what a kind reads of the folder of `--data`.
 pub const DATA: &str = "data";
 
@@ -375,6 +379,7 @@ impl<'a> Planner<'a> {
             let Some(reads) = self.store.reads(&fp) else {
                 continue;
             };
+            self.look_side_by_side(&reads);
             if reads.iter().all(|read| self.read_again(id, read).is_none()) {
                 return match self.damage(&fp) {
                     reasons if reasons.is_empty() => Verdict::Fresh(fp),
@@ -461,6 +466,17 @@ impl<'a> Planner<'a> {
             accepted.canonical(&family, &key, digest, &mut |file| self.content(file))
         };
         (first(&now) != first(&was)).then_some(now)
+    }
+
+    /// Digests of many files at once are found on all cores.
+    fn look_side_by_side(&mut self, reads: &[Read]) {
+        let contents = reads.iter().filter(|read| read.what == What::Content);
+        let new = contents.filter(|read| !self.looked.contents.contains_key(&read.path));
+        let new: Vec<String> = new.map(|read| read.path.clone()).collect();
+        if new.len() > FEW {
+            let found = self.files(new);
+            self.looked.contents.extend(found);
+        }
     }
 
     /// Digest of a file that was read, or what is wrong with it. Asked once for all stages that

@@ -77,10 +77,25 @@ impl Planner<'_> {
         if let Some((name, _)) = files.find(|file| !same(file)) {
             return Some(name.clone());
         }
+        let mut others = before.iter().flat_map(|before| &before.others);
+        let (places, dir) = (&self.facts.places, &self.facts.dir);
+        if let Some(other) = others.find(|other| other.look(places, dir) != other.digest) {
+            return Some(match other.path.as_str() {
+                "" => ".".into(),
+                path => path.to_owned(),
+            });
+        }
         let since = match &before {
             Some(before) => before.unknown_since()?,
             None => work.began()?,
         };
+        let changed = |(name, was): &(String, Stamp)| {
+            let path = self.facts.dir.join(files::path(name));
+            !fs::metadata(path).is_ok_and(|meta| Stamp::of(&meta) == *was)
+        };
+        if let Some((name, _)) = work.seen().into_iter().find(changed) {
+            return Some(name);
+        }
         let modules = command.python.then(|| self.modules()).into_iter().flatten();
         modules.into_iter().find_map(|name| {
             let meta = fs::metadata(self.facts.dir.join(&name)).ok()?;

@@ -504,6 +504,9 @@ fn look_at(index: &Index, path: &Path, again: bool) -> io::Result<(Digest, Optio
     {
         return Ok((*digest, None));
     }
+    if !again && let Some(digest) = stat::recall(&stamp) {
+        return Ok((digest, Some(stamp)));
+    }
     let started = SystemTime::now();
     let digest = stat::hash_file(path, stamp.size())?;
     let after = Stamp::of(&fs::metadata(path)?);

@@ -4,19 +4,25 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
+use std::path::PathBuf;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
 use super::Work;
+use super::stat::Stamp;
 use crate::digest::Digest;
 use crate::read;
+use crate::reads::{Read, What};
 
 /// In `work/FINGERPRINT/reads.json`, as of the end of the last run without success.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct ReadBefore {
     /// Relative to the project.
     pub files: BTreeMap<String, Digest>,
+    /// What besides contents: names that were not there, folders that were listed, links.
+    #[serde(default)]
+    pub others: Vec<Read>,
     /// What a run read that began at this time, in nanoseconds since 1970, is not known: it was
     /// killed before it could tell, or the runner was.
     pub unknown_since: Option<u64>,
@@ -24,9 +30,22 @@ pub struct ReadBefore {
 
 impl ReadBefore {
     /// With what one more run has read, or began without being heard of again.
-    pub fn and(mut self, files: Option<&[(String, Digest)]>, began: SystemTime) -> Self {
-        match files {
-            Some(files) => self.files.extend(files.iter().cloned()),
+    pub fn and(mut self, reads: Option<&[Read]>, began: SystemTime) -> Self {
+        match reads {
+            Some(reads) => {
+                for read in reads {
+                    match read.what {
+                        What::Content => {
+                            self.files.insert(read.path.clone(), read.digest);
+                        }
+                        _ => {
+                            let same = |r: &Read| (r.what, &r.path) == (read.what, &read.path);
+                            self.others.retain(|r| !same(r));
+                            self.others.push(read.clone());
+                        }
+                    }
+                }
+            }
             None => {
                 let nanos = began.duration_since(UNIX_EPOCH).unwrap_or_default();
                 self.unknown_since.get_or_insert(nanos.as_nanos() as u64);
@@ -48,6 +67,22 @@ impl Work {
         serde_json::from_slice(&text).ok()
     }
 
+    /// Files that the runs of this folder were seen to read, as far as was written down while they
+    /// ran: what is left of one that was killed together with the runner.
+    pub fn seen(&self) -> Vec<(String, Stamp)> {
+        let text = read::own_bytes(&self.seen_file(), read::TOLD).unwrap_or_default();
+        let lines = text.split(|b| *b == b'\n');
+        // The last line may be torn.
+        lines
+            .filter_map(|line| serde_json::from_slice(line).ok())
+            .collect()
+    }
+
+    /// See [`seen`](Self::seen).
+    pub fn seen_file(&self) -> PathBuf {
+        self.dir.join("seen")
+    }
+
     pub fn note_read_before(&self, reads: &ReadBefore) -> io::Result<()> {
         fs::write(self.dir.join("reads.json"), serde_json::to_vec(reads)?)
     }
@@ -63,7 +98,13 @@ impl Work {
         let aside = self.dir.join("checkpoint.aside");
         super::tree::remove(&aside)?;
         fs::rename(self.checkpoint(), aside)?;
-        for note in ["reads.json", "reached.json", "spent.json", "depfile"] {
+        for note in [
+            "reads.json",
+            "seen",
+            "reached.json",
+            "spent.json",
+            "depfile",
+        ] {
             match fs::remove_file(self.dir.join(note)) {
                 Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
                 _ => {}
@@ -79,7 +120,7 @@ mod tests {
 
     #[test]
     fn what_several_runs_read_adds_up() {
-        let file = |name: &str| (name.to_owned(), Digest::of(name.as_bytes()));
+        let file = |name: &str| Read::content(name.to_owned(), Digest::of(name.as_bytes()));
         let at = |s| UNIX_EPOCH + Duration::from_secs(s);
         let first = ReadBefore::default().and(Some(&[file("a")]), at(1));
         assert_eq!(first.unknown_since(), None);

@@ -8,10 +8,12 @@
 //! that was given them ends they are looked at again (`exec/given.rs`).
 
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::fs::{File, Metadata};
 use std::io::{self, Read};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use blake3::hazmat::{
@@ -132,6 +134,26 @@ impl Stamp {
     }
 }
 
+/// Digests of files that stages of this run have read: for other stages that read them too, and for
+/// the index, which learns of them a moment later.
+static KNOWN: Mutex<Known> = Mutex::new(BTreeMap::new());
+
+/// By device and inode.
+type Known = BTreeMap<(u64, u64), (Stamp, Digest)>;
+
+/// The digest that a file with this stamp had when it was hashed in this run.
+pub fn recall(stamp: &Stamp) -> Option<Digest> {
+    let known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
+    let (was, digest) = known.get(&stamp.file())?;
+    (was == stamp).then_some(*digest)
+}
+
+/// Keeps a digest for [`recall`]. The stamp must have been settled when the file was hashed.
+pub fn remember(stamp: Stamp, digest: Digest) {
+    let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
+    known.insert(stamp.file(), (stamp, digest));
+}
+
 /// Longer than any kernel's clock of files stands still.
 pub const TICK: Duration = Duration::from_millis(11);
 
@@ -160,10 +182,9 @@ thread_local! {
 
 /// Digest of a file's content, which is BLAKE3's of its bytes. A large file is read and hashed by
 /// all cores, each its own pieces. It is not mapped: a file that shrinks under a map would kill
-/// the process.
+/// the process. The file's size is known, so it was looked at.
 pub fn hash_file(path: &Path, size: u64) -> io::Result<Digest> {
-    // A named pipe in its place would be waited for.
-    let file = read::open(path)?;
+    let file = read::open_seen(path)?;
     hash_open(&file, size)
 }
 

@@ -53,6 +53,7 @@ pub fn build(decl: &TableDecl, evidence: &Evidence) -> Result<Table> {
         rows.push(Row {
             name: plain::line(row.name.get_ref()).into_owned(),
             group: plain::line(&row.group).into_owned(),
+            part: row.part,
             note: row.note.as_ref().map(|note| plain::line(note).into_owned()),
             cells: cells.collect::<Result<_>>()?,
         });

@@ -4,8 +4,9 @@
 use anyhow::{Result, bail};
 use serde_json::Value;
 
-use super::content::{Cell, Column, Measured, Profile, Reproduced, Row};
+use super::content::{Column, Measured, Profile, Reproduced, Row};
 use super::decl::{ColumnDecl, TableDecl};
+use super::versus::{self, Number};
 
 /// Refuses a column whose reproduced numbers do not compare. Two protocols differ if they give
 /// one key two values; a key that only one of them has (draws of a bound) is a footnote.
@@ -53,10 +54,8 @@ fn conflict(column: &ColumnDecl, a: &Measured, b: &Measured) -> Option<(String, 
     if was != is && !varies("label") {
         return Some(("label".into(), was.into(), is.into()));
     }
-    a.protocol.iter().find_map(|(key, was)| {
-        let is = b.protocol.get(key)?;
-        (was != is && !varies(key)).then(|| (key.clone(), plain(was), plain(is)))
-    })
+    let (key, was, is) = versus::conflict(&a.protocol, &b.protocol, &column.varies)?;
+    Some((key.into(), plain(was), plain(is)))
 }
 
 fn base_label(measured: &Measured) -> &str {
@@ -67,7 +66,7 @@ fn base_label(measured: &Measured) -> &str {
 }
 
 /// A protocol's value as a reader writes it.
-pub(super) fn plain(value: &Value) -> String {
+pub fn plain(value: &Value) -> String {
     match value {
         Value::String(text) => text.clone(),
         other => other.to_string(),
@@ -110,24 +109,27 @@ pub fn finish(decl: &ColumnDecl, index: usize, rows: &mut [Row], profile: &Profi
                 .filter(|i| rows[*i].group == group)
                 .collect()
         };
-        let members = in_group(rows);
-        let values = |of: fn(&Cell) -> Option<f64>| -> Vec<(usize, f64)> {
-            members
-                .iter()
-                .filter_map(|i| Some((*i, of(&rows[*i].cells[index])?)))
-                .collect()
-        };
-        let published = values(|c| c.published.as_ref().map(|p| p.value));
-        let reproduced = values(|c| match &c.reproduced {
-            Some(Reproduced::Measured(m)) => Some(m.value),
-            _ => None,
-        });
+        let members: Vec<usize> = in_group(rows)
+            .into_iter()
+            .filter(|i| !rows[*i].part)
+            .collect();
+        let published: Vec<(usize, f64)> = members
+            .iter()
+            .filter_map(|i| Some((*i, rows[*i].cells[index].published.as_ref()?.value)))
+            .collect();
+        let reproduced: Vec<(usize, Number)> = members
+            .iter()
+            .filter_map(|i| match &rows[*i].cells[index].reproduced {
+                Some(Reproduced::Measured(m)) => Some((*i, m.number())),
+                _ => None,
+            })
+            .collect();
         for i in best(&published, decl) {
             if let Some(p) = &mut rows[i].cells[index].published {
                 p.best = true;
             }
         }
-        for i in best(&reproduced, decl) {
+        for i in unbeaten(&reproduced, decl) {
             if let Some(Reproduced::Measured(m)) = &mut rows[i].cells[index].reproduced {
                 m.best = true;
             }
@@ -144,14 +146,40 @@ pub fn finish(decl: &ColumnDecl, index: usize, rows: &mut [Row], profile: &Profi
     }
 }
 
+/// The rows that no other is better than beyond its error. Where nothing is decided nothing is
+/// marked.
+fn unbeaten(values: &[(usize, Number)], decl: &ColumnDecl) -> Vec<usize> {
+    let as_printed = |number: Number| Number {
+        value: rounded(number.value, decl.digits),
+        ..number
+    };
+    let values: Vec<(usize, Number)> = values.iter().map(|(i, n)| (*i, as_printed(*n))).collect();
+    let is_unbeaten = |n: &Number| !values.iter().any(|(_, m)| m.beats(*n, decl.better));
+    let first: Vec<usize> = (values.iter())
+        .filter(|(_, number)| is_unbeaten(number))
+        .map(|(i, _)| *i)
+        .collect();
+    match first.len() == values.len() {
+        true => Vec::new(),
+        false => first,
+    }
+}
+
+/// As a cell shows it.
+fn rounded(value: f64, digits: u8) -> f64 {
+    super::layout::number(value, digits.into())
+        .replace('−', "-")
+        .parse()
+        .unwrap_or(value)
+}
+
 /// The rows with the best value as it is printed, so that equal numbers are marked alike. One
 /// value alone is not the best of anything.
 fn best(values: &[(usize, f64)], decl: &ColumnDecl) -> Vec<usize> {
     if values.len() < 2 {
         return Vec::new();
     }
-    let scale = 10f64.powi(decl.digits.into());
-    let printed = |v: f64| (v * scale).round();
+    let printed = |v: f64| rounded(v, decl.digits);
     let top = values
         .iter()
         .map(|(_, v)| *v)

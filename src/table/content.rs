@@ -6,6 +6,8 @@ use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
+use super::versus::Number;
+
 /// One table: published numbers beside reproduced ones.
 #[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
@@ -50,6 +52,8 @@ pub struct Row {
     pub name: String,
     pub group: String,
     pub note: Option<String>,
+    /// True if it shows a part of what another row shows: then it is the best of nothing.
+    pub part: bool,
     /// One for each column, in their order.
     pub cells: Vec<Cell>,
 }
@@ -103,6 +107,19 @@ pub struct Measured {
 }
 
 impl Measured {
+    /// To be compared with others: of a mean over runs, the error is that of the mean.
+    pub fn number(&self) -> Number {
+        let error = self.spread.as_ref().map_or(0.0, |spread| match spread.of {
+            SpreadOf::Runs => spread.value / (self.runs.len() as f64).sqrt(),
+            SpreadOf::Examples => spread.value,
+        });
+        Number {
+            value: self.value,
+            error,
+            bound: self.bound,
+        }
+    }
+
     /// Where the results behind it come from, of those that were not made here.
     pub fn origins(&self) -> Vec<&str> {
         let mut origins: Vec<&str> = Vec::new();

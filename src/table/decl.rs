@@ -53,6 +53,8 @@ pub struct RowDecl {
     /// Rows with the same group compete for the best value; rows without one form a group.
     pub group: String,
     pub note: Option<String>,
+    /// True if it shows a part of what another row shows: it is never the best.
+    pub part: bool,
     pub cells: Vec<(Spanned<String>, CellDecl)>,
 }
 
@@ -163,12 +165,14 @@ impl<'de> Deserialize<'de> for RowDecl {
             }
 
             fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<RowDecl, M::Error> {
-                let (mut name, mut group, mut note, mut cells) = (None, None, None, Vec::new());
+                let (mut name, mut group, mut note) = (None, None, None);
+                let (mut part, mut cells) = (false, Vec::new());
                 while let Some(key) = map.next_key::<Spanned<String>>()? {
                     match key.get_ref().as_str() {
                         "name" => name = Some(map.next_value()?),
                         "group" => group = Some(map.next_value()?),
                         "note" => note = Some(map.next_value()?),
+                        "part" => part = map.next_value()?,
                         _ => cells.push((key, map.next_value()?)),
                     }
                 }
@@ -177,6 +181,7 @@ impl<'de> Deserialize<'de> for RowDecl {
                     name,
                     group: group.unwrap_or_default(),
                     note,
+                    part,
                     cells,
                 })
             }

@@ -242,7 +242,7 @@ fn text(cell: &Cell, column: &Column, part: Part) -> Text {
 }
 
 /// A fixed number of decimals, a true minus sign, and no minus before zero.
-fn number(value: f64, digits: usize) -> String {
+pub fn number(value: f64, digits: usize) -> String {
     let text = format!("{value:.digits$}");
     match text.strip_prefix('-') {
         Some(zero) if !zero.bytes().any(|b| (b'1'..=b'9').contains(&b)) => zero.into(),
@@ -257,11 +257,11 @@ fn spread(measured: &Measured, digits: usize) -> String {
         return String::new();
     };
     let text = number(spread.value, digits);
-    let visible = spread.of == SpreadOf::Runs || text.bytes().any(|b| (b'1'..=b'9').contains(&b));
-    if visible {
-        format!(" ± {text}")
-    } else {
-        String::new()
+    let visible = text.bytes().any(|b| (b'1'..=b'9').contains(&b));
+    match spread.of {
+        SpreadOf::Runs => format!(" ± {text} ({} runs)", measured.runs.len()),
+        SpreadOf::Examples if visible => format!(" ± {text}"),
+        SpreadOf::Examples => String::new(),
     }
 }
 

@@ -9,7 +9,7 @@
 //! stale result's number does not come through at all.
 
 mod build;
-mod columns;
+pub mod columns;
 pub mod content;
 mod csv;
 mod decl;
@@ -21,6 +21,7 @@ mod remarks;
 #[cfg(test)]
 mod tests;
 mod tex;
+pub mod versus;
 
 pub use build::{Evidence, Found, Outcome, build};
 pub use content::{Profile, Table};

@@ -36,7 +36,7 @@ impl<'a> Stages<'a> {
 }
 
 /// Keys of a row that are not cells.
-const RESERVED: &[&str] = &["name", "group", "note"];
+const RESERVED: &[&str] = &["name", "group", "note", "part"];
 
 impl Tables {
     /// Everything wrong with the declarations. `stages` names every instance and says whether it

@@ -39,10 +39,15 @@ pub fn remarks(table: &Table, sources: &[&str]) -> Vec<String> {
         let spreads = || measured().filter_map(|m| m.spread.as_ref());
         spreads().any(|s| s.of == of)
     };
-    if shown(SpreadOf::Runs) {
-        remarks.push("± is the standard deviation over runs.".into());
-    } else if shown(SpreadOf::Examples) {
-        remarks.push("± is the standard error over examples.".into());
+    match (shown(SpreadOf::Runs), shown(SpreadOf::Examples)) {
+        (true, true) => remarks.push(
+            "± is the standard error over examples, and the standard deviation over runs where \
+             their number is said."
+                .into(),
+        ),
+        (true, false) => remarks.push("± is the standard deviation over runs.".into()),
+        (false, true) => remarks.push("± is the standard error over examples.".into()),
+        (false, false) => {}
     }
     if cells().any(|c| c.published.as_ref().is_some_and(|p| p.bound)) || measured().any(|m| m.bound)
     {

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use anyhow::{Result, ensure};
+use half::bf16;
 use serde::{Deserialize, Serialize};
 
 use super::protocol::Protocol;
@@ -15,6 +16,9 @@ pub struct Gaussian {
     pub mean: Vec<f64>,
     /// Row by row, `d * d`, divided by `n - 1`.
     pub cov: Vec<f64>,
+    /// The features themselves, `n * d` row by row, rounded: from them the error of a distance is
+    /// found. Empty where they are not known, as for statistics of other tools.
+    pub vectors: Vec<bf16>,
     /// Where the images came from; of generated ones nothing.
     pub source: Option<String>,
     pub protocol: Protocol,
@@ -43,10 +47,24 @@ impl Gaussian {
             path.display(),
             mean.len()
         );
+        let vectors = match file.has("vectors") {
+            true => {
+                let (shape, vectors) = file.numbers::<bf16>("vectors", 2)?;
+                ensure!(
+                    shape == [n, mean.len()],
+                    "{}: {n} vectors of {} numbers are said and {shape:?} are there",
+                    path.display(),
+                    mean.len()
+                );
+                vectors
+            }
+            false => Vec::new(),
+        };
         Ok(Self {
             n,
             mean,
             cov,
+            vectors,
             source,
             protocol,
         })
@@ -55,7 +73,8 @@ impl Gaussian {
     pub fn save(&self, path: &Path) -> Result<()> {
         let d = self.mean.len();
         let (mean, cov) = (f64::to_bytes(&self.mean), f64::to_bytes(&self.cov));
-        let entries = [
+        let vectors = bf16::to_bytes(&self.vectors);
+        let mut entries = vec![
             Entry {
                 name: "mean",
                 dtype: f64::DTYPE,
@@ -69,6 +88,14 @@ impl Gaussian {
                 bytes: &cov,
             },
         ];
+        if !self.vectors.is_empty() {
+            entries.push(Entry {
+                name: "vectors",
+                dtype: bf16::DTYPE,
+                shape: vec![self.n, d],
+                bytes: &vectors,
+            });
+        }
         save(
             path,
             &entries,
@@ -95,6 +122,7 @@ mod tests {
             source: Some("three test".into()),
             mean: vec![0.1, 0.2],
             cov: vec![1.0, 0.5, 0.5, 2.0],
+            vectors: Vec::new(),
             protocol: Protocol {
                 label: "FID".into(),
                 extractor: "inception-2015-12-05".into(),
@@ -109,6 +137,13 @@ mod tests {
             gaussian.save(&path)?;
             assert_eq!(Gaussian::load(&path)?, gaussian);
         }
+        gaussian.vectors = [0.5, -1.0, 2.0, 3.0, 1e30, 0.0]
+            .map(bf16::from_f32)
+            .to_vec();
+        gaussian.save(&path)?;
+        assert_eq!(Gaussian::load(&path)?, gaussian);
+        gaussian.n = 2;
+        assert!(gaussian.save(&path).is_err());
         Ok(())
     }
 }

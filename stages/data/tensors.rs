@@ -147,3 +147,4 @@ macro_rules! number {
 }
 number!(f32, Dtype::F32);
 number!(f64, Dtype::F64);
+number!(half::bf16, Dtype::BF16);

@@ -5,41 +5,130 @@ use faer::diag::Diag;
 use faer::dyn_stack::{MemBuffer, MemStack};
 use faer::linalg::evd::{ComputeEigenvectors, self_adjoint_evd, self_adjoint_evd_scratch};
 use faer::{Mat, MatRef, Par, Spec};
+use half::bf16;
 
-/// `|m1 - m2|^2 + tr C1 + tr C2 - 2 tr (C1 C2)^(1/2)`; covariances are row by row.
+/// Mean and covariance, row by row.
+pub type Moments<'a> = (&'a [f64], &'a [f64]);
+
+/// Two Gaussians and what their distance is found from.
 ///
 /// `C1 C2` is not symmetric, so other tools take a general matrix root and repair what rounding
 /// did to it. With `C1 = V L V'`, the matrix `L^(1/2) V' C2 V L^(1/2)` is symmetric and has the
 /// same eigenvalues: their roots sum to the trace, and rank-deficient covariances need no care.
-pub fn frechet(m1: &[f64], c1: &[f64], m2: &[f64], c2: &[f64]) -> Result<f64> {
-    let d = m1.len();
-    ensure!(
-        m2.len() == d && c1.len() == d * d && c2.len() == d * d,
-        "features of {d} and {} numbers cannot be compared",
-        m2.len()
-    );
-    let all = [m1, c1, m2, c2];
-    ensure!(
-        all.iter().all(|x| x.iter().all(|v| v.is_finite())),
-        "a moment is not a finite number"
-    );
+pub struct Pair<'a> {
+    first: Moments<'a>,
+    second: Moments<'a>,
+    /// `V L^(1/2)` of the first.
+    root: Mat<f64>,
+    /// The symmetric product.
+    inner: Mat<f64>,
+}
 
-    // Rounding would leave something of a set's distance to itself.
-    if m1 == m2 && c1 == c2 {
-        return Ok(0.0);
+impl<'a> Pair<'a> {
+    pub fn new(first: Moments<'a>, second: Moments<'a>) -> Result<Self> {
+        let ((m1, c1), (m2, c2)) = (first, second);
+        let d = m1.len();
+        ensure!(
+            m2.len() == d && c1.len() == d * d && c2.len() == d * d,
+            "features of {d} and {} numbers cannot be compared",
+            m2.len()
+        );
+        let all = [m1, c1, m2, c2];
+        ensure!(
+            all.iter().all(|x| x.iter().all(|v| v.is_finite())),
+            "a moment is not a finite number"
+        );
+        let c1 = MatRef::from_row_major_slice(c1, d, d);
+        let c2 = MatRef::from_row_major_slice(c2, d, d);
+        let (values, vectors) = eigen(c1, true)?;
+        let root = Mat::from_fn(d, d, |i, j| vectors[(i, j)] * values[j].max(0.0).sqrt());
+        // Halves of the product stay on one thread: no number may depend on how many there are.
+        let inner = product(product(root.transpose(), c2).as_ref(), root.as_ref());
+        Ok(Self {
+            first,
+            second,
+            root,
+            inner,
+        })
     }
-    let c1 = MatRef::from_row_major_slice(c1, d, d);
-    let c2 = MatRef::from_row_major_slice(c2, d, d);
-    let (values, vectors) = eigen(c1, true)?;
-    let root = Mat::from_fn(d, d, |i, j| vectors[(i, j)] * values[j].max(0.0).sqrt());
-    // Halves of the product stay on one thread: no number may depend on how many there are.
-    let inner = product(product(root.transpose(), c2).as_ref(), root.as_ref());
-    let (products, _) = eigen(inner.as_ref(), false)?;
-    let cross: f64 = products.iter().map(|v| v.max(0.0).sqrt()).sum();
-    let means: f64 = m1.iter().zip(m2).map(|(a, b)| (a - b) * (a - b)).sum();
-    let traces: f64 = (0..d).map(|i| c1[(i, i)] + c2[(i, i)]).sum();
-    // And of two that are nearly one, it may leave less than nothing.
-    Ok((means + traces - 2.0 * cross).max(0.0))
+
+    /// `|m1 - m2|^2 + tr C1 + tr C2 - 2 tr (C1 C2)^(1/2)`.
+    pub fn distance(&self) -> Result<f64> {
+        let ((m1, c1), (m2, c2)) = (self.first, self.second);
+        // Rounding would leave something of a set's distance to itself.
+        if self.first == self.second {
+            return Ok(0.0);
+        }
+        let (products, _) = eigen(self.inner.as_ref(), false)?;
+        let cross: f64 = products.iter().map(|v| v.max(0.0).sqrt()).sum();
+        let means: f64 = m1.iter().zip(m2).map(|(a, b)| (a - b) * (a - b)).sum();
+        let d = m1.len();
+        let traces: f64 = (0..d).map(|i| c1[i * d + i] + c2[i * d + i]).sum();
+        // And of two that are nearly one, it may leave less than nothing.
+        Ok((means + traces - 2.0 * cross).max(0.0))
+    }
+
+    /// Standard error of the distance over the examples that the second Gaussian was estimated from,
+    /// whose features are `rows` (`n * d`, row by row), with the first Gaussian as it is: the
+    /// infinitesimal jackknife (Jaeckel 1972; Efron 1982, chapter 6).
+    ///
+    /// What one example x does to the distance is, to first order and with `z = x - m2`,
+    /// `2 (m2 - m1)'z + z'z - z'Az` and a constant, where `A = C1^(1/2) (C1^(1/2) C2 C1^(1/2))^(-1/2)
+    /// C1^(1/2)` takes the second Gaussian to the first. With the symmetric product `U M U'`,
+    /// `z'Az` is the sum of `y_j^2 / M_j^(1/2)` over `y = U' L^(1/2) V' z`; directions in which one
+    /// of the two has no variance add nothing.
+    pub fn std_error(&self, rows: &[bf16]) -> Result<f64> {
+        let ((m1, _), (m2, _)) = (self.first, self.second);
+        let d = m1.len();
+        let n = rows.len() / d.max(1);
+        ensure!(
+            n > 1 && rows.len() == n * d,
+            "BUG: {} numbers are no rows of {d}",
+            rows.len()
+        );
+        let (values, vectors) = eigen(self.inner.as_ref(), true)?;
+        let largest = values.iter().fold(0.0, |most: f64, v| most.max(*v));
+        let weights: Vec<f64> = (values.iter())
+            .map(|v| {
+                if *v > NOTHING * largest {
+                    v.powf(-0.5)
+                } else {
+                    0.0
+                }
+            })
+            .collect();
+        let turn = product(self.root.as_ref(), vectors.as_ref());
+        let mut influences = Vec::with_capacity(n);
+        for block in rows.chunks(BLOCK * d) {
+            let z = Mat::from_fn(block.len() / d, d, |i, j| {
+                f64::from(block[i * d + j]) - m2[j]
+            });
+            let y = product(z.as_ref(), turn.as_ref());
+            for i in 0..z.nrows() {
+                let each = (0..d).map(|j| {
+                    let (z, y) = (z[(i, j)], y[(i, j)]);
+                    (2.0 * (m2[j] - m1[j]) + z) * z - y * y * weights[j]
+                });
+                influences.push(each.sum::<f64>());
+            }
+        }
+        let n = n as f64;
+        let mean = influences.iter().sum::<f64>() / n;
+        let squares: f64 = influences.iter().map(|v| (v - mean) * (v - mean)).sum();
+        Ok((squares / (n - 1.0) / n).sqrt())
+    }
+}
+
+/// Rows at a time; bounds the memory.
+const BLOCK: usize = 256;
+
+/// Of the largest eigenvalue, what rounding leaves of none.
+const NOTHING: f64 = 1e-12;
+
+/// See [`Pair::distance`].
+#[cfg(test)]
+pub fn frechet(m1: &[f64], c1: &[f64], m2: &[f64], c2: &[f64]) -> Result<f64> {
+    Pair::new((m1, c1), (m2, c2))?.distance()
 }
 
 /// That numbers, row by row, are a covariance: symmetric and without negative variances, in any direction. What rounding
@@ -189,6 +278,82 @@ mod tests {
         let near: Vec<f64> = a.1.iter().map(|v| v * (1.0 + 1e-15)).collect();
         let near = frechet(&a.0, &a.1, &a.0, &near)?;
         assert!((0.0..1e-3).contains(&near), "{near}");
+        Ok(())
+    }
+
+    /// Moments of rows that are no Gaussian's.
+    fn skewed(n: usize, d: usize, seed: u64, shift: f32) -> Result<(Vec<f32>, Vec<f64>, Vec<f64>)> {
+        let noise = Noise::new(seed, "skewed").at(0).normals(n * d);
+        let mix = |row: &[f32], j: usize| (row[j] + 0.5 * row[(j + 1) % d] + shift).max(0.0);
+        let rows: Vec<f32> = (noise.chunks_exact(d))
+            .flat_map(|row| (0..d).map(|j| bf16::from_f32(mix(row, j)).to_f32()))
+            .collect();
+        let (mean, cov) = of_rows(&rows, d)?;
+        Ok((rows, mean, cov))
+    }
+
+    fn of_rows(rows: &[f32], d: usize) -> Result<(Vec<f64>, Vec<f64>)> {
+        let mut moments = Moments::new(d);
+        moments.push(rows)?;
+        moments.finish()
+    }
+
+    fn error(first: super::Moments, rows: &[f32], second: super::Moments) -> Result<f64> {
+        let rows: Vec<bf16> = rows.iter().copied().map(bf16::from_f32).collect();
+        Pair::new(first, second)?.std_error(&rows)
+    }
+
+    #[test]
+    fn the_error_is_that_of_a_bootstrap() -> Result<()> {
+        let (n, d, times) = (600, 5, 600);
+        let (_, m1, c1) = skewed(n, d, 1, 0.3)?;
+        let (rows, m2, c2) = skewed(n, d, 2, 0.1)?;
+        let claimed = error((&m1, &c1), &rows, (&m2, &c2))?;
+        let mut distances = Vec::new();
+        for time in 0..times {
+            let drawn = Noise::new(3, "bootstrap").at(time).words(n);
+            let again: Vec<f32> = drawn
+                .iter()
+                .flat_map(|word| {
+                    let i = *word as usize % n;
+                    rows[i * d..(i + 1) * d].iter().copied()
+                })
+                .collect();
+            let (mean, cov) = of_rows(&again, d)?;
+            distances.push(frechet(&m1, &c1, &mean, &cov)?);
+        }
+        let mean = distances.iter().sum::<f64>() / times as f64;
+        let squares: f64 = distances.iter().map(|v| (v - mean) * (v - mean)).sum();
+        let found = (squares / (times - 1) as f64).sqrt();
+        assert!((claimed / found - 1.0).abs() < 0.15, "{claimed} {found}");
+        Ok(())
+    }
+
+    /// In one dimension the distance is `(m1 - m2)^2 + (s1 - s2)^2`, and what x does to it is
+    /// `2 (m2 - m1) z + (1 - s1 / s2) z^2`.
+    #[test]
+    fn the_error_of_one_feature_is_the_closed_form() -> Result<()> {
+        let (rows, m, c) = skewed(500, 1, 4, 0.2)?;
+        let (m1, s1) = (1.5, 0.7);
+        let s2 = c[0].sqrt();
+        let influence = |x: &f32| {
+            let z = f64::from(*x) - m[0];
+            2.0 * (m[0] - m1) * z + (1.0 - s1 / s2) * z * z
+        };
+        let all: Vec<f64> = rows.iter().map(influence).collect();
+        let mean = all.iter().sum::<f64>() / 500.0;
+        let squares: f64 = all.iter().map(|v| (v - mean) * (v - mean)).sum();
+        let expected = (squares / 499.0 / 500.0).sqrt();
+        close(error((&[m1], &[s1 * s1]), &rows, (&m, &c))?, expected);
+        Ok(())
+    }
+
+    #[test]
+    fn fewer_images_than_features_give_a_finite_error() -> Result<()> {
+        let (_, m1, c1) = skewed(20, 40, 1, 0.3)?;
+        let (rows, m2, c2) = skewed(20, 40, 2, 0.1)?;
+        let claimed = error((&m1, &c1), &rows, (&m2, &c2))?;
+        assert!(claimed.is_finite() && claimed > 0.0, "{claimed}");
         Ok(())
     }
 

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 use contract::{Interrupted, Job, Progress};
+use half::bf16;
 
 use super::sets::Pictures;
 use crate::data::gaussian::Gaussian;
@@ -46,7 +47,7 @@ pub fn measure(pictures: &Pictures, path: &Path, way: &Way, job: &mut Job) -> Re
             .map(|r| pictures.pixels(r.clone(), resize, network.side()))
     };
     let mut moments: Option<Moments> = None;
-    let mut values = vec![];
+    let (mut values, mut rounded) = (vec![], vec![]);
     let mut next = read(0);
     for (i, range) in ranges.iter().enumerate() {
         if job.should_stop() {
@@ -62,6 +63,7 @@ pub fn measure(pictures: &Pictures, path: &Path, way: &Way, job: &mut Job) -> Re
         moments
             .push(&features)
             .with_context(|| path.display().to_string())?;
+        rounded.extend(features.iter().copied().map(bf16::from_f32));
         if keep_vectors {
             values.extend(features);
         }
@@ -95,6 +97,7 @@ pub fn measure(pictures: &Pictures, path: &Path, way: &Way, job: &mut Job) -> Re
         n: moments.n(),
         mean,
         cov,
+        vectors: rounded,
         source,
         protocol,
     };

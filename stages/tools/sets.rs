@@ -264,6 +264,7 @@ fn statistics(mu: Array, sigma: Array, rough: bool) -> Result<Gaussian> {
         n: 0,
         mean,
         cov,
+        vectors: Vec::new(),
         source: None,
         protocol: unknown,
     })

@@ -10,6 +10,7 @@ mod hostile;
 mod interfaces;
 mod kills;
 mod model;
+mod moments;
 #[cfg(not(feature = "kinds"))]
 mod no_kinds;
 mod observed;

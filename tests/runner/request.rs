@@ -230,7 +230,7 @@ fn what_is_printed_counts_however_it_is_written() {
         }
         space.run();
         let checked = space.repro(&["check"]);
-        let fails = checked.out.contains("FAILS    s is better");
+        let fails = checked.out.contains("FAILS  s is better");
         assert!(fails, "{head}{tail}\n{}{}", checked.out, checked.err);
         let tables = space.repro(&["tables"]);
         assert!(tables.out.contains("0.25"), "{}{}", tables.out, tables.err);

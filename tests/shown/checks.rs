@@ -75,12 +75,12 @@ fn a_claim_that_does_not_hold_fails_the_check() {
     space
         .repro("check")
         .ends(0)
-        .says("holds    the good model is better: score@good 3.14, score@fair 3.9")
+        .says("holds  the good model is better: score@good 3.14, score@fair 3.9")
         .says("2 the same, 1 claim holding");
     space.write("fair.json", &metrics(3.1));
     space.repro("run").ends(0);
     let said = space.repro("check --github --junit junit.xml").ends(4);
-    said.says("FAILS    the good model is better: score@good 3.14, score@fair 3.1")
+    said.says("FAILS  the good model is better: score@good 3.14, score@fair 3.1")
         .says("::error file=pipeline.toml,line=48,title=repro check::the good model is better")
         .says("0 of 1 claim holding");
     assert!(space.read("junit.xml").contains("failures=\"1\""));

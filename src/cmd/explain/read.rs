@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 
 use crate::human;
 use crate::observe::findings::Seen;
+use crate::plain;
 use crate::reads::{Read, What, is_code};
 
 /// Names shown of a group.
@@ -14,13 +15,20 @@ const SHOWN: usize = 3;
 pub fn text(reads: &[Read], seen: Option<&Seen>, all: bool) -> String {
     let mut text = String::new();
     let mut line = |name: &str, value: String| {
-        // Writing to a string cannot fail.
-        let _ = writeln!(text, "{name:<10}{value}");
+        // Writing to a string cannot fail. Names of files are anything.
+        let _ = writeln!(text, "{name:<10}{}", plain::line(&value));
     };
     if all {
         for read in reads {
-            let (key, value) = read.line();
-            line("read", format!("{} {value}", key.replacen('.', " ", 1)));
+            let (key, _) = read.line();
+            let names = match (read.what, &read.names[..]) {
+                (_, []) => String::new(),
+                (What::Imports, names) => format!(" for {}", names.join(" ")),
+                (_, names) => format!(" but its own {}", names.join(" ")),
+            };
+            let (what, path) = key.split_once('.').unwrap_or((&key, ""));
+            let path = if path.is_empty() { "." } else { path };
+            line("read", format!("{what} {path} {}{names}", read.digest));
         }
     } else {
         groups(reads, &mut line);
@@ -42,7 +50,19 @@ pub fn text(reads: &[Read], seen: Option<&Seen>, all: bool) -> String {
     if !seen.wrote.is_empty() {
         let files = human::count(seen.wrote.len(), "file");
         let names = first(seen.wrote.iter().cloned(), all);
-        line("wrote", format!("{files} that are no outputs: {names}"));
+        let are = if seen.wrote.len() == 1 {
+            "that is no output"
+        } else {
+            "that are no outputs"
+        };
+        line("wrote", format!("{files} {are}: {names}"));
+    }
+    if !seen.results.is_empty() {
+        let names = first(seen.results.iter().cloned(), all);
+        line(
+            "results",
+            format!("{names}, which are no inputs and do not count"),
+        );
     }
     if seen.ignored > 0 {
         let files = human::count(seen.ignored, "file");
@@ -114,6 +134,13 @@ fn groups(reads: &[Read], line: &mut impl FnMut(&str, String)) {
                 "{} (counts if it appears)",
                 first(absent.into_iter(), false)
             ),
+        );
+    }
+    let there: Vec<String> = of(What::There).map(|read| read.path.clone()).collect();
+    if !there.is_empty() {
+        line(
+            "asked for",
+            format!("{} (counts if it goes)", first(there.into_iter(), false)),
         );
     }
     let links: Vec<String> = of(What::Link).map(|read| read.path.clone()).collect();
