@@ -212,7 +212,7 @@ fn compare(ours: &Metric, theirs: &Metric) -> Holds {
         e if e >= versus::APART => Holds::Yes,
         e if e <= -versus::APART => Holds::No,
         // Equal, without an error.
-        e if e == 0.0 => Holds::No,
+        0.0 => Holds::No,
         e if e.is_nan() => Holds::No,
         errors => Holds::Undecided { errors },
     }

@@ -74,7 +74,7 @@ pub fn fid(
         }
         sides.push(match opened.set {
             Set::Statistics(gaussian) => Side {
-                gaussian,
+                gaussian: *gaussian,
                 vectors: None,
             },
             Set::Pictures(pictures) => {

@@ -22,7 +22,7 @@ use crate::models::extractor::OFFICIAL_SHA256;
 
 /// One side of a comparison.
 pub enum Set {
-    Statistics(Gaussian),
+    Statistics(Box<Gaussian>),
     Pictures(Pictures),
 }
 
@@ -73,7 +73,7 @@ pub fn open(path: &Path, leave_out: &[String]) -> Result<Opened> {
     if start.get(8) == Some(&b'{') || (named("safetensors") && guess::other(&start).is_none()) {
         let set = match TensorFile::open(path)?.has("images") {
             true => Set::Pictures(Pictures::Array(Box::new(Images::load(path)?))),
-            false => Set::Statistics(Gaussian::load(path)?),
+            false => Set::Statistics(Box::new(Gaussian::load(path)?)),
         };
         return Ok(Opened { set, remark: None });
     }
@@ -114,12 +114,12 @@ fn of_arrays(arrays: &mut Arrays, path: &Path) -> Result<Set> {
             .any(|(name, dtype, _)| name == *sigma && dtype.ends_with("f2"));
         let (mu, sigma) = (arrays.get(mu)?, arrays.get(sigma)?);
         let gaussian = statistics(mu, sigma, rough).with_context(|| name.to_string())?;
-        return Ok(Set::Statistics(match arrays.text(PROTOCOL) {
+        return Ok(Set::Statistics(Box::new(match arrays.text(PROTOCOL) {
             Some(text) => made_as(gaussian, &text).with_context(|| {
                 format!("{name}: its `{PROTOCOL}` is not read; hint: take it out to compare the numbers alone")
             })?,
             None => gaussian,
-        }));
+        })));
     }
     // Labels, and whatever else a sampler saves, are no images.
     let likely: Vec<String> = arrays

@@ -230,7 +230,7 @@ fn a_file_that_nobody_may_read_fails_no_stage() {
     let space = shell("grep -r needle data > {out.x} || :; test -e {out.x} || echo > {out.x}");
     space.write("data/x", "needle");
     space.write("data/secret", "needle");
-    let mode = fs::Permissions::from_mode(0);
+    let mode = fs::Permissions::from_mode(0o0);
     fs::set_permissions(space.path("data/secret"), mode).expect("ours");
     assert_eq!(space.run(), ["a"]);
     assert_eq!(space.run(), [""; 0]);
