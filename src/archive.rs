@@ -269,7 +269,7 @@ fn unpack_from(from: impl Read, to: &Path, limit: u64) -> Result<Unpacked> {
                 let target = target.or_else(|| entry.link_name_bytes().map(|t| t.into_owned()));
                 let target = PathBuf::from(OsString::from_vec(target.unwrap_or_default()));
                 ensure!(
-                    store::stays_inside(parts - 4, &target) && climbs_first(&target),
+                    store::stays_inside(parts - 4, &target) && store::climbs_first(&target),
                     "the archive holds {}, a link that leaves its output",
                     shown(&path)
                 );
@@ -359,16 +359,6 @@ fn strange(path: &Path) -> String {
 /// True if git would carry out what it finds there.
 pub fn acts_by_itself(path: &Path) -> bool {
     path.iter().any(|part| part.eq_ignore_ascii_case(".git"))
-}
-
-/// True if a link goes up first and then down: then it never goes up from where another link has led.
-fn climbs_first(target: &Path) -> bool {
-    let mut parts = target
-        .components()
-        .filter(|part| *part != Component::CurDir);
-    let down = parts.find(|part| *part != Component::ParentDir);
-    down.is_some() && parts.all(|part| matches!(part, Component::Normal(_)))
-        || down.is_none() && target.components().next().is_some()
 }
 
 /// Whether something in a result's folder is what its record tells of, or what every result has.

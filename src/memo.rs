@@ -48,9 +48,9 @@ pub struct Memo<'a> {
     /// Files of the project, relative to it; without a stamp those that are not there.
     #[serde(borrow)]
     files: Vec<(Text<'a>, Option<Stamp>)>,
-    /// What was only asked to be there, and is, and whether it is a folder.
+    /// What was only asked to be there, and is, and what it is.
     #[serde(borrow)]
-    there: Vec<(Text<'a>, bool)>,
+    there: Vec<(Text<'a>, reads::Kind)>,
     /// Links.
     #[serde(borrow)]
     links: Vec<(Text<'a>, Option<Stamp>)>,
@@ -173,9 +173,9 @@ impl Memo<'_> {
             meta.ok().map(|m| Stamp::of(&m)) == *was
         });
         let there = self.there.par_iter();
-        let there = there.all(|(path, folder)| {
+        let there = there.all(|(path, kind)| {
             let meta = fs::metadata(request.dir.join(files::path(&path.0)));
-            meta.is_ok_and(|meta| meta.is_dir() == *folder)
+            meta.is_ok_and(|meta| reads::Kind::of(&meta) == *kind)
         });
         let links = self.links.par_iter().all(|(path, was)| {
             let meta = fs::symlink_metadata(request.dir.join(files::path(&path.0)));
@@ -227,7 +227,7 @@ fn try_remember(planner: &mut Planner, wanted: &[Id], key: Option<Digest>) -> Op
             let set = match read.what {
                 What::Content | What::Absent => &mut paths,
                 What::There => {
-                    there.insert((read.path.clone(), read.digest == reads::kind(true)));
+                    there.insert((read.path.clone(), reads::Kind::from_digest(read.digest)?));
                     continue;
                 }
                 What::Link => &mut links,
@@ -297,7 +297,7 @@ fn try_remember(planner: &mut Planner, wanted: &[Id], key: Option<Digest>) -> Op
         files: stamps,
         there: there
             .iter()
-            .map(|(path, folder)| (Text(path.into()), *folder))
+            .map(|(path, kind)| (Text(path.into()), *kind))
             .collect(),
         links: links
             .iter()

@@ -136,8 +136,11 @@ impl Read {
             What::Content => format!("file {path} changed"),
             What::Absent => format!("{path} is new"),
             What::There if gone => format!("{path} is gone"),
-            What::There if self.digest == kind(true) => format!("{path} is no folder any more"),
-            What::There => format!("{path} is a folder now"),
+            What::There => match Kind::from_digest(self.digest) {
+                Some(Kind::Folder) => format!("{path} is no folder any more"),
+                Some(Kind::Empty) => format!("{path} is not empty any more"),
+                _ => format!("{path} is no file with content any more"),
+            },
             What::Names => format!("files in {path} came or went"),
             What::Importable | What::Imports => format!("modules in {path} came or went"),
             What::Link => format!("link {path} changed"),
@@ -154,17 +157,48 @@ pub fn nothing() -> Digest {
     Digest([0; 32])
 }
 
-/// Of a file's or folder's being there, not of its content.
-pub fn presence(path: &Path) -> Digest {
-    match fs::metadata(path) {
-        Ok(meta) => kind(meta.is_dir()),
-        Err(_) => nothing(),
+/// What something is to a program that only asks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Kind {
+    #[serde(rename = "f")]
+    File,
+    /// A file without content, which shells can tell (`[ -s file ]`).
+    #[serde(rename = "e")]
+    Empty,
+    #[serde(rename = "d")]
+    Folder,
+}
+
+impl Kind {
+    pub fn of(meta: &fs::Metadata) -> Self {
+        match meta.is_dir() {
+            true => Self::Folder,
+            false if meta.is_file() && meta.len() == 0 => Self::Empty,
+            false => Self::File,
+        }
+    }
+
+    pub fn digest(self) -> Digest {
+        Digest::of(match self {
+            Self::File => b"file" as &[u8],
+            Self::Empty => b"empty",
+            Self::Folder => b"folder",
+        })
+    }
+
+    /// The inverse of [`digest`](Self::digest).
+    pub fn from_digest(digest: Digest) -> Option<Self> {
+        let mut all = [Self::File, Self::Empty, Self::Folder].into_iter();
+        all.find(|kind| kind.digest() == digest)
     }
 }
 
-/// The same of what is there.
-pub fn kind(folder: bool) -> Digest {
-    Digest::of(if folder { b"folder" } else { b"file" as &[u8] })
+/// Of a file's or folder's being there, not of its content.
+pub fn presence(path: &Path) -> Digest {
+    match fs::metadata(path) {
+        Ok(meta) => Kind::of(&meta).digest(),
+        Err(_) => nothing(),
+    }
 }
 
 /// Of what a link says.

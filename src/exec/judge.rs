@@ -120,10 +120,18 @@ impl Run<'_, '_> {
             std::thread::sleep(stat::TICK);
             return;
         }
-        let why = match self.planner.verdict(id) {
-            Some(Verdict::Stale(reasons)) => reasons.join("; "),
-            _ => String::new(),
+        let reasons = match self.planner.verdict(id) {
+            Some(Verdict::Stale(reasons)) => &reasons[..],
+            _ => &[],
         };
+        let changed = |reason: &String| {
+            let file = reason.strip_prefix("file ")?.strip_suffix(" changed")?;
+            Some(format!(
+                "; hint: if it does not matter, [pipeline] ignore = [{file:?}]"
+            ))
+        };
+        let hint = reasons.iter().find_map(changed).unwrap_or_default();
+        let why = reasons.join("; ") + &hint;
         self.ready.retain(|other| *other != id);
         let fp = self.planner.manifest(id).map(Manifest::fingerprint);
         fp.and_then(|fp| self.working.remove(&fp));

@@ -16,7 +16,7 @@ use super::notes::{Listing, Marks, Notes, names};
 use super::places::{CACHES, Class, Map, Places};
 use crate::digest::Digest;
 use crate::exec::python::Imports;
-use crate::reads::{self, Read, What};
+use crate::reads::{self, Kind, Read, What};
 use crate::store::stat::{self, Stamp};
 
 /// What was seen besides what counts; for the record.
@@ -186,7 +186,12 @@ impl Reads<'_> {
                 self.add(What::Absent, path, reads::nothing());
             }
         } else if is(Marks::THERE) && self.places.name(path).is_some_and(|n| n != Path::new("")) {
-            self.add(What::There, path, reads::kind(is(Marks::FOLDER)));
+            let kind = match (is(Marks::FOLDER), is(Marks::EMPTY)) {
+                (true, _) => Kind::Folder,
+                (_, true) => Kind::Empty,
+                _ => Kind::File,
+            };
+            self.add(What::There, path, kind.digest());
         }
     }
 
@@ -344,7 +349,7 @@ impl Reads<'_> {
                 Err(e) if e.kind() == io::ErrorKind::PermissionDenied => Ok(Some(Read {
                     what: What::There,
                     path: name.clone(),
-                    digest: reads::kind(false),
+                    digest: Kind::of(&meta).digest(),
                     names: Vec::new(),
                 })),
                 digest => {

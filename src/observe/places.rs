@@ -392,7 +392,10 @@ fn is_environment(folder: &Path) -> bool {
     PACKAGES.iter().any(|p| *p == name)
         || name == "library" && folder.parent().is_some_and(|p| p.ends_with("renv"))
         || MARKERS.iter().any(|m| folder.join(m).exists())
-        || folder.join("bin/python3").exists() && folder.join("lib").is_dir()
+        // A link to the root of the system has both of these too.
+        || folder.join("bin/python3").exists()
+            && folder.join("lib").is_dir()
+            && !folder.join("etc/passwd").exists()
 }
 
 pub fn join(folder: &Path, inside: &Path) -> PathBuf {

@@ -8,7 +8,7 @@
 //!   key                    for digests of secrets (secret.rs); never leaves the store
 //!   fresh                  what was looked at when all was last found fresh (memo.rs)
 //!   results/FINGERPRINT/   manifest.txt record.json reads.json log, the outputs, state/ — never edited
-//!   work/FINGERPRINT/      job.json log checkpoint/ reached.json spent.json result/ — result/ is
+//!   work/FINGERPRINT/      job.json log checkpoint/ reached.json spent.json seen result/ — result/ is
 //!                          renamed to results/
 //!   downloads/             shared by all stages
 //!   trash/                 on its way out
@@ -50,7 +50,7 @@ pub use index::Index;
 pub use lock::{Holder, Lock};
 pub use reached::Reached;
 pub use reads::ReadBefore;
-pub use seal::{copy_content, stays_inside, umask, was_linked};
+pub use seal::{climbs_first, copy_content, stays_inside, umask, was_linked};
 pub use spent::Spent;
 use stat::Stamp;
 use tree::What;
@@ -103,6 +103,15 @@ pub enum Health {
     Unreadable(String),
 }
 
+/// What tells git and backups that all here can be made again.
+const NOTES: [(&str, &str); 2] = [
+    (".gitignore", "*\n"),
+    (
+        "CACHEDIR.TAG",
+        "Signature: 8a477f597d28d172789f06886806bc55\n# Results of repro, which can be made again.\n",
+    ),
+];
+
 impl Store {
     /// Reads what is known; writes nothing.
     pub fn open(root: &Path) -> Result<Self> {
@@ -144,12 +153,19 @@ impl Store {
     /// Makes the folders, takes the lock, and reads what is known.
     pub fn lock(root: &Path, waiting: impl FnOnce(Option<Holder>)) -> Result<(Self, Lock)> {
         check_place(root)?;
+        let new = !root.join("results").exists();
         for folder in FOLDERS {
             let path = root.join(folder);
             make_folder(&path).with_context(|| format!("cannot make {}", path.display()))?;
         }
         let lock = Lock::take(&root.join("lock"), waiting)?;
         let _ = tree::remove(&root.join("trash"));
+        if new {
+            // Whoever takes them away wants it so: they are not written again.
+            for (name, text) in NOTES {
+                let _ = fs::write(root.join(name), text);
+            }
+        }
         // Without one, on a full disk, secrets count under a key that everybody knows, until there is one.
         let _ = Key::make(root);
         let mut store = Self::open(root)?;

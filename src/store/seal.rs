@@ -172,7 +172,8 @@ fn follow(root: &Path, link: &Path, followed: &mut Followed) -> Result<()> {
     let depth = folder
         .strip_prefix(root)
         .map_or(0, |inside| inside.components().count());
-    let stays = link != root && stays_inside(depth, &target);
+    // `deep/../file` may go up from anywhere if `deep` is a link.
+    let stays = link != root && stays_inside(depth, &target) && climbs_first(&target);
     let home = root.canonicalize().ok().filter(|_| link != root);
     match (real, home) {
         (Ok(real), Some(home)) if real.starts_with(&home) => {
@@ -212,6 +213,16 @@ pub fn stays_inside(mut depth: usize, target: &Path) -> bool {
         }
     }
     true
+}
+
+/// True if a link goes up first and then down: then it never goes up from where another link has led.
+pub fn climbs_first(target: &Path) -> bool {
+    let mut parts = target
+        .components()
+        .filter(|part| *part != Component::CurDir);
+    let down = parts.find(|part| *part != Component::ParentDir);
+    down.is_some() && parts.all(|part| matches!(part, Component::Normal(_)))
+        || down.is_none() && target.components().next().is_some()
 }
 
 /// The way from a folder to a path, both absolute.

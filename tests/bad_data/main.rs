@@ -33,7 +33,15 @@ fn fails(space: &Space, file: &str, why: &str) -> Said {
         "no line has `{file}`, `{why}` and a hint:\n{}",
         said.err
     );
-    let known = ["lock", "index", "key", "log", "job.json"];
+    let known = [
+        "lock",
+        "index",
+        "key",
+        "log",
+        "job.json",
+        ".gitignore",
+        "CACHEDIR.TAG",
+    ];
     let mut left = below(&space.path("artifacts"));
     left.retain(|path| !known.iter().any(|name| path.ends_with(name)));
     assert!(left.is_empty(), "left behind: {left:?}");

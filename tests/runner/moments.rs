@@ -127,6 +127,9 @@ fn a_folder_that_becomes_a_file_or_goes_is_noticed() {
         fs::remove_file(dir.join("f")).expect("there");
         fs::create_dir(dir.join("f")).expect("made");
     });
+    noticed("test -s f || :; echo 1 > {out.x}", prepare, |dir| {
+        write(dir.join("f"), "1")
+    });
     noticed("ls empty > {out.x} || :", prepare, |dir| {
         fs::remove_dir(dir.join("empty")).expect("there");
     });
@@ -271,4 +274,20 @@ fn results_that_a_stage_was_not_given_are_told() {
             .out
             .contains("which are no inputs")
     );
+}
+
+#[test]
+fn a_new_store_is_ignored_by_git_until_somebody_wants_otherwise() {
+    let space = shell("echo 1 > {out.x}");
+    assert_eq!(space.run(), ["a"]);
+    assert_eq!(space.read("artifacts/.gitignore"), "*\n");
+    assert!(
+        space
+            .read("artifacts/CACHEDIR.TAG")
+            .starts_with("Signature: 8a477f597d28d172")
+    );
+    fs::remove_file(space.path("artifacts/.gitignore")).expect("there");
+    space.write("x", "");
+    assert_eq!(space.run(), [""; 0]);
+    assert!(!space.path("artifacts/.gitignore").exists());
 }

@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+use std::path::Path;
 use std::time::Duration;
 
 use crate::faults::{NOBODY, without_rights};
@@ -262,6 +263,25 @@ fn a_spoiled_result_is_made_again_before_anything_reads_it() {
     assert_eq!(said.code, Some(1), "{}", said.err);
     assert!(said.err.contains("failed: b"), "{}", said.err);
     assert_eq!(space.output("d", "y"), b"one\n", "{}", said.err);
+}
+
+#[test]
+fn a_link_that_goes_down_and_up_again_is_written_straight() {
+    let space = Space::new(
+        "[stage.a]\nkind = 'command'\nout.d = 'd'\nshell = '''mkdir -p {out.d}/deep; echo 1 > {out.d}/f
+         ln -s deep/../f {out.d}/l; ln -s ../deep/../f {out.d}/deep/up'''\n",
+    );
+    assert_eq!(space.run(), ["a"]);
+    let result = space.result("a");
+    let target = |name: &str| fs::read_link(result.join("d").join(name)).expect("a link");
+    assert_eq!(target("l"), Path::new("f"));
+    assert_eq!(target("deep/up"), Path::new("../f"));
+    assert_eq!(space.repro(&["export", "e.tar.gz"]).code, Some(0));
+    let other = Space::new("");
+    let archive = space.path("e.tar.gz").display().to_string();
+    fs::remove_file(other.path("pipeline.toml")).expect("there");
+    let said = other.repro(&["import", &archive]);
+    assert_eq!(said.code, Some(0), "{}", said.err);
 }
 
 #[test]
