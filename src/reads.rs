@@ -13,6 +13,7 @@ use crate::files;
 pub use crate::files::path;
 use crate::observe::places::Places;
 use crate::observe::{is_importable, names};
+use crate::plain;
 
 /// One such thing.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -126,11 +127,11 @@ impl Read {
 
     /// One sentence for `status`, when something else is found now.
     pub fn changed(&self, gone: bool) -> String {
-        let path = if self.path.is_empty() {
-            "."
-        } else {
-            &self.path
-        };
+        // A name may hold a line break.
+        let path = plain::line(match self.path.as_str() {
+            "" => ".",
+            path => path,
+        });
         match self.what {
             What::Content if gone => format!("{path} is gone"),
             What::Content => format!("file {path} changed"),

@@ -82,7 +82,18 @@ fn a_claim_that_does_not_hold_fails_the_check() {
     let said = space.repro("check --github --junit junit.xml").ends(4);
     said.says("FAILS  the good model is better: score@good 3.14, score@fair 3.1")
         .says("::error file=pipeline.toml,line=48,title=repro check::the good model is better")
+        .says("BETTER   score@fair")
         .says("0 of 1 claim holding");
+    // The claim, and a gain that nobody has accepted.
+    assert!(space.read("junit.xml").contains("failures=\"2\""));
+    space
+        .repro("check --accept-better")
+        .ends(0)
+        .says("~ score@fair error: 3.9 -> 3.1");
+    space
+        .repro("check --junit junit.xml")
+        .ends(4)
+        .says("2 the same");
     assert!(space.read("junit.xml").contains("failures=\"1\""));
     space.edit(
         "pipeline.toml",
