@@ -1,6 +1,6 @@
 //! The loop: judge, start, listen, commit, judge what waited.
 //!
-//! Every wanted stage is in one [`State`]. It leaves `Waiting` when the last stage it needs is
+//! Every wanted stage is in one `State`. It leaves `Waiting` when the last stage it needs is
 //! fresh; a verdict then makes it `Fresh` or `Ready`; a `Ready` one is `Running` as soon as there
 //! is room for it, those with the longest way to the end of the graph first.
 

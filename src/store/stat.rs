@@ -2,7 +2,7 @@
 //!
 //! A digest is trusted while device, inode, size, mtime and ctime are all unchanged. The change
 //! time cannot be set by a program, so content that was edited with size and mtime kept is
-//! noticed too. The racy rule: a file that changed within [`RACY`] before it was hashed could
+//! noticed too. The racy rule: a file that changed within `RACY` before it was hashed could
 //! change again within the same tick of the clock, so its digest is not remembered. Artifacts
 //! that the runner itself has just committed are exempt: their writers have ended, and when a stage
 //! that was given them ends they are looked at again (`exec/given.rs`).

@@ -62,7 +62,7 @@ pub struct Notes {
     followed: HashSet<PathBuf>,
     /// Where links led when they were first asked for.
     pub links: HashMap<PathBuf, Digest>,
-    /// Threads of programs that compare times of files ([`BUILDERS`]) or not, as far as is known.
+    /// Threads of programs that compare times of files (`programs.rs`) or not, as far as is known.
     builders: HashMap<u32, bool>,
     /// One of those programs was started.
     builds: bool,
