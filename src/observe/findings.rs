@@ -108,6 +108,7 @@ impl Findings {
             frame,
             reads: Vec::new(),
             contents: Vec::new(),
+            changed: HashSet::new(),
         };
         found.paths();
         found.links();
@@ -135,6 +136,8 @@ struct Reads<'a> {
     reads: Vec<Read>,
     /// Files whose content counts, and whether the stage itself has changed them.
     contents: Vec<(PathBuf, String, bool)>,
+    /// Device and inode of what the stage has changed: it may have been read by another name.
+    changed: HashSet<(u64, u64)>,
 }
 
 impl Reads<'_> {
@@ -159,6 +162,12 @@ impl Reads<'_> {
             .map(|(path, marks)| (path.to_path_buf(), marks))
             .collect();
         for (path, marks) in all {
+            let changes = [Marks::WROTE, Marks::TOUCHED, Marks::OWN];
+            if changes.into_iter().any(|mark| marks.has(mark))
+                && let Ok(meta) = fs::metadata(&path)
+            {
+                self.changed.insert(Stamp::of(&meta).file());
+            }
             self.path(&path, marks);
         }
     }
@@ -338,13 +347,14 @@ impl Reads<'_> {
                     names: Vec::new(),
                 }));
             };
-            if !*changed && self.notes.is_another(path, &meta) {
+            let changed = *changed || self.changed.contains(&Stamp::of(&meta).file());
+            if !changed && self.notes.is_another(path, &meta) {
                 return Ok(Some(Read::content(name.clone(), torn())));
             }
             if !meta.is_file() || declared.contains(name) {
                 return Ok(None);
             }
-            match digest(path, &meta, *changed, self.frame.started) {
+            match digest(path, &meta, changed, self.frame.started) {
                 // Nor could the program read it: it may execute it, or go on without it.
                 Err(e) if e.kind() == io::ErrorKind::PermissionDenied => Ok(Some(Read {
                     what: What::There,

@@ -54,6 +54,15 @@ fn what_is_moved_away_and_back_was_read() {
         fs::remove_file(dir.join("d/link")).expect("there");
         symlink("none", dir.join("d/link")).expect("a link");
     });
+    // Read by one name, moved by another.
+    noticed(
+        "cat in/x > {out.x}; mv d/x d/y; mv d/y d/x",
+        |dir| {
+            prepare(dir);
+            symlink("d", dir.join("in")).expect("a link");
+        },
+        |dir| write(dir.join("d/x"), "2"),
+    );
     // A link in a folder that the stage makes and moves.
     noticed(
         "mkdir m; ln -s ../d m/d; mv m n; cat n/d/x > {out.x}; rm -r n",

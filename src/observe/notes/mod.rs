@@ -158,7 +158,10 @@ impl Notes {
     /// True if a file is another than the one that was read first, or has changed since.
     pub fn is_another(&self, path: &Path, now: &Metadata) -> bool {
         let first = self.seen.get(path).and_then(|seen| seen.first);
-        first.is_some_and(|first| first != Id::of(now))
+        first.is_some_and(|first| {
+            let now = Id::of(now);
+            first != now && (!first.changed_with(now) || has_lasting_numbers(path))
+        })
     }
 
     /// True if the stage made a folder that holds this path, or the path itself.
@@ -587,6 +590,17 @@ fn follows(act: Act) -> bool {
         Act::Execute | Act::List => true,
         Act::Target | Act::Make(_) | Act::Carry | Act::Remove | Act::Touch => false,
     }
+}
+
+/// False where a file may have another inode number at each look: file systems of users and of other
+/// machines, as sshfs and shares of Windows.
+fn has_lasting_numbers(path: &Path) -> bool {
+    const FUSE: u32 = 0x6573_5546;
+    const CIFS: u32 = 0xff53_4d42;
+    const SMB2: u32 = 0xfe53_4d42;
+    const PLAN9: u32 = 0x0102_1997;
+    let kind = rustix::fs::statfs(path).map(|disk| disk.f_type as u32);
+    !kind.is_ok_and(|kind| [FUSE, CIFS, SMB2, PLAN9].contains(&kind))
 }
 
 /// `pkg/x.py` for `pkg/__pycache__/x.cpython-311.pyc`.

@@ -43,6 +43,11 @@ impl Id {
         fs::symlink_metadata(path).ok().map(|meta| Self::of(&meta))
     }
 
+    /// True if both have the same change time.
+    pub(super) fn changed_with(self, other: Self) -> bool {
+        (self.2, self.3) == (other.2, other.3)
+    }
+
     pub(super) fn is_same_file(self, other: Self) -> bool {
         (self.0, self.1) == (other.0, other.1)
     }
