@@ -204,8 +204,12 @@ fn compare(ours: &Metric, theirs: &Metric) -> Holds {
         bound: m.is_bound(),
     };
     let errors = number(ours).ahead(number(theirs), ours.better);
-    if theirs.is_bound() && !ours.is_bound() && errors > 0.0 {
-        let reason = "the other number is a bound, and the truth behind it may be better".into();
+    let (worse, better) = match errors < 0.0 {
+        true => (ours, theirs),
+        false => (theirs, ours),
+    };
+    if worse.is_bound() && !better.is_bound() && errors != 0.0 {
+        let reason = "the worse number is a bound, and the truth behind it may be better".into();
         return Holds::Unknown { reason };
     }
     match errors {

@@ -194,6 +194,11 @@ fn a_claim_compares_like_with_like() {
     assert_eq!(held.holds, Holds::Yes);
     let (held, _) = claim(json!({"value": 1.0}), bound(2.0), "");
     assert!(matches!(held.holds, Holds::Unknown { .. }), "{held:?}");
+    let (held, fails) = claim(bound(2.0), json!({"value": 1.0}), "");
+    assert!(
+        matches!(held.holds, Holds::Unknown { .. }) && fails,
+        "{held:?}"
+    );
     assert_eq!(claim(bound(1.0), bound(2.0), "").0.holds, Holds::Yes);
 }
 
