@@ -41,6 +41,9 @@ pub struct Input {
 }
 
 impl Input {
+    /// No input: fills up arrays of a fixed length.
+    pub const NONE: Self = Self::one("", "");
+
     pub const fn one(name: &'static str, holds: &'static str) -> Self {
         Self {
             name,
@@ -84,7 +87,7 @@ impl Output {
 /// A parameter that a kind does not accept: where, and why.
 #[derive(Debug, Clone)]
 pub struct ParamError {
-    /// Path below `params`, such as `optim.lr`; empty for the whole.
+    /// Path below `params`, such as `train.optim.lr`; empty for the whole.
     pub path: String,
     pub message: String,
 }
@@ -102,9 +105,10 @@ pub struct StageDef {
     /// True for a kind whose result is a property of the machine (Table 4): the device's name
     /// then belongs to its manifest.
     pub measures_machine: bool,
-    /// The integer parameter whose raising continues a finished shorter run, such as `epochs`
-    /// or `network.epochs`.
+    /// The integer parameter whose raising continues a finished shorter run, such as `train.epochs`.
     pub extends: Option<&'static str>,
+    /// See [`Stage::FORMER`].
+    pub former: &'static [(&'static str, &'static str)],
     /// Parses parameters and writes them back, so that a typo fails before anything runs and
     /// the written-back form enters the manifest.
     pub check: fn(&Value) -> Result<Value, ParamError>,
@@ -113,8 +117,9 @@ pub struct StageDef {
     pub run: fn(&Value, &mut Job) -> anyhow::Result<()>,
     /// See [`Stage::data`].
     pub data: fn(&Value, &Path) -> Vec<PathBuf>,
-    /// Modules the code of this kind reaches, sorted by name.
-    pub code: &'static [CodeModule],
+    /// Modules the code of this kind reaches, from each of the modules that it is put together from; one may
+    /// stand in several.
+    pub code: &'static [&'static [CodeModule]],
 }
 
 /// A kind, as its author writes it.
@@ -125,6 +130,9 @@ pub trait Stage {
     const OUTPUTS: &'static [Output];
     const MEASURES_MACHINE: bool = false;
     const EXTENDS: Option<&'static str> = None;
+    /// Parameters that were born after results had been made, such as `train.patience`, with the value, as
+    /// JSON, at which a result is what it was without them: while they have it, it makes no result stale.
+    const FORMER: &'static [(&'static str, &'static str)] = &[];
     /// `deny_unknown_fields`, and no defaults: every number stands in pipeline.toml.
     type Params: DeserializeOwned + Serialize + schemars::JsonSchema;
 
@@ -139,7 +147,7 @@ pub trait Stage {
 }
 
 /// Turns an implementation into the plain table row that the runner uses.
-pub const fn define<S: Stage>(code: &'static [CodeModule]) -> StageDef {
+pub const fn define<S: Stage>(code: &'static [&'static [CodeModule]]) -> StageDef {
     StageDef {
         kind: S::KIND,
         about: S::ABOUT,
@@ -147,6 +155,7 @@ pub const fn define<S: Stage>(code: &'static [CodeModule]) -> StageDef {
         outputs: S::OUTPUTS,
         measures_machine: S::MEASURES_MACHINE,
         extends: S::EXTENDS,
+        former: S::FORMER,
         check: |value| {
             let params: S::Params = parse(value)?;
             serde_json::to_value(&params).map_err(|e| ParamError {

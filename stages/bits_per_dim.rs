@@ -1,5 +1,7 @@
-//! Kind `bits-per-dim`: the bound on the likelihood of images under a VAE with a prior, with or
-//! without the flow layer (REFERENCE 1.6).
+//! Bits per dimension of images under a model (REFERENCE 1.6): kinds `bits-per-dim` (the bound of a VAE
+//! with a prior, with or without the flow layer) and `bits-per-dim-glow`.
+
+use std::marker::PhantomData;
 
 use anyhow::{Result, ensure};
 use candle_core::DType;
@@ -11,12 +13,12 @@ use serde_json::json;
 
 use crate::data::images::Images;
 use crate::metrics::bits;
-use crate::models::full::Full;
+use crate::models::image_model::{Density, Latent, Ports};
 use crate::nn::device;
 use crate::nn::noise::Noise;
 use crate::train::batches::numbers_in_batches;
 
-pub struct BitsPerDim;
+pub struct BitsPerDim<M>(PhantomData<M>);
 
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -26,32 +28,35 @@ pub struct Params {
     /// The first n images; 0: all.
     pub n: usize,
     /// Draws of z per image. More than one gives the tighter importance-weighted bound, which is
-    /// labelled as such.
+    /// labelled as such. 1 for a model whose likelihood is exact.
     pub draws: usize,
 }
 
-impl Stage for BitsPerDim {
-    const KIND: &'static str = "bits-per-dim";
-    const ABOUT: &'static str = "A bound on the bits per dimension of images under a VAE.";
-    const INPUTS: &'static [Input] = &[
-        Input::one("images", "images"),
-        Input::one("vae", "vae"),
-        Input::one("prior", "prior"),
-        Input::optional("flow", "flow"),
-    ];
+impl<M: Density> BitsPerDim<M> {
+    const PORTS: Ports = Ports::of(&[Input::one("images", "images")], M::PARTS);
+}
+
+impl<M: Density> Stage for BitsPerDim<M> {
+    const KIND: &'static str = M::KINDS.bits_per_dim;
+    const ABOUT: &'static str = M::KINDS.bits_about;
+    const INPUTS: &'static [Input] = Self::PORTS.inputs();
     const OUTPUTS: &'static [Output] = &[Output::new("metrics", "metrics", "metrics.json")];
     type Params = Params;
 
     fn run(params: &Params, job: &mut Job) -> Result<()> {
+        ensure!(params.draws > 0, "draws must be at least 1");
+        ensure!(
+            M::LATENT == Latent::Drawn || params.draws == 1,
+            "draws = {}, and this likelihood is exact; hint: draws = 1",
+            params.draws
+        );
         let device = device::open(&job.spec().device)?;
         let images = Images::load(job.input("images")?)?;
-        let (vae, prior) = (job.input("vae")?, job.input("prior")?);
-        let flow = job.optional_input("flow")?;
-        let model = Full::load(vae, prior, flow, DType::F32, &device)?;
+        let model = M::load(job, &device)?;
         ensure!(
-            model.vae.config().shape == images.shape(),
-            "input vae is of images {:?}, input images has {:?}",
-            model.vae.config().shape,
+            model.shape() == images.shape(),
+            "the model is of images {:?}, input images has {:?}",
+            model.shape(),
             images.shape()
         );
         let n = if params.n == 0 {
@@ -59,19 +64,21 @@ impl Stage for BitsPerDim {
         } else {
             images.n.min(params.n)
         };
-        let noise = Noise::new(params.seed, "bits-per-dim");
+        let noise = Noise::new(params.seed, Self::KIND);
         let bits = numbers_in_batches(job, n, params.batch, |i, chosen| {
             let x = images.batch(&chosen.collect::<Vec<_>>(), DType::F32, &device)?;
-            let bits = model.bound(&x, params.draws, &mut noise.at(i))?;
+            let bits = model.bits(&x, params.draws, &mut noise.at(i))?;
             Ok(bits.to_dtype(DType::F64)?.to_vec1()?)
         })?;
-        let label = match params.draws {
-            1 => "bits/dim (bound)".to_string(),
-            draws => format!("bits/dim (bound, {draws} draws)"),
+        let mut protocol = json!({ "dequantisation": "uniform", "images": images.source });
+        let label = match (M::LATENT, params.draws) {
+            (Latent::None, _) => "bits/dim".to_string(),
+            (Latent::Drawn, 1) => "bits/dim (bound)".to_string(),
+            (Latent::Drawn, draws) => format!("bits/dim (bound, {draws} draws)"),
         };
-        let protocol = json!({
-            "dequantisation": "uniform", "draws": params.draws, "images": images.source,
-        });
+        if M::LATENT == Latent::Drawn {
+            protocol["draws"] = params.draws.into();
+        }
         let metric = bits::metric(&label, &bits, &protocol);
         metrics::save(job.output("metrics")?, &[metric])
     }

@@ -44,24 +44,34 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
 
     let mut code = String::new();
-    for name in names
+    let kinds = names
         .iter()
-        .filter(|name| name.len() == 1 && files[*name].parent() == Some(&root))
-    {
-        let constant = name[0].to_uppercase();
-        writeln!(code, "pub const {constant}: &[contract::CodeModule] = &[")?;
-        for reached in closure(name, &modules) {
-            writeln!(
-                code,
-                "    ({:?}, {:?}),",
-                reached.join("::"),
-                modules[&reached].digest
-            )?;
-        }
-        writeln!(code, "];")?;
+        .filter(|name| name.len() == 1 && files[*name].parent() == Some(&root));
+    for name in kinds {
+        constant(&mut code, name, &modules)?;
     }
+    writeln!(code, "pub mod models {{")?;
+    for name in names.iter().filter(|n| n.len() == 2 && n[0] == "models") {
+        constant(&mut code, name, &modules)?;
+    }
+    writeln!(code, "}}")?;
     fs::write(PathBuf::from(env::var("OUT_DIR")?).join("code.rs"), code)?;
     Ok(())
+}
+
+/// Writes a constant, named as the module is: what it reaches.
+fn constant(
+    code: &mut String,
+    name: &Name,
+    modules: &BTreeMap<Name, Module>,
+) -> Result<(), std::fmt::Error> {
+    let constant = name[name.len() - 1].to_uppercase();
+    writeln!(code, "pub const {constant}: &[contract::CodeModule] = &[")?;
+    for reached in closure(name, modules) {
+        let digest = &modules[&reached].digest;
+        writeln!(code, "    ({:?}, {digest:?}),", reached.join("::"))?;
+    }
+    writeln!(code, "];")
 }
 
 /// All files that may be code of a kind: those of this crate, and of the contract beside it.

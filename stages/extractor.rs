@@ -20,8 +20,8 @@ use crate::models::inception_weights;
 use crate::nn::device;
 use crate::nn::tensor_file;
 use crate::nn::weights::Weights;
-use crate::train::optim::{Form, Optim, Rule};
-use crate::train::{Dataset, Keep, LastBatch, Plan, fit};
+use crate::train::fit::{Plan, fit};
+use crate::train::{Dataset, Training};
 
 pub struct Extractor;
 
@@ -39,9 +39,7 @@ enum Network {
         seed: u64,
         width: usize,
         features: usize,
-        epochs: u64,
-        batch: usize,
-        lr: f64,
+        train: Training,
     },
     /// The network of the Fréchet Inception distance, with the official weights.
     #[serde(rename = "inception-2015-12-05")]
@@ -62,48 +60,31 @@ impl Stage for Extractor {
         Output::new("network", "extractor", "network.safetensors"),
         Output::new("metrics", "metrics", "metrics.json"),
     ];
-    const EXTENDS: Option<&'static str> = Some("network.epochs");
+    const EXTENDS: Option<&'static str> = Some("network.train.epochs");
     type Params = Params;
 
     fn run(params: &Params, job: &mut Job) -> Result<()> {
         let device = device::open(&job.spec().device)?;
         match &params.network {
-            &Network::Classifier {
+            Network::Classifier {
                 seed,
                 width,
                 features,
-                epochs,
-                batch,
-                lr,
+                train,
             } => {
-                let config = classifier::Config { width, features };
-                let optim = Optim {
-                    kind: Rule::Adam,
-                    lr,
-                    beta1: 0.9,
-                    beta2: 0.999,
-                    epsilon: 1e-8,
-                    form: Form::Torch,
-                    halve_every: 0,
-                    warmup_epochs: 0,
-                    clip_norm: 0.0,
+                let config = classifier::Config {
+                    width: *width,
+                    features: *features,
                 };
-                let (train, test) = all_looks(seed, &device)?;
-                let weights = Weights::new(seed, DType::F32, &device);
+                let (images, test) = all_looks(*seed, &device)?;
+                let weights = Weights::new(*seed, DType::F32, &device);
                 let model = Classifier::new(&config, &weights)?;
-                let purpose = "classifier";
-                let optim = &optim;
                 let plan = Plan {
-                    seed,
-                    purpose,
-                    epochs,
-                    batch,
-                    last_batch: LastBatch::Drop,
-                    optim,
-                    keep: Keep::Last {},
-                    patience: 0,
+                    seed: *seed,
+                    purpose: "classifier",
+                    training: train,
                 };
-                let fitted = fit(&plan, &weights, &model, &train, &test, job)?;
+                let fitted = fit(&plan, &weights, &model, &images, &test, job)?;
                 weights.save(job.output("network")?, &Config::Classifier(config))?;
                 let last = fitted.history.last();
                 let accuracy = last.and_then(|epoch| epoch.valid.get("accuracy").copied());
@@ -216,14 +197,17 @@ mod tests {
     use crate::features::Features;
     use crate::fid::Fid;
     use crate::models::{inception, pth};
+    use crate::stories::phase1::optim;
+    use crate::stories::training;
     use contract::testing::Bench;
     use serde_json::json;
 
     #[test]
     fn a_trained_classifier_is_better_than_chance_and_loads() -> Result<()> {
         let bench = Bench::new::<Extractor>(&[]);
+        let train = training(1, 100, "drop", optim(0.01));
         let network = json!({"kind": "classifier", "seed": 1, "width": 2, "features": 8,
-                             "epochs": 1, "batch": 100, "lr": 0.01});
+                             "train": train});
         bench.run::<Extractor>(&json!({ "network": network }))?;
         let text = std::fs::read_to_string(bench.output::<Extractor>("metrics"))?;
         let metrics: serde_json::Value = serde_json::from_str(&text)?;

@@ -8,7 +8,7 @@ use half::bf16;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::data::drawn::Drawn;
+use crate::data::any_images::AnyImages;
 use crate::data::gaussian::Gaussian;
 use crate::data::protocol::{Protocol, UINT8};
 use crate::data::tensors::{self, Entry, Number, TensorFile};
@@ -47,8 +47,8 @@ impl Stage for Features {
     fn run(params: &Params, job: &mut Job) -> Result<()> {
         let device = device::open(&job.spec().device)?;
         let path = job.input("images")?.to_path_buf();
-        let images = Drawn::load(&path)?;
-        let chosen = choose(&path, images.n(), params)?;
+        let images = AnyImages::load(&path)?;
+        let chosen = subset(&path, images.n(), params)?;
         let extractor = Extractor::load(job.input("extractor")?, &device)?;
 
         let mut walk = Walk::resume(job)?;
@@ -61,7 +61,7 @@ impl Stage for Features {
             }
             let end = (walk.done + params.batch).min(chosen.len());
             let batch = &chosen[walk.done..end];
-            let features = see(&extractor, &images, batch, params)?;
+            let features = extract(&extractor, &images, batch, params)?;
             let d = features.len() / batch.len();
             let moments = walk.moments.get_or_insert_with(|| Moments::new(d));
             moments
@@ -102,7 +102,7 @@ impl Stage for Features {
 }
 
 /// The chosen ones of a file's images, in file order, so that reading stays sequential.
-pub fn choose(path: &Path, available: usize, params: &Params) -> Result<Vec<usize>> {
+pub fn subset(path: &Path, available: usize, params: &Params) -> Result<Vec<usize>> {
     ensure!(params.batch > 0, "params.batch is 0");
     ensure!(
         params.n <= available,
@@ -123,14 +123,14 @@ pub fn choose(path: &Path, available: usize, params: &Params) -> Result<Vec<usiz
 
 /// Feature vectors, laid end to end, of the chosen ones of a set. Floats are resized on the host, since
 /// the kernel for GPUs reads bytes.
-pub fn see(
+pub fn extract(
     extractor: &Extractor,
-    images: &Drawn,
+    images: &AnyImages,
     chosen: &[usize],
     params: &Params,
 ) -> Result<Vec<f32>> {
     let (shape, resize) = (images.shape(), params.resize);
-    if let (Drawn::Bytes(images), Stretch::None) = (images, params.stretch) {
+    if let (AnyImages::Bytes(images), Stretch::None) = (images, params.stretch) {
         let batch: Vec<&[u8]> = chosen.iter().map(|&i| images.image(i)).collect();
         return extractor.features(&batch, shape, resize);
     }
@@ -144,11 +144,11 @@ pub fn see(
     extractor.of_pixels(resize.apply(&batch, shape, extractor.side()), resize)
 }
 
-/// How features that [`see`] gives are to be labelled.
-pub fn protocol(extractor: &Extractor, images: &Drawn, params: &Params) -> Protocol {
+/// How features that [`extract`] gives are to be labelled.
+pub fn protocol(extractor: &Extractor, images: &AnyImages, params: &Params) -> Protocol {
     let kept = match images {
-        Drawn::Bytes(_) => UINT8,
-        Drawn::Floats(_) => "float",
+        AnyImages::Bytes(_) => UINT8,
+        AnyImages::Floats(_) => "float",
     };
     let pixels = match params.stretch {
         Stretch::None => kept.into(),

@@ -1,19 +1,18 @@
 //! Kind `flow-layer`: phase 2 of the paper, the flow layer on the frozen VAE.
 
-use anyhow::{Result, ensure};
-use candle_core::DType;
-use contract::history;
+use anyhow::Result;
+use candle_core::{DType, Device};
 use contract::{Input, Job, Output, Stage};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::data::images::Images;
-use crate::models::flow_layer::{Codes, Config, Flow, Phase2};
+use crate::models::flow_layer::{Codes, Config, Flow, FlowLayerTraining};
 use crate::models::prior::Prior;
 use crate::models::vae::Vae;
 use crate::nn::device;
 use crate::nn::weights::Weights;
-use crate::train::{ImageSet, Keep, LastBatch, Optim, Plan, fit};
+use crate::train::{ImageSets, Trained, Training};
+use crate::vae;
 
 pub struct FlowLayer;
 
@@ -21,23 +20,25 @@ pub struct FlowLayer;
 #[serde(deny_unknown_fields)]
 pub struct Params {
     pub seed: u64,
-    pub epochs: u64,
-    pub batch: usize,
-    pub last_batch: LastBatch,
     pub flow: Flow,
     /// Training images on which actnorms start.
     pub init_images: usize,
     pub z: Codes,
-    pub keep: Keep,
-    pub optim: Optim,
+    pub train: Training,
 }
 
 impl Params {
     /// The model on a frozen VAE and prior, for images of a number of channels.
-    pub fn build(&self, vae: Vae, prior: Prior, channels: usize, w: &Weights) -> Result<Phase2> {
+    pub fn build(
+        &self,
+        vae: Vae,
+        prior: Prior,
+        channels: usize,
+        w: &Weights,
+    ) -> Result<FlowLayerTraining> {
         let config = self.config(channels);
         let (z, images, seed) = (self.z, self.init_images, self.seed);
-        Phase2::new(vae, prior, &config, z, images, seed, w)
+        FlowLayerTraining::new(vae, prior, &config, z, images, seed, w)
     }
 
     fn config(&self, channels: usize) -> Config {
@@ -45,6 +46,32 @@ impl Params {
             flow: self.flow.clone(),
             channels,
         }
+    }
+}
+
+/// A flow layer and the VAE that it stands on.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct OnVae {
+    pub vae: vae::Params,
+    pub flow_layer: Params,
+}
+
+impl OnVae {
+    /// All that its training begins with, in f32, on a VAE and a prior that have learned nothing.
+    pub fn trained(&self, shape: [usize; 3], device: &Device) -> Result<Trained> {
+        let (params, vae) = (&self.flow_layer, &self.vae);
+        let below = Weights::new(vae.seed, DType::F32, device);
+        vae.build(shape, &below)?;
+        let frozen = Vae::new(&vae.config(shape), &below.pp("vae").frozen())?;
+        let prior = vae.prior.config(vae.latent);
+        let prior = Prior::new(&prior, &below.pp("prior").frozen())?;
+        let weights = Weights::new(params.seed, DType::F32, device);
+        Ok(Trained {
+            model: Box::new(params.build(frozen, prior, shape[2], &weights)?),
+            weights,
+            training: params.train.clone(),
+        })
     }
 }
 
@@ -62,40 +89,20 @@ impl Stage for FlowLayer {
         Output::new("flow", "flow", "flow.safetensors"),
         Output::new("history", "history", "history.jsonl"),
     ];
-    const EXTENDS: Option<&'static str> = Some("epochs");
+    const EXTENDS: Option<&'static str> = Training::EXTENDS;
     type Params = Params;
 
     fn run(params: &Params, job: &mut Job) -> Result<()> {
         let device = device::open(&job.spec().device)?;
-        let train = Images::load(job.input("train")?)?;
-        let valid = Images::load(job.input("valid")?)?;
+        let images = ImageSets::load(job)?;
         let vae = Vae::load(job.input("vae")?, DType::F32, &device)?;
         let prior = Prior::load(job.input("prior")?, DType::F32, &device)?;
-        ensure!(
-            vae.config().shape == train.shape(),
-            "input vae is of images {:?}, input train has {:?}",
-            vae.config().shape,
-            train.shape()
-        );
+        images.ensure_shape(job.input("vae")?, vae.config().shape)?;
         let weights = Weights::new(params.seed, DType::F32, &device);
-        let model = params.build(vae, prior, train.channels, &weights)?;
-        let set = |images| ImageSet {
-            images,
-            dtype: DType::F32,
-            device: &device,
-        };
-        let plan = Plan {
-            seed: params.seed,
-            purpose: "flow-layer",
-            epochs: params.epochs,
-            batch: params.batch,
-            last_batch: params.last_batch,
-            optim: &params.optim,
-            keep: params.keep,
-            patience: 0,
-        };
-        let fitted = fit(&plan, &weights, &model, &set(&train), &set(&valid), job)?;
-        weights.save(job.output("flow")?, &params.config(train.channels))?;
-        history::save(job.output("history")?, &fitted.history)
+        let channels = images.train.channels;
+        let model = params.build(vae, prior, channels, &weights)?;
+        let named = (Self::KIND, params.seed);
+        images.fit(&params.train, named, &weights, &model, job)?;
+        weights.save(job.output("flow")?, &params.config(channels))
     }
 }

@@ -1,4 +1,4 @@
-//! Kind `same-code`: what the flow layer adds to the VAE (Figure 4). Each row is one code: the
+//! Kind `flow-vs-vae`: what the flow layer adds to the VAE (Figure 4). Each row is one code: the
 //! VAE's image at the left, then samples of the full model with fresh base noise.
 
 use anyhow::{Result, ensure};
@@ -8,11 +8,11 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::data::grid::Layout;
-use crate::models::full::Full;
+use crate::models::vae_with_flow::VaeWithFlow;
 use crate::nn::device;
 use crate::nn::noise::Noise;
 
-pub struct SameCode;
+pub struct FlowVsVae;
 
 #[derive(Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -34,8 +34,8 @@ pub enum VaeImage {
     Sample,
 }
 
-impl Stage for SameCode {
-    const KIND: &'static str = "same-code";
+impl Stage for FlowVsVae {
+    const KIND: &'static str = "flow-vs-vae";
     const ABOUT: &'static str =
         "Draws the VAE's image and samples of the full model, code by code.";
     const INPUTS: &'static [Input] = &[
@@ -43,15 +43,16 @@ impl Stage for SameCode {
         Input::one("prior", "prior"),
         Input::one("flow", "flow"),
     ];
-    const OUTPUTS: &'static [Output] = &[Output::new("picture", "figure", "same-code.png")];
+    const OUTPUTS: &'static [Output] = &[Output::new("picture", "figure", "flow-vs-vae.png")];
     type Params = Params;
 
     fn run(params: &Params, job: &mut Job) -> Result<()> {
         let device = device::open(&job.spec().device)?;
         let (vae, prior) = (job.input("vae")?, job.input("prior")?);
-        let model = Full::load(vae, prior, Some(job.input("flow")?), DType::F32, &device)?;
+        let model = VaeWithFlow::open(vae, prior, Some(job.input("flow")?), DType::F32, &device)?;
         let Layout { rows, columns, .. } = params.layout;
         ensure!(columns > 1, "params.layout.columns must be at least 2");
+        // Named as the kind once was: the pictures stay.
         let noise = Noise::new(params.seed, "same-code");
         let z = model.prior.sample(rows, &mut noise.at(0))?;
         let deviations = match params.vae_image {
@@ -70,7 +71,7 @@ impl Stage for SameCode {
 }
 
 /// Lays columns of images, `[rows, h, w, c]` each, side by side.
-pub fn draw(columns: &[Tensor], layout: &Layout, model: &Full, job: &mut Job) -> Result<()> {
+pub fn draw(columns: &[Tensor], layout: &Layout, model: &VaeWithFlow, job: &mut Job) -> Result<()> {
     let pixels = Tensor::stack(columns, 1)?.flatten_all()?.to_vec1::<u8>()?;
     layout.save(&pixels, model.vae.config().shape, job.output("picture")?)
 }

@@ -1,19 +1,17 @@
 //! Kind `glow`: trains the multi-scale Glow baseline.
 
 use anyhow::Result;
-use candle_core::DType;
-use contract::history;
+use candle_core::{DType, Device};
 use contract::{Input, Job, Output, Stage};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::data::images::Images;
 use crate::models::augment::Augment;
-use crate::models::baseline::Baseline;
 use crate::models::glow::{Config, Flow};
+use crate::models::glow_training::GlowTraining;
 use crate::nn::device;
 use crate::nn::weights::Weights;
-use crate::train::{ImageSet, Keep, LastBatch, Optim, Plan, fit};
+use crate::train::{ImageSets, Trained, Training};
 
 pub struct Glow;
 
@@ -21,22 +19,28 @@ pub struct Glow;
 #[serde(deny_unknown_fields)]
 pub struct Params {
     pub seed: u64,
-    pub epochs: u64,
-    pub batch: usize,
-    pub last_batch: LastBatch,
     pub augment: Augment,
     pub flow: Flow,
     /// Training images on which actnorms start.
     pub init_images: usize,
-    pub keep: Keep,
-    pub optim: Optim,
+    pub train: Training,
 }
 
 impl Params {
     /// The model for images of a shape (height, width, channels).
-    pub fn build(&self, shape: [usize; 3], w: &Weights) -> Result<Baseline> {
+    pub fn build(&self, shape: [usize; 3], w: &Weights) -> Result<GlowTraining> {
         let (augment, images) = (self.augment, self.init_images);
-        Baseline::new(&self.config(shape), augment, images, self.seed, w)
+        GlowTraining::new(&self.config(shape), augment, images, self.seed, w)
+    }
+
+    /// All that its training begins with, in f32.
+    pub fn trained(&self, shape: [usize; 3], device: &Device) -> Result<Trained> {
+        let weights = Weights::new(self.seed, DType::F32, device);
+        Ok(Trained {
+            model: Box::new(self.build(shape, &weights)?),
+            weights,
+            training: self.train.clone(),
+        })
     }
 
     fn config(&self, shape: [usize; 3]) -> Config {
@@ -56,60 +60,48 @@ impl Stage for Glow {
         Output::new("model", "glow", "glow.safetensors"),
         Output::new("history", "history", "history.jsonl"),
     ];
-    const EXTENDS: Option<&'static str> = Some("epochs");
+    const EXTENDS: Option<&'static str> = Training::EXTENDS;
     type Params = Params;
 
     fn run(params: &Params, job: &mut Job) -> Result<()> {
         let device = device::open(&job.spec().device)?;
-        let train = Images::load(job.input("train")?)?;
-        let valid = Images::load(job.input("valid")?)?;
+        let images = ImageSets::load(job)?;
         let weights = Weights::new(params.seed, DType::F32, &device);
-        let model = params.build(train.shape(), &weights)?;
-        let set = |images| ImageSet {
-            images,
-            dtype: DType::F32,
-            device: &device,
-        };
-        let plan = Plan {
-            seed: params.seed,
-            purpose: "glow",
-            epochs: params.epochs,
-            batch: params.batch,
-            last_batch: params.last_batch,
-            optim: &params.optim,
-            keep: params.keep,
-            patience: 0,
-        };
-        let fitted = fit(&plan, &weights, &model, &set(&train), &set(&valid), job)?;
-        weights.save(job.output("model")?, &params.config(train.shape()))?;
-        history::save(job.output("history")?, &fitted.history)
+        let model = params.build(images.shape(), &weights)?;
+        let named = (Self::KIND, params.seed);
+        images.fit(&params.train, named, &weights, &model, job)?;
+        weights.save(job.output("model")?, &params.config(images.shape()))
     }
 }
 
 #[cfg(test)]
-mod tests {
+pub mod tests {
+    use crate::data::images::Images;
+    use crate::models::glow::Glow as Model;
     use std::path::Path;
 
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::bits_per_dim_glow::BitsPerDimGlow;
+    use crate::bits_per_dim::BitsPerDim;
     use crate::nn::noise::Noise;
-    use crate::sample_glow::SampleGlow;
+    use crate::sample::Sample;
+    use crate::stories::training;
+    use contract::history;
     use contract::testing::Bench;
 
-    fn params() -> Value {
+    pub fn params() -> Value {
         json!({
-            "seed": 0, "epochs": 2, "batch": 8, "last_batch": "drop", "init_images": 16,
-            "augment": "none", "keep": { "kind": "last" },
+            "seed": 0,  "init_images": 16,
+            "augment": "none",
             "flow": {
                 "levels": 2, "depth": 2, "width": 8, "coupling": "affine", "network": "official",
                 "inv_conv": "plain", "learn_top": true,
             },
-            "optim": {
+            "train": training(2, 8, "drop", json!({
                 "kind": "adamax", "lr": 1e-3, "beta1": 0.9, "beta2": 0.0, "epsilon": 1e-8,
                 "form": "tensorflow", "halve_every": 0, "warmup_epochs": 1, "clip_norm": 0.0,
-            },
+            })),
         })
     }
 
@@ -132,9 +124,9 @@ mod tests {
         assert_eq!(epochs.len(), 2);
 
         let model = trained.output::<Glow>("model");
-        let measured = Bench::new::<BitsPerDimGlow>(&[("images", &valid), ("glow", &model)]);
-        measured.run::<BitsPerDimGlow>(&json!({ "seed": 0, "batch": 5, "n": 0 }))?;
-        let text = std::fs::read_to_string(measured.output::<BitsPerDimGlow>("metrics"))?;
+        let measured = Bench::new::<BitsPerDim<Model>>(&[("images", &valid), ("glow", &model)]);
+        measured.run::<BitsPerDim<Model>>(&json!({ "seed": 0, "batch": 5, "n": 0, "draws": 1 }))?;
+        let text = std::fs::read_to_string(measured.output::<BitsPerDim<Model>>("metrics"))?;
         let metric = &serde_json::from_str::<Value>(&text)?["metrics"][0];
         let (bits, error) = (metric["value"].as_f64(), metric["std_error"].as_f64());
         // Other noise than in the history, so equal within errors only.
@@ -148,27 +140,12 @@ mod tests {
             (Some(16), Some("bits/dim"))
         );
 
-        let drawn = Bench::new::<SampleGlow>(&[("glow", &model)]);
-        drawn.run::<SampleGlow>(
+        let drawn = Bench::new::<Sample<Model>>(&[("glow", &model)]);
+        drawn.run::<Sample<Model>>(
             &json!({ "seed": 0, "n": 7, "batch": 4, "temperature": 1.0, "pixels": "bytes" }),
         )?;
-        let images = Images::load(&drawn.output::<SampleGlow>("images"))?;
+        let images = Images::load(&drawn.output::<Sample<Model>>("images"))?;
         assert_eq!((images.n, images.shape()), (7, [8, 8, 3]));
-        Ok(())
-    }
-
-    #[test]
-    fn an_interrupted_training_ends_with_the_same_bytes() -> Result<()> {
-        let dir = tempfile::tempdir()?;
-        let train = dir.path().join("train");
-        pictures(&train, 32)?;
-        let inputs: [(&str, &Path); 2] = [("train", &train), ("valid", &train)];
-        let whole = Bench::new::<Glow>(&inputs);
-        whole.run::<Glow>(&params())?;
-        let parts = Bench::new::<Glow>(&inputs);
-        let params = serde_json::from_value(params())?;
-        while Glow::run(&params, &mut parts.job(Some(3)).0).is_err() {}
-        assert!(whole.bytes::<Glow>() == parts.bytes::<Glow>());
         Ok(())
     }
 }

@@ -5,7 +5,7 @@ use contract::{Input, Job, Output, Stage};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::data::drawn::Drawn;
+use crate::data::any_images::AnyImages;
 use crate::data::grid::Layout;
 
 pub struct Grid;
@@ -25,7 +25,7 @@ impl Stage for Grid {
 
     fn run(params: &Params, job: &mut Job) -> Result<()> {
         let path = job.input("images")?;
-        let images = Drawn::load(path)?;
+        let images = AnyImages::load(path)?;
         let n = params.layout.cells();
         ensure!(
             n <= images.n(),

@@ -7,11 +7,11 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::data::grid::Layout;
-use crate::models::full::Full;
+use crate::flow_vs_vae::draw;
 use crate::models::path::Path;
+use crate::models::vae_with_flow::VaeWithFlow;
 use crate::nn::device;
 use crate::nn::noise::Noise;
-use crate::same_code::draw;
 
 pub struct Interpolation;
 
@@ -40,7 +40,7 @@ impl Stage for Interpolation {
     fn run(params: &Params, job: &mut Job) -> Result<()> {
         let device = device::open(&job.spec().device)?;
         let (vae, prior) = (job.input("vae")?, job.input("prior")?);
-        let model = Full::load(vae, prior, Some(job.input("flow")?), DType::F32, &device)?;
+        let model = VaeWithFlow::open(vae, prior, Some(job.input("flow")?), DType::F32, &device)?;
         let Layout { rows, columns, .. } = params.layout;
         ensure!(columns > 1, "params.layout.columns must be at least 2");
         let noise = Noise::new(params.seed, "interpolation");

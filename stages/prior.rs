@@ -2,7 +2,6 @@
 
 use anyhow::{Context, Result, ensure};
 use candle_core::DType;
-use contract::history;
 use contract::{Input, Job, Output, Stage};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -14,7 +13,7 @@ use crate::models::real_nvp;
 use crate::nn::device;
 use crate::nn::noise::Draws;
 use crate::nn::weights::Weights;
-use crate::train::{Keep, LastBatch, Loss, Optim, Plan, Trainable, fit};
+use crate::train::{Dataset, Loss, Trainable, Training};
 
 pub struct Prior;
 
@@ -22,21 +21,15 @@ pub struct Prior;
 #[serde(deny_unknown_fields)]
 pub struct Params {
     pub seed: u64,
-    pub epochs: u64,
-    /// Epochs without a better held-out likelihood after which to stop; 0: never.
-    pub patience: u64,
-    pub batch: usize,
-    pub last_batch: LastBatch,
     pub start: Start,
     pub flow: real_nvp::Config,
-    pub keep: Keep,
-    pub optim: Optim,
+    pub train: Training,
 }
 
 /// The weights that training starts from (A16).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum Start {
-    /// Drawn from the seed: the flow is a permutation.
+    /// AnyImages from the seed: the flow is a permutation.
     #[serde(rename = "fresh")]
     Fresh,
     /// Those of `in.prior`, which phase 1 has trained together with the VAE.
@@ -45,9 +38,9 @@ pub enum Start {
 }
 
 /// -ln p(z), with z drawn anew from each image's posterior.
-struct Likelihood(Model);
+struct PriorTraining(Model);
 
-impl Trainable<Posterior> for Likelihood {
+impl Trainable<Posterior> for PriorTraining {
     fn loss(&self, batch: &Posterior, noise: &mut Draws) -> Result<Loss> {
         let total = self.0.log_prob(&batch.draw(noise)?)?.neg()?.mean_all()?;
         Ok(Loss {
@@ -74,7 +67,7 @@ impl Stage for Prior {
         Output::new("model", "prior", "prior.safetensors"),
         Output::new("history", "history", "history.jsonl"),
     ];
-    const EXTENDS: Option<&'static str> = Some("epochs");
+    const EXTENDS: Option<&'static str> = Training::EXTENDS;
     type Params = Params;
 
     fn run(params: &Params, job: &mut Job) -> Result<()> {
@@ -91,7 +84,7 @@ impl Stage for Prior {
             flow: params.flow,
         };
         let weights = Weights::new(params.seed, DType::F32, &device);
-        let model = Likelihood(Model::new(&config, &weights)?);
+        let model = PriorTraining(Model::new(&config, &weights)?);
         if params.start == Start::Phase1 {
             let path = job.optional_input("prior")?;
             let path = path.context(
@@ -108,18 +101,9 @@ impl Stage for Prior {
             );
             weights.set(&given)?;
         }
-        let plan = Plan {
-            seed: params.seed,
-            purpose: "prior",
-            epochs: params.epochs,
-            batch: params.batch,
-            last_batch: params.last_batch,
-            optim: &params.optim,
-            keep: params.keep,
-            patience: params.patience,
-        };
-        let fitted = fit(&plan, &weights, &model, &train, &valid, job)?;
-        weights.save(job.output("model")?, &config)?;
-        history::save(job.output("history")?, &fitted.history)
+        let named = (Self::KIND, params.seed);
+        let sets: [&dyn Dataset<_>; 2] = [&train, &valid];
+        params.train.run(named, &weights, &model, sets, job)?;
+        weights.save(job.output("model")?, &config)
     }
 }

@@ -1,21 +1,24 @@
-//! Kind `sample`: images from a VAE with a prior, with or without the flow layer.
+//! Images drawn from a model: kinds `sample` (a VAE with a prior, with or without the flow layer) and
+//! `sample-glow`.
+
+use std::marker::PhantomData;
 
 use anyhow::Result;
-use candle_core::{DType, Tensor};
+use candle_core::Tensor;
 use contract::{Input, Job, Output, Stage};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::data::drawn::Floats;
+use crate::data::any_images::Floats;
 use crate::data::images::Images;
 use crate::data::tensors::Number;
-use crate::models::full::Full;
+use crate::models::image_model::ImageModel;
 use crate::models::pixels::{Pixels, to_bytes};
 use crate::nn::device;
 use crate::nn::noise::Noise;
 use crate::train::batches::in_batches;
 
-pub struct Sample;
+pub struct Sample<M>(PhantomData<M>);
 
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -23,32 +26,26 @@ pub struct Params {
     pub seed: u64,
     pub n: usize,
     pub batch: usize,
-    /// Multiplies the base density's deviation (A20); 0: the decoder's mean.
+    /// Multiplies the deviation of the noise that images are made from (A20): of a VAE's decoder, or of
+    /// Glow's noise at every level. 0: its mean.
     pub temperature: f64,
     /// What is kept of the images (A23).
     pub pixels: Pixels,
 }
 
-impl Stage for Sample {
-    const KIND: &'static str = "sample";
-    const ABOUT: &'static str = "Draws images from a VAE with a prior and perhaps a flow layer.";
-    const INPUTS: &'static [Input] = &[
-        Input::one("vae", "vae"),
-        Input::one("prior", "prior"),
-        Input::optional("flow", "flow"),
-    ];
+impl<M: ImageModel> Stage for Sample<M> {
+    const KIND: &'static str = M::KINDS.sample;
+    const ABOUT: &'static str = M::KINDS.sample_about;
+    const INPUTS: &'static [Input] = M::PARTS;
     const OUTPUTS: &'static [Output] = &[Output::new("images", "images", "images.safetensors")];
     type Params = Params;
 
     fn run(params: &Params, job: &mut Job) -> Result<()> {
         let device = device::open(&job.spec().device)?;
-        let (vae, prior) = (job.input("vae")?, job.input("prior")?);
-        let flow = job.optional_input("flow")?;
-        let model = Full::load(vae, prior, flow, DType::F32, &device)?;
-        let noise = Noise::new(params.seed, "sample");
+        let model = M::load(job, &device)?;
+        let noise = Noise::new(params.seed, Self::KIND);
         let size = [params.n, params.batch];
-        let shape = model.vae.config().shape;
-        draw(size, shape, params.pixels, job, |i, n| {
+        draw(size, model.shape(), params.pixels, job, |i, n| {
             model.sample(n, params.temperature, &mut noise.at(i))
         })
     }
@@ -56,7 +53,7 @@ impl Stage for Sample {
 
 /// Writes `n` images of `shape` (height, width, channels). Of batch `i`, `pixels(i, n)` gives `n` of them
 /// as floats on the scale of bytes.
-pub fn draw(
+fn draw(
     [n, batch]: [usize; 2],
     shape: [usize; 3],
     keep: Pixels,

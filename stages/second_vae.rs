@@ -2,7 +2,6 @@
 
 use anyhow::{Result, ensure};
 use candle_core::DType;
-use contract::history;
 use contract::{Input, Job, Output, Stage};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -14,7 +13,7 @@ use crate::models::second_vae;
 use crate::nn::device;
 use crate::nn::noise::Draws;
 use crate::nn::weights::Weights;
-use crate::train::{Keep, LastBatch, Loss, Optim, Plan, Trainable, fit};
+use crate::train::{Dataset, Loss, Trainable, Training};
 
 pub struct SecondVae;
 
@@ -22,19 +21,15 @@ pub struct SecondVae;
 #[serde(deny_unknown_fields)]
 pub struct Params {
     pub seed: u64,
-    pub epochs: u64,
-    pub batch: usize,
-    pub last_batch: LastBatch,
     pub width: usize,
     /// Hidden layers of each network.
     pub depth: usize,
-    pub keep: Keep,
-    pub optim: Optim,
+    pub train: Training,
 }
 
-struct Stage2(second_vae::SecondVae);
+struct SecondVaeTraining(second_vae::SecondVae);
 
-impl Trainable<Posterior> for Stage2 {
+impl Trainable<Posterior> for SecondVaeTraining {
     fn loss(&self, batch: &Posterior, noise: &mut Draws) -> Result<Loss> {
         let z = batch.draw(noise)?;
         let e = noise.normal(z.shape(), z.dtype(), z.device())?;
@@ -68,7 +63,7 @@ impl Stage for SecondVae {
         Output::new("model", "prior", "prior.safetensors"),
         Output::new("history", "history", "history.jsonl"),
     ];
-    const EXTENDS: Option<&'static str> = Some("epochs");
+    const EXTENDS: Option<&'static str> = Training::EXTENDS;
     type Params = Params;
 
     fn run(params: &Params, job: &mut Job) -> Result<()> {
@@ -85,19 +80,10 @@ impl Stage for SecondVae {
             depth: params.depth,
         };
         let weights = Weights::new(params.seed, DType::F32, &device);
-        let model = Stage2(second_vae::SecondVae::new(&vae, dim, &weights)?);
-        let plan = Plan {
-            seed: params.seed,
-            purpose: "second-vae",
-            epochs: params.epochs,
-            batch: params.batch,
-            last_batch: params.last_batch,
-            optim: &params.optim,
-            keep: params.keep,
-            patience: 0,
-        };
-        let fitted = fit(&plan, &weights, &model, &train, &valid, job)?;
-        weights.save(job.output("model")?, &Config::SecondVae { dim, vae })?;
-        history::save(job.output("history")?, &fitted.history)
+        let model = SecondVaeTraining(second_vae::SecondVae::new(&vae, dim, &weights)?);
+        let named = (Self::KIND, params.seed);
+        let sets: [&dyn Dataset<_>; 2] = [&train, &valid];
+        params.train.run(named, &weights, &model, sets, job)?;
+        weights.save(job.output("model")?, &Config::SecondVae { dim, vae })
     }
 }

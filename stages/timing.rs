@@ -1,25 +1,23 @@
 //! Kind `timing`: how long an epoch of each model takes on this machine (Table 4, A36).
 
+use std::collections::BTreeMap;
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
-use candle_core::{DType, Tensor};
+use candle_core::DType;
 use contract::metrics::{self, Better, Metric};
 use contract::{Event, Input, Job, Output, Progress, Stage};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
+use crate::Timed;
 use crate::data::images::Images;
 use crate::metrics::bits::mean_and_error;
-use crate::models::prior::Prior;
-use crate::models::vae::Vae;
 use crate::nn::device;
 use crate::nn::noise::Noise;
-use crate::nn::weights::Weights;
 use crate::train::optim::Optimiser;
-use crate::train::{Dataset, ImageSet, LastBatch, Optim, Steps, Trainable};
-use crate::{flow_layer, glow, vae};
+use crate::train::{Dataset, ImageSet, Trained};
 
 pub struct Timing;
 
@@ -30,16 +28,16 @@ pub struct Params {
     pub warmup_steps: u64,
     /// Steps that are timed.
     pub steps: u64,
-    /// Parameters of the stages whose training is timed.
-    pub vae: vae::Params,
-    pub flow_layer: flow_layer::Params,
-    pub glow: glow::Params,
+    /// What is timed, by the name that ends its metric: the kind that trains it, and that kind's
+    /// parameters.
+    models: BTreeMap<String, Timed>,
+    /// Means of several of them, by name.
+    pub means: BTreeMap<String, Vec<String>>,
 }
 
 impl Stage for Timing {
     const KIND: &'static str = "timing";
-    const ABOUT: &'static str =
-        "Times complete training steps of the VAE, the flow layer and Glow.";
+    const ABOUT: &'static str = "Times complete training steps of models of images.";
     const INPUTS: &'static [Input] = &[Input::one("images", "images")];
     const OUTPUTS: &'static [Output] = &[Output::new("metrics", "metrics", "metrics.json")];
     const MEASURES_MACHINE: bool = true;
@@ -47,9 +45,16 @@ impl Stage for Timing {
 
     fn run(params: &Params, job: &mut Job) -> Result<()> {
         ensure!(params.steps > 0, "steps must be at least 1");
+        let names = params.models.keys().cloned().collect::<Vec<_>>().join(", ");
+        for (mean, of) in &params.means {
+            let unknown = of.iter().find(|name| !params.models.contains_key(*name));
+            ensure!(
+                unknown.is_none() && !of.is_empty() && !params.models.contains_key(mean),
+                "params.means.{mean} = {of:?} must be a mean, of another name, of models that are timed: {names}"
+            );
+        }
         let device = device::open(&job.spec().device)?;
         let images = Images::load(job.input("images")?)?;
-        let shape = images.shape();
         let set = ImageSet {
             images: &images,
             dtype: DType::F32,
@@ -58,43 +63,29 @@ impl Stage for Timing {
         job.say(&Event::Device {
             name: device::name(&device),
         });
-        let fresh = |seed| Weights::new(seed, DType::F32, &device);
         let mut clock = Clock {
             params,
             set: &set,
             job,
         };
-
-        // One model at a time in memory.
-        let w = fresh(params.vae.seed);
-        let model = params.vae.build(shape, &w).context("params.vae")?;
-        let p = &params.vae;
-        let vae = clock.time("vae", &model, &w, p.batch, p.last_batch, &p.optim)?;
-
-        let p = &params.flow_layer;
-        let flow = fresh(p.seed);
-        let frozen = Vae::new(&params.vae.config(shape), &w.pp("vae").frozen())?;
-        let prior = params.vae.prior.config(params.vae.latent);
-        let prior = Prior::new(&prior, &w.pp("prior").frozen())?;
-        let model = p.build(frozen, prior, images.channels, &flow);
-        let model = model.context("params.flow_layer")?;
-        let flow_layer =
-            clock.time("flow-layer", &model, &flow, p.batch, p.last_batch, &p.optim)?;
-        drop((model, flow));
-
-        let p = &params.glow;
-        let w = fresh(p.seed);
-        let model = p.build(shape, &w).context("params.glow")?;
-        let glow = clock.time("glow", &model, &w, p.batch, p.last_batch, &p.optim)?;
-
-        // As in the paper: both phases have the same number of epochs.
-        let average = Metric {
-            name: "seconds-per-epoch.average".into(),
-            value: (vae.value + flow_layer.value) / 2.0,
-            std_error: None,
-            ..flow_layer.clone()
-        };
-        metrics::save(job.output("metrics")?, &[vae, flow_layer, glow, average])
+        let mut metrics = BTreeMap::new();
+        for (name, timed) in &params.models {
+            // One model at a time in memory.
+            let trained = timed.build(images.shape(), &device);
+            let trained = trained.with_context(|| format!("params.models.{name}"))?;
+            metrics.insert(name, clock.time(name, &trained)?);
+        }
+        let mut all: Vec<Metric> = metrics.values().cloned().collect();
+        for (mean, of) in &params.means {
+            let values = of.iter().map(|name| metrics[name].value);
+            all.push(Metric {
+                name: format!("seconds-per-epoch.{mean}"),
+                value: values.sum::<f64>() / of.len() as f64,
+                std_error: None,
+                ..metrics[&of[of.len() - 1]].clone()
+            });
+        }
+        metrics::save(job.output("metrics")?, &all)
     }
 }
 
@@ -105,16 +96,14 @@ struct Clock<'a> {
 }
 
 impl Clock<'_> {
-    /// Seconds per epoch of training `model`: noise, forward, backward, optimiser.
-    fn time(
-        &mut self,
-        name: &str,
-        model: &dyn Trainable<Tensor>,
-        weights: &Weights,
-        batch: usize,
-        last_batch: LastBatch,
-        optim: &Optim,
-    ) -> Result<Metric> {
+    /// Seconds per epoch of a training: noise, forward, backward, optimiser.
+    fn time(&mut self, name: &str, trained: &Trained) -> Result<Metric> {
+        let Trained {
+            model,
+            weights,
+            training,
+        } = trained;
+        let batch = training.batch;
         // All that are timed are full.
         let full = self.set.len() / batch.max(1);
         ensure!(
@@ -122,9 +111,9 @@ impl Clock<'_> {
             "{} images do not fill a batch of {batch}",
             self.set.len()
         );
-        let steps = Steps::new(self.set.len(), batch, last_batch)?;
+        let steps = training.steps(self.set.len())?;
         model.start(self.set)?;
-        let optimiser = Optimiser::new(optim, weights.trained(), steps.count())?;
+        let optimiser = Optimiser::new(&training.optim, weights.trained(), steps.count())?;
         let noise = Noise::new(0, &format!("timing.{name}"));
         let mut seconds = Vec::new();
         let total = self.params.warmup_steps + self.params.steps;
@@ -175,7 +164,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::stories::{diagonal, flow_prior};
+    use crate::stories::{diagonal, flow_prior, training};
     use contract::testing::Bench;
 
     #[test]
@@ -188,45 +177,49 @@ mod tests {
             "form": "torch", "halve_every": 0, "warmup_epochs": 0, "clip_norm": 0.0,
         });
         let bench = Bench::new::<Timing>(&[("images", &path)]);
-        bench.run::<Timing>(&json!({
+        let vae = json!({
+            "seed": 0, "latent": 4,
+            "covariance": diagonal(),
+            "network": {
+                "kind": "resnet", "width": 4, "scales": 2, "blocks": 1,
+                "head": "average-pool", "dense": 8, "max_width": 8, "norm_decay": 0.999,
+            },
+            "prior": flow_prior(2, 8),
+            "range": "unit", "kl": "analytic", "dequantise": true, "train": training(1, 4, "drop", optim.clone()),
+        });
+        let flow_layer = json!({
+            "seed": 0, "init_images": 8,
+            "flow": {
+                "depth": 2, "width": 8, "start": "identity", "split": "condition-on-one",
+                "network": "official", "inv_conv": "plain",
+            },
+            "z": "posterior-draw",
+            "train": training(1, 4, "drop", optim.clone()),
+        });
+        let glow = json!({
+            "seed": 0, "init_images": 8,
+            "augment": "none",
+            "flow": {
+                "levels": 2, "depth": 1, "width": 8, "coupling": "additive",
+                "network": "official", "inv_conv": "plain", "learn_top": true,
+            },
+            "train": training(1, 4, "drop", optim.clone()),
+        });
+        let mut params = json!({
             "warmup_steps": 1, "steps": 3,
-            "vae": {
-                "seed": 0, "epochs": 1, "batch": 4, "last_batch": "drop",
-                "keep": { "kind": "last" }, "latent": 4,
-                "covariance": diagonal(),
-                "network": {
-                    "kind": "resnet", "width": 4, "scales": 2, "blocks": 1,
-                    "head": "average-pool", "dense": 8, "max_width": 8, "norm_decay": 0.999,
-                },
-                "prior": flow_prior(2, 8),
-                "range": "unit", "kl": "analytic", "dequantise": true, "optim": optim,
+            "models": {
+                "vae": { "kind": "vae", "params": vae },
+                "flow-layer": { "kind": "flow-layer", "params": { "vae": vae, "flow_layer": flow_layer } },
+                "glow": { "kind": "glow", "params": glow },
             },
-            "flow_layer": {
-                "seed": 0, "epochs": 1, "batch": 4, "last_batch": "drop",
-                "keep": { "kind": "last" }, "init_images": 8,
-                "flow": {
-                    "depth": 2, "width": 8, "start": "identity", "split": "condition-on-one",
-                    "network": "official", "inv_conv": "plain",
-                },
-                "z": "posterior-draw",
-                "optim": optim,
-            },
-            "glow": {
-                "seed": 0, "epochs": 1, "batch": 4, "last_batch": "drop",
-                "keep": { "kind": "last" }, "init_images": 8,
-                "augment": "none",
-                "flow": {
-                    "levels": 2, "depth": 1, "width": 8, "coupling": "additive",
-                    "network": "official", "inv_conv": "plain", "learn_top": true,
-                },
-                "optim": optim,
-            },
-        }))?;
+            "means": { "average": ["vae", "flow-layer"] },
+        });
+        bench.run::<Timing>(&params)?;
         let text = std::fs::read_to_string(bench.output::<Timing>("metrics"))?;
         let metrics: Value = serde_json::from_str(&text)?;
         let value = |i: usize| metrics["metrics"][i]["value"].as_f64().unwrap_or(0.0);
         let names: Vec<_> = (0..4).map(|i| &metrics["metrics"][i]["name"]).collect();
-        let expected = ["vae", "flow-layer", "glow", "average"];
+        let expected = ["flow-layer", "glow", "vae", "average"];
         assert!(
             names
                 .iter()
@@ -234,7 +227,13 @@ mod tests {
                 .all(|(n, e)| **n == format!("seconds-per-epoch.{e}"))
         );
         assert!((0..4).all(|i| value(i) > 0.0), "{text}");
-        assert_eq!(value(3), (value(0) + value(1)) / 2.0);
+        assert_eq!(value(3), (value(2) + value(0)) / 2.0);
+
+        params["means"]["average"] = json!(["vae", "glwo"]);
+        let error = bench.run::<Timing>(&params).err().map(|e| e.to_string());
+        let text = "params.means.average = [\"vae\", \"glwo\"] must be a mean, of another name, of \
+                    models that are timed: flow-layer, glow, vae";
+        assert_eq!(error.as_deref(), Some(text));
         Ok(())
     }
 }

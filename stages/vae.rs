@@ -1,19 +1,17 @@
 //! Phase 1: a VAE and its prior, trained together on images.
 
 use anyhow::{Context, Result, ensure};
-use candle_core::DType;
-use contract::history;
+use candle_core::{DType, Device};
 use contract::{Input, Job, Output, Stage};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::data::images::Images;
-use crate::models::phase1::{Kl, Phase1};
 use crate::models::prior::{Joint, Prior};
 use crate::models::vae::{Config, Covariance, Network, Range, Vae as Model};
+use crate::models::vae_training::{Kl, VaeTraining};
 use crate::nn::device;
 use crate::nn::weights::Weights;
-use crate::train::{ImageSet, Keep, LastBatch, Optim, Plan, Steps, fit};
+use crate::train::{ImageSets, Trained, Training};
 
 pub struct Vae;
 
@@ -21,9 +19,6 @@ pub struct Vae;
 #[serde(deny_unknown_fields)]
 pub struct Params {
     pub seed: u64,
-    pub epochs: u64,
-    pub batch: usize,
-    pub last_batch: LastBatch,
     /// Dimensions of z.
     pub latent: usize,
     pub network: Network,
@@ -34,8 +29,7 @@ pub struct Params {
     /// Phase 1 learns y = (x + u) / 256 with uniform noise u, or x / 255 without. Phase 2 and
     /// bits per dimension always have the noise.
     pub dequantise: bool,
-    pub keep: Keep,
-    pub optim: Optim,
+    pub train: Training,
 }
 
 impl Params {
@@ -52,11 +46,21 @@ impl Params {
     }
 
     /// Model and prior in a store, below `vae` and `prior`.
-    pub fn build(&self, shape: [usize; 3], w: &Weights) -> Result<Phase1> {
+    pub fn build(&self, shape: [usize; 3], w: &Weights) -> Result<VaeTraining> {
         let vae = Model::new(&self.config(shape), &w.pp("vae"))?;
         let prior = Prior::new(&self.prior.config(self.latent), &w.pp("prior"))?;
         let kl = self.kl;
-        Ok(Phase1 { vae, prior, kl })
+        Ok(VaeTraining { vae, prior, kl })
+    }
+
+    /// All that its training begins with, in f32.
+    pub fn trained(&self, shape: [usize; 3], device: &Device) -> Result<Trained> {
+        let weights = Weights::new(self.seed, DType::F32, device);
+        Ok(Trained {
+            model: Box::new(self.build(shape, &weights)?),
+            weights,
+            training: self.train.clone(),
+        })
     }
 }
 
@@ -70,45 +74,23 @@ impl Stage for Vae {
         Output::new("prior", "prior", "prior.safetensors"),
         Output::new("history", "history", "history.jsonl"),
     ];
-    const EXTENDS: Option<&'static str> = Some("epochs");
+    const EXTENDS: Option<&'static str> = Training::EXTENDS;
     type Params = Params;
 
     fn run(params: &Params, job: &mut Job) -> Result<()> {
         let device = device::open(&job.spec().device)?;
-        let train = Images::load(job.input("train")?)?;
-        let valid = Images::load(job.input("valid")?)?;
+        let images = ImageSets::load(job)?;
+        let (n, batch) = (images.train.n, params.train.batch);
+        let steps = params.train.steps(n)?;
         ensure!(
-            train.shape() == valid.shape(),
-            "training images are {:?}, held-out images {:?}",
-            train.shape(),
-            valid.shape()
-        );
-        let steps = Steps::new(train.n, params.batch, params.last_batch)?;
-        ensure!(
-            params.batch == 1 || steps.range(steps.count() - 1).len() > 1,
-            "{} training images leave 1 for a last batch of {}, and batch norm needs more; hint: \
-             another batch, or last_batch = \"drop\"",
-            train.n,
-            params.batch
+            batch == 1 || steps.range(steps.count() - 1).len() > 1,
+            "{n} training images leave 1 for a last batch of {batch}, and batch norm needs more; \
+             hint: another train.batch, or train.last_batch = \"drop\""
         );
         let weights = Weights::new(params.seed, DType::F32, &device);
-        let model = params.build(train.shape(), &weights).context("params")?;
-        let plan = Plan {
-            seed: params.seed,
-            purpose: "vae",
-            epochs: params.epochs,
-            batch: params.batch,
-            last_batch: params.last_batch,
-            optim: &params.optim,
-            keep: params.keep,
-            patience: 0,
-        };
-        let set = |images| ImageSet {
-            images,
-            dtype: DType::F32,
-            device: &device,
-        };
-        let fitted = fit(&plan, &weights, &model, &set(&train), &set(&valid), job)?;
+        let model = params.build(images.shape(), &weights).context("params")?;
+        let named = (Self::KIND, params.seed);
+        images.fit(&params.train, named, &weights, &model, job)?;
         weights
             .pp("vae")
             .part()
@@ -117,7 +99,6 @@ impl Stage for Vae {
         weights
             .pp("prior")
             .part()
-            .save(job.output("prior")?, &prior)?;
-        history::save(job.output("history")?, &fitted.history)
+            .save(job.output("prior")?, &prior)
     }
 }

@@ -3,10 +3,10 @@
 use anyhow::{Result, bail};
 use contract::{Input, Job, Output, Stage};
 
-use crate::data::drawn::Drawn;
+use crate::data::any_images::AnyImages;
 use crate::data::tensors::Number;
 use crate::data::vectors::Vectors as Artifact;
-use crate::features::{Params, choose, protocol, see};
+use crate::features::{Params, extract, protocol, subset};
 use crate::models::extractor::Extractor;
 use crate::nn::device;
 use crate::train::batches::in_batches;
@@ -26,13 +26,13 @@ impl Stage for Vectors {
     fn run(params: &Params, job: &mut Job) -> Result<()> {
         let device = device::open(&job.spec().device)?;
         let path = job.input("images")?.to_path_buf();
-        let images = Drawn::load(&path)?;
-        let chosen = choose(&path, images.n(), params)?;
+        let images = AnyImages::load(&path)?;
+        let chosen = subset(&path, images.n(), params)?;
         let extractor = Extractor::load(job.input("extractor")?, &device)?;
         let d = extractor.width();
         let bytes = in_batches(job, chosen.len(), params.batch, 4 * d, |_, range| {
             let batch = &chosen[range];
-            let features = see(&extractor, &images, batch, params)?;
+            let features = extract(&extractor, &images, batch, params)?;
             if let Some(at) = features.iter().position(|v| !v.is_finite()) {
                 let (feature, image) = (at % d, batch[at / d]);
                 bail!(
@@ -56,7 +56,7 @@ impl Stage for Vectors {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::drawn::Floats;
+    use crate::data::any_images::Floats;
     use crate::data::gaussian::Gaussian;
     use crate::data::images::Images;
     use crate::features::Features;

@@ -110,13 +110,13 @@ fn the_change_that_the_readme_suggests() {
     let change = change.strip_prefix("cargo run --release -- ").unwrap();
     let (before, set) = change.split_once(" --set ").unwrap();
     // As the README has it, but for one epoch instead of many and one stage instead of all.
-    let brief = "--set vae.epochs=1 --stage vae@cifar10";
+    let brief = "--set vae.train.epochs=1 --stage vae@cifar10";
     space.repro(&format!("{before} {brief}")).ends(0);
     let said = space
         .repro(&format!("{before} {brief} --set {set}"))
         .ends(0);
-    let why = (said.out.lines()).find_map(|line| line.split_once("params.optim.lr: "));
-    let why = format!("`params.optim.lr: {}`", why.unwrap().1.trim());
+    let why = (said.out.lines()).find_map(|line| line.split_once("params.train.optim.lr: "));
+    let why = format!("`params.train.optim.lr: {}`", why.unwrap().1.trim());
     assert!(readme.contains(&why), "the README does not say {why}");
 }
 

@@ -37,7 +37,7 @@ fn a_choice_that_is_none_is_told_those_that_are() {
 }
 
 /// Table 1's first rows with a training epoch each.
-const CUT: &str = "--profile quick --set *.epochs=1 --set extractor.network.epochs=1";
+const CUT: &str = "--profile quick --set *.train.epochs=1 --set extractor.network.train.epochs=1";
 
 #[test]
 fn a_learning_rate_reruns_what_depends_on_it_and_taking_it_back_reruns_nothing() {
@@ -66,14 +66,14 @@ fn a_learning_rate_reruns_what_depends_on_it_and_taking_it_back_reruns_nothing()
     assert_eq!(stages(&run(""), "done"), all);
     run("").complains("nothing to do: 9 stages fresh");
     assert_eq!(
-        stages(&run("--set simple-vae.optim.lr=0.001"), "done"),
+        stages(&run("--set simple-vae.train.optim.lr=0.001"), "done"),
         below
     );
     run("").complains("nothing to do: 9 stages fresh");
     let status = space.repro(&format!(
-        "status {CUT} --set simple-vae.optim.halve_every=7 simple-vae@fashion-mnist"
+        "status {CUT} --set simple-vae.train.optim.halve_every=7 simple-vae@fashion-mnist"
     ));
-    status.says("params.optim.halve_every: 5 -> 7");
+    status.says("params.train.optim.halve_every: 5 -> 7");
     // The number is in the table under its own name, and never under the published one's.
     space
         .repro(&format!("tables 1 {CUT}"))
@@ -88,14 +88,14 @@ fn choices_are_parameters_with_known_values() {
     let space = paper();
     for (parameter, known) in [
         ("interpolation.path", ["linear", "spherical"]),
-        ("same-code.vae_image", ["mean", "sample"]),
+        ("flow-vs-vae.vae_image", ["mean", "sample"]),
         ("vae.range", ["unit", "centred"]),
         ("vae.kl", ["analytic", "monte-carlo"]),
         ("vae.network.head", ["average-pool", "flatten"]),
-        ("vae.last_batch", ["drop", "keep"]),
-        ("prior.last_batch", ["drop", "keep"]),
-        ("glow.last_batch", ["drop", "keep"]),
-        ("glow-baseline.last_batch", ["drop", "keep"]),
+        ("vae.train.last_batch", ["drop", "keep"]),
+        ("prior.train.last_batch", ["drop", "keep"]),
+        ("glow.train.last_batch", ["drop", "keep"]),
+        ("glow-baseline.train.last_batch", ["drop", "keep"]),
         ("glow.z", ["posterior-draw", "posterior-mean"]),
         ("glow-baseline.augment", ["none", "shift"]),
         ("prior.start", ["fresh", "phase-1"]),
@@ -119,8 +119,8 @@ fn choices_are_parameters_with_known_values() {
         }
     }
     for table in [
-        "vae.keep={kind=\"best\"}",
-        "glow.keep={kind=\"average\",decay=0.999}",
+        "vae.train.keep={kind=\"best\"}",
+        "glow.train.keep={kind=\"average\",decay=0.999}",
         "vae.covariance={kind=\"per-channel\"}",
         "vae.covariance.form=softplus",
         "vae.dequantise=false",
@@ -129,7 +129,7 @@ fn choices_are_parameters_with_known_values() {
     }
     for (wrong, why) in [
         ("dataset.pad=-1", "params.pad: invalid value: integer `-1`"),
-        ("vae.keep.kind=first", "unknown variant `first`"),
+        ("vae.train.keep.kind=first", "unknown variant `first`"),
         ("vae.covariance.kind=full", "unknown variant `full`"),
         ("vae.covariance.log_low=1", "unknown field `log_low`"),
     ] {

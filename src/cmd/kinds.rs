@@ -69,7 +69,7 @@ fn section(kind: &StageDef) -> String {
 }
 
 /// Tables inside tables inside parameters are named, not opened.
-const DEPTH: usize = 2;
+const DEPTH: usize = 3;
 
 /// Rows for a parameter and what it consists of.
 fn describe(schema: &Value, root: &Value, path: &str, depth: usize, rows: &mut Vec<[String; 3]>) {

@@ -1,5 +1,7 @@
 //! One instance and its kind: parameters accepted, ports known.
 
+use std::collections::VecDeque;
+
 use contract::StageDef;
 use serde_json::Value;
 
@@ -91,8 +93,56 @@ fn check(spec: &Spec, def: &StageDef, instance: &Instance) -> Result<Value, Diag
             format!("stage `{}`: {path}: {sentence}", instance.name),
         );
         match unknown {
-            Some(wrong) => error.hint(suggest(wrong, quoted[1..].iter().copied())),
+            Some(wrong) => error.hint(match deeper(&(def.schema)(), wrong) {
+                Some(path) => format!("did you mean `{path}`?"),
+                None => suggest(wrong, quoted[1..].iter().copied()),
+            }),
             None => error.hint(format!("kind `{}`: {}", def.kind, def.about)),
         }
     })
+}
+
+/// Where a table within the parameters has a parameter of this name: `train.epochs` for `epochs`.
+fn deeper(schema: &Value, name: &str) -> Option<String> {
+    let fields = |schema: &Value| schema["properties"].as_object().cloned();
+    let resolve = |field: &Value| {
+        let target = field["$ref"].as_str().and_then(|r| r.strip_prefix('#'));
+        target.and_then(|pointer| schema.pointer(pointer)).cloned()
+    };
+    let mut open = VecDeque::from([(String::new(), schema.clone())]);
+    while let Some((path, table)) = open.pop_front() {
+        for (key, field) in fields(&table)? {
+            let within = format!("{path}{key}");
+            if key == name && !path.is_empty() {
+                return Some(within);
+            }
+            if let Some(table) = resolve(&field).filter(|table| fields(table).is_some()) {
+                open.push_back((within + ".", table));
+            }
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_parameter_that_lies_deeper_is_found() {
+        let schema = json!({
+            "properties": { "seed": {}, "train": { "$ref": "#/$defs/Training" } },
+            "$defs": {
+                "Training": { "properties": { "epochs": {}, "optim": { "$ref": "#/$defs/Optim" } } },
+                "Optim": { "properties": { "lr": {} } },
+            },
+        });
+        let found = |name| deeper(&schema, name);
+        assert_eq!(found("epochs").as_deref(), Some("train.epochs"));
+        assert_eq!(found("lr").as_deref(), Some("train.optim.lr"));
+        assert_eq!((found("seed"), found("epohcs")), (None, None));
+        assert_eq!(deeper(&json!({}), "lr"), None);
+    }
 }

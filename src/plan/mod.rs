@@ -197,7 +197,13 @@ impl<'a> Planner<'a> {
         }
         match &stage.kind {
             Kind::Library(def) => {
-                let modules = def.code.iter();
+                for (path, former) in def.former {
+                    let key = format!("params.{path}");
+                    if manifest.get(&key) == Some(former) {
+                        manifest = manifest.without(&key);
+                    }
+                }
+                let modules = def.code.iter().copied().flatten();
                 let code = modules.map(|(m, d)| ((*m).into(), (*d).into())).collect();
                 manifest.add("code", self.whole(def.kind, &code));
                 self.codes[id] = code;

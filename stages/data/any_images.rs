@@ -10,7 +10,7 @@ use super::images::Images;
 use super::tensors::{Entry, Number, TensorFile, save};
 
 /// Images for those who measure or show them; what trains wants [`Images`].
-pub enum Drawn {
+pub enum AnyImages {
     Bytes(Images),
     Floats(Floats),
 }
@@ -23,7 +23,7 @@ pub struct Floats {
     pixels: Range<usize>,
 }
 
-impl Drawn {
+impl AnyImages {
     pub fn load(path: &Path) -> Result<Self> {
         let file = TensorFile::open(path)?;
         if file.dtype("images") != Some(Dtype::F32) {
@@ -117,7 +117,7 @@ mod tests {
         let (floats, bytes) = (dir.path().join("floats"), dir.path().join("bytes"));
         let pixels = [-3.0, 0.5, 254.4, 300.0, f32::NAN, 7.0];
         Floats::save(&floats, [1, 2, 1], &f32::to_bytes(&pixels))?;
-        let drawn = Drawn::load(&floats)?;
+        let drawn = AnyImages::load(&floats)?;
         assert_eq!(
             (drawn.n(), drawn.shape(), drawn.source()),
             (3, [1, 2, 1], None)
@@ -129,7 +129,7 @@ mod tests {
         let mut images = Images::new([1, 2, 1], vec![1, 2, 3, 4], None)?;
         images.source = Some("two test".into());
         images.save(&bytes)?;
-        let drawn = Drawn::load(&bytes)?;
+        let drawn = AnyImages::load(&bytes)?;
         assert_eq!((drawn.n(), drawn.shape()), (2, [1, 2, 1]));
         assert_eq!(drawn.source().as_deref(), Some("two test"));
         assert_eq!(

@@ -1,6 +1,6 @@
 //! Artifacts as files, one module each, and what reads public data sets.
 
-pub mod drawn;
+pub mod any_images;
 pub mod gaussian;
 pub mod grid;
 pub mod guess;

@@ -101,7 +101,15 @@ fn params(stage: &str, ours: Value) -> Result<Value> {
     let (Some(all), Some(ours)) = (params.as_object_mut(), ours.as_object()) else {
         bail!("pipeline.toml: no parameters of stage {stage}");
     };
-    all.extend(ours.clone());
+    for (key, value) in ours {
+        let table = all.get_mut(key).and_then(Value::as_object_mut);
+        match (table, value.as_object()) {
+            (Some(table), Some(ours)) => table.extend(ours.clone()),
+            _ => {
+                all.insert(key.clone(), value.clone());
+            }
+        }
+    }
     Ok(params)
 }
 
@@ -137,14 +145,14 @@ fn main() -> Result<()> {
     bench.images("valid", 1)?;
     let of = |name: &'static str| (name, Path::new(name));
     let images = [of("train"), of("valid")];
-    let short = json!({ "epochs": 1, "batch": batch });
-    let started = json!({ "epochs": 1, "batch": batch, "init_images": batch });
+    let short = json!({ "train": { "epochs": 1, "batch": batch } });
+    let started = json!({ "train": { "epochs": 1, "batch": batch }, "init_images": batch });
     let marks = match model.as_str() {
         "vae" => bench.run("vae", &params("vae", short)?, &images)?,
         "glow" => bench.run("glow", &params("glow-baseline", started)?, &images)?,
         "flow-layer" => {
             bench.images("few", 4)?;
-            let few = json!({ "epochs": 1, "batch": 4 });
+            let few = json!({ "train": { "epochs": 1, "batch": 4 } });
             let inputs = [("train", Path::new("few")), of("valid")];
             bench.run("vae", &params("vae", few)?, &inputs)?;
             let phase1 = [

@@ -11,7 +11,7 @@ use crate::nn::weights::Weights;
 use crate::train::{Dataset, Loss, Trainable};
 
 /// Training of the baseline: `-ln p` in bits per dimension, the official objective.
-pub struct Baseline {
+pub struct GlowTraining {
     glow: Glow,
     /// The same weights without gradients.
     frozen: Glow,
@@ -21,7 +21,7 @@ pub struct Baseline {
     seed: u64,
 }
 
-impl Baseline {
+impl GlowTraining {
     pub fn new(
         config: &Config,
         augment: Augment,
@@ -41,7 +41,7 @@ impl Baseline {
     }
 }
 
-impl Trainable<Tensor> for Baseline {
+impl Trainable<Tensor> for GlowTraining {
     fn start(&self, train: &dyn Dataset<Tensor>) -> Result<()> {
         let noise = Noise::new(self.seed, "glow.start");
         let chosen = start_images(train, self.init_images, &noise)?;
@@ -51,7 +51,10 @@ impl Trainable<Tensor> for Baseline {
 
     fn loss(&self, images: &Tensor, noise: &mut Draws) -> Result<Loss> {
         let images = self.augment.apply(images, noise)?;
-        let total = self.glow.bits(&images, noise)?.mean_all()?;
+        let total = self
+            .glow
+            .bits_of(&preprocess(&images, noise)?)?
+            .mean_all()?;
         Ok(Loss {
             parts: vec![("bits/dim", total.clone())],
             total,
@@ -59,7 +62,10 @@ impl Trainable<Tensor> for Baseline {
     }
 
     fn validate(&self, images: &Tensor, noise: &mut Draws) -> Result<Loss> {
-        let total = self.frozen.bits(images, noise)?.mean_all()?;
+        let total = self
+            .frozen
+            .bits_of(&preprocess(images, noise)?)?
+            .mean_all()?;
         Ok(Loss {
             parts: vec![("bits/dim", total.clone())],
             total,
@@ -99,7 +105,7 @@ mod tests {
             flow,
             image: [8, 8, 3],
         };
-        let model = Baseline::new(&config, Augment::None, 8, 0, &w)?;
+        let model = GlowTraining::new(&config, Augment::None, 8, 0, &w)?;
         model.start(&set)?;
         let all = w.all();
         let norms = all.iter().filter(|(name, _)| name.contains("norm"));

@@ -13,11 +13,11 @@ use super::weights::Weights;
 ///
 /// What the extra channel adds is the same for every image, so where the output has few channels
 /// it is computed once and added; where the input has few, appending the channel is cheaper.
-pub struct EdgeConv {
+pub struct GlowConv {
     weight: Tensor, // [3, 3, input + 1, output]
 }
 
-impl EdgeConv {
+impl GlowConv {
     pub fn new(input: usize, output: usize, init: Init, w: &Weights) -> Result<Self> {
         Ok(Self {
             weight: w.get((3, 3, input + 1, output), "weight", init)?,
@@ -58,14 +58,14 @@ fn marks(h: usize, w: usize, dtype: DType, device: &Device) -> candle_core::Resu
 
 /// A last layer that starts as zero: `(conv(x) + bias) exp(3 log_scale)`.
 pub struct ZeroConv {
-    conv: EdgeConv,
+    conv: GlowConv,
     bias: Tensor,
     log_scale: Tensor,
 }
 
 impl ZeroConv {
     pub fn new(input: usize, output: usize, w: &Weights) -> Result<Self> {
-        let conv = EdgeConv::new(input, output, Init::Zeros, w)?;
+        let conv = GlowConv::new(input, output, Init::Zeros, w)?;
         let bias = w.get(output, "bias", Init::Zeros)?;
         let log_scale = w.get(output, "log_scale", Init::Zeros)?;
         Ok(Self {
@@ -114,7 +114,7 @@ mod tests {
         let w = Weights::new(0, DType::F64, &Device::Cpu);
         for (output, (h, width)) in [(5, (1, 1)), (5, (2, 3)), (2, (2, 3)), (1, (5, 4))] {
             let name = format!("{output} {h}");
-            let conv = EdgeConv::new(2, output, Init::Normal { std: 1.0 }, &w.pp(&name))?;
+            let conv = GlowConv::new(2, output, Init::Normal { std: 1.0 }, &w.pp(&name))?;
             let x = Noise::new(0, "x")
                 .at(0)
                 .normal((2, h, width, 2), DType::F64, &Device::Cpu)?;

@@ -9,7 +9,7 @@ use candle_core::{D, Tensor};
 
 use super::bijector::Bijector;
 use super::coupling::interleaved;
-use super::edge_conv::ZeroConv;
+use super::glow_conv::ZeroConv;
 use super::weights::Weights;
 
 /// Split prior: of `[n, h, w, c]` the first half of the channels stays; the second half z2 becomes

@@ -5,15 +5,15 @@
 use anyhow::Result;
 use candle_core::{DType, Device, Tensor};
 
-use super::flow_layer::{self, FlowLayer, FlowStart};
-use super::gaussian;
-use super::glow::{self, Glow};
 use super::golden::{Golden, Tolerance, Training, adam, cases};
+use crate::models::flow_layer::{self, FlowLayer, FlowStart};
+use crate::models::gaussian;
+use crate::models::glow::{self, Glow};
 use crate::nn::bijector::Bijector;
 use crate::nn::coupling::{ChannelSplit, CouplingKind, CouplingNetwork};
 use crate::nn::inv_conv::InvConvForm;
 use crate::nn::weights::Weights;
-use crate::train::Optim;
+use crate::train::optim::Optim;
 use crate::train::optim::{Form, Rule};
 
 /// In f32 twenty steps let a last digit grow.

@@ -11,7 +11,7 @@ use candle_core::{DType, Tensor};
 
 use crate::nn::tensor_file;
 use crate::nn::weights::Weights;
-use crate::train::Optim;
+use crate::train::optim::Optim;
 use crate::train::optim::{Form, Optimiser, Rule};
 
 /// One file, and the largest difference seen of each sort.

@@ -5,11 +5,11 @@ use anyhow::{Context, Result};
 use candle_core::{DType, Device, Tensor};
 
 use super::golden::{Golden, Tolerance, Training, adam, cases};
-use super::phase1::{Kl, Phase1};
-use super::prior::{self, Prior};
-use super::resnet::Head;
-use super::vae::{Config, Covariance, Network, Range, Vae};
-use super::{real_nvp, second_vae};
+use crate::models::prior::{self, Prior};
+use crate::models::resnet::Head;
+use crate::models::vae::{Config, Covariance, Network, Range, Vae};
+use crate::models::vae_training::{Kl, VaeTraining};
+use crate::models::{real_nvp, second_vae};
 use crate::nn::batch_norm::Mode;
 use crate::nn::weights::Weights;
 use crate::train::optim::Form;
@@ -29,10 +29,10 @@ fn phase1(
     config: &Config,
     prior: &prior::Config,
     dtype: DType,
-) -> Result<(Weights, Phase1)> {
+) -> Result<(Weights, VaeTraining)> {
     let w = Weights::new(0, dtype, &Device::Cpu);
-    let build = || -> Result<Phase1> {
-        Ok(Phase1 {
+    let build = || -> Result<VaeTraining> {
+        Ok(VaeTraining {
             vae: Vae::new(config, &w.pp("vae"))?,
             prior: Prior::new(prior, &w.pp("prior"))?,
             kl: Kl::Analytic,
@@ -49,7 +49,7 @@ fn phase1(
 /// Everything the networks give for the `i`-th batch.
 fn outputs(
     golden: &Golden,
-    model: &Phase1,
+    model: &VaeTraining,
     i: usize,
     mode: Mode,
 ) -> Result<Vec<(&'static str, Tensor)>> {

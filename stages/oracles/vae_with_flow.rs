@@ -3,12 +3,12 @@
 use anyhow::Result;
 use candle_core::{DType, Device, Tensor};
 
-use super::flow_layer::{self, Flow, FlowLayer, FlowStart};
-use super::full::Full;
-use super::gaussian::HALF_LN_TAU;
-use super::prior::{self, Prior};
-use super::real_nvp;
-use super::vae::{Config, Covariance, Network, Range, Vae};
+use crate::models::flow_layer::{self, Flow, FlowLayer, FlowStart};
+use crate::models::gaussian::HALF_LN_TAU;
+use crate::models::prior::{self, Prior};
+use crate::models::real_nvp;
+use crate::models::vae::{Config, Covariance, Network, Range, Vae};
+use crate::models::vae_with_flow::VaeWithFlow;
 use crate::nn::bijector::{Bijector, check};
 use crate::nn::noise::Noise;
 use crate::nn::weights::Weights;
@@ -17,7 +17,7 @@ const CPU: Device = Device::Cpu;
 const LATENT: usize = 4;
 
 /// A model every part of which does something, with the prior of a seed.
-fn model(prior_seed: u64) -> Result<Full> {
+fn model(prior_seed: u64) -> Result<VaeWithFlow> {
     let config = Config {
         shape: [4, 4, 3],
         latent: LATENT,
@@ -34,7 +34,7 @@ fn model(prior_seed: u64) -> Result<Full> {
     let flow = real_nvp::Config::of(2, 8);
     let prior = Weights::new(prior_seed, DType::F64, &CPU);
     let layer = Weights::new(2, DType::F64, &CPU);
-    let model = Full {
+    let model = VaeWithFlow {
         vae: Vae::new(&config, &vae)?,
         prior: Prior::new(&prior::Config::Flow { dim: LATENT, flow }, &prior)?,
         flow: Some(FlowLayer::new(
@@ -103,7 +103,7 @@ fn a_bound_sees_the_prior_through_its_density_alone() -> Result<()> {
     let e = draw("e", &[5, LATENT])?;
     let (mean, log_std) = models[0].vae.encode(&y)?;
     let z = (&mean + (log_std.exp()? * &e)?)?;
-    let terms = |m: &Full| m.terms_of(m.flow.as_ref(), &y, &e);
+    let terms = |m: &VaeWithFlow| m.terms_of(m.flow.as_ref(), &y, &e);
     let [a, b] = [terms(&models[0])?, terms(&models[1])?];
     assert_eq!(far(&a.reconstruction, &b.reconstruction)?, 0.0);
     let densities = (models[0].prior.log_prob(&z)? - models[1].prior.log_prob(&z)?)?;

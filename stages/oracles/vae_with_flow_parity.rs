@@ -4,13 +4,13 @@
 use anyhow::{Context, Result};
 use candle_core::{Device, Tensor};
 
-use super::flow_layer::{self, FlowLayer, FlowStart};
-use super::full::Full;
 use super::golden::{Golden, Training, adam, cases};
-use super::prior::{self, Prior};
-use super::real_nvp;
-use super::resnet::Head;
-use super::vae::{Config, Covariance, Network, Range, Vae};
+use crate::models::flow_layer::{self, FlowLayer, FlowStart};
+use crate::models::prior::{self, Prior};
+use crate::models::real_nvp;
+use crate::models::resnet::Head;
+use crate::models::vae::{Config, Covariance, Network, Range, Vae};
+use crate::models::vae_with_flow::VaeWithFlow;
 use crate::nn::weights::Weights;
 use crate::train::optim::Form;
 
@@ -52,7 +52,7 @@ fn phase_2_and_its_bounds() -> Result<()> {
         let flow = flow_layer::Flow::of(2, 5, FlowStart::Identity);
         let flow = FlowLayer::new(&flow_layer::Config { flow, channels: 3 }, &w)?;
         golden.assign("w.", &w)?;
-        let model = Full {
+        let model = VaeWithFlow {
             vae: Vae::new(&config(), &frozen.pp("vae"))?,
             prior: Prior::new(&prior(), &frozen.pp("prior"))?,
             flow: Some(flow),
@@ -62,7 +62,7 @@ fn phase_2_and_its_bounds() -> Result<()> {
         let terms = |i: usize| model.terms_of(model.flow.as_ref(), &y, &e.get(i)?);
 
         let first = terms(0)?;
-        let one = model.bits(&(first.reconstruction + first.kl)?)?;
+        let one = model.in_bits(&(first.reconstruction + first.kl)?)?;
         let draws = (0..e.dim(0)?).map(|i| e.get(i));
         let three = model.importance_weighted(&y, draws)?.to_dtype(dtype)?;
         for (name, ours) in [("one", one), ("three", three)] {

@@ -1,10 +1,19 @@
 //! Stages run one after another, as a pipeline would.
 
-mod phase1;
+mod every_model;
+pub mod phase1;
 pub mod phase2;
 mod without_noise;
 
 use serde_json::{Value, json};
+
+/// A table `train` without early stopping, of which the last weights are kept.
+pub fn training(epochs: u64, batch: usize, last_batch: &str, optim: Value) -> Value {
+    json!({
+        "epochs": epochs, "batch": batch, "last_batch": last_batch, "patience": 0,
+        "keep": { "kind": "last" }, "optim": optim,
+    })
+}
 
 /// A decoded covariance, as in pipeline.toml.
 pub fn diagonal() -> Value {

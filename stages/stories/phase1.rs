@@ -6,10 +6,9 @@ use anyhow::{Context, Result};
 use candle_core::{DType, Device, Tensor};
 use contract::history;
 use contract::testing::Bench;
-use contract::{Interrupted, define};
 use serde_json::{Value, json};
 
-use super::{diagonal, flow_prior, latent_flow};
+use super::{diagonal, flow_prior, latent_flow, training};
 use crate::data::images::Images;
 use crate::latents::Latents;
 use crate::models::prior::Prior;
@@ -36,34 +35,32 @@ fn discs(n: usize, side: usize, channels: usize) -> Images {
     Images::new([side, side, channels], pixels, None).unwrap()
 }
 
-fn optim(lr: f64) -> Value {
+pub fn optim(lr: f64) -> Value {
     json!({
         "kind": "adam", "lr": lr, "beta1": 0.9, "beta2": 0.999, "epsilon": 1e-8,
         "form": "tensorflow", "halve_every": 2, "warmup_epochs": 0, "clip_norm": 0.0
     })
 }
 
-fn resnet() -> Value {
+pub fn resnet() -> Value {
     json!({
-        "seed": 0, "epochs": 3, "batch": 9, "last_batch": "keep", "latent": 4,
-        "keep": { "kind": "last" },
+        "seed": 0,  "latent": 4,
         "network": {
             "kind": "resnet", "width": 4, "scales": 2, "blocks": 1, "head": "average-pool",
             "dense": 8, "max_width": 8, "norm_decay": 0.999
         },
         "covariance": diagonal(), "range": "unit", "kl": "analytic", "dequantise": true,
-        "optim": optim(2e-3),
+        "train": training(3, 9, "keep", optim(2e-3)),
         "prior": flow_prior(2, 8)
     })
 }
 
-fn infogan() -> Value {
+pub fn infogan() -> Value {
     json!({
-        "seed": 0, "epochs": 3, "batch": 8, "last_batch": "drop", "latent": 4,
-        "keep": { "kind": "last" },
+        "seed": 0,  "latent": 4,
         "network": {"kind": "infogan", "width": 4, "dense": 16, "norm_decay": 0.999},
         "covariance": { "kind": "isotropic" }, "range": "unit", "kl": "analytic", "dequantise": false,
-        "optim": optim(2e-3),
+        "train": training(3, 8, "drop", optim(2e-3)),
         "prior": {"kind": "normal"}
     })
 }
@@ -110,50 +107,16 @@ fn both_networks_learn() -> Result<()> {
     Ok(())
 }
 
-/// Stopped in every step, the run ends with the same bytes; so does one raised from one epoch.
-#[test]
-fn interruption_and_extension_change_no_byte() -> Result<()> {
-    for (channels, mut params) in [(3, resnet()), (1, infogan())] {
-        let data = Data::new(channels)?;
-        let whole = data.bench();
-        whole.run::<Vae>(&params)?;
-        let cut = data.bench();
-        let run = define::<Vae>(&[]).run;
-        let mut runs = 0;
-        loop {
-            runs += 1;
-            // Events: progress; then, resumed and progress.
-            match run(&params, &mut cut.job(Some(runs.min(2))).0) {
-                Ok(()) => break,
-                Err(e) if e.is::<Interrupted>() && runs < 100 => {}
-                Err(e) => return Err(e),
-            }
-        }
-        assert!(runs > 10, "{runs}");
-        assert!(whole.bytes::<Vae>() == cut.bytes::<Vae>());
-
-        params["epochs"] = json!(1);
-        let mut short = data.bench();
-        short.run::<Vae>(&params)?;
-        params["epochs"] = json!(3);
-        let mut long = data.bench();
-        long.spec().extends = Some(short.spec().state.clone());
-        assert!(long.run::<Vae>(&params)?.contains("resumed"));
-        assert!(whole.bytes::<Vae>() == long.bytes::<Vae>());
-    }
-    Ok(())
-}
-
 #[test]
 fn a_last_batch_of_one_is_refused() -> Result<()> {
     let mut params = resnet();
-    params["batch"] = json!(13);
+    params["train"]["batch"] = json!(13);
     let run = |params: &Value| Data::new(3)?.bench().run::<Vae>(params);
     let error = run(&params).map_err(|e| e.to_string()).err();
     let text = "40 training images leave 1 for a last batch of 13, and batch norm needs more; hint: \
-                another batch, or last_batch = \"drop\"";
+                another train.batch, or train.last_batch = \"drop\"";
     assert_eq!(error.as_deref(), Some(text));
-    params["last_batch"] = json!("drop");
+    params["train"]["last_batch"] = json!("drop");
     run(&params)?;
     Ok(())
 }
@@ -174,20 +137,20 @@ fn latents_lead_to_both_priors() -> Result<()> {
     );
     let inputs: [(&str, &Path); 2] = [("train", &train), ("valid", &valid)];
 
+    let mut train = training(6, 9, "keep", optim(5e-3));
+    train["patience"] = json!(3);
+    train["keep"] = json!({ "kind": "best" });
     let flow = Bench::new::<PriorStage>(&inputs);
     flow.run::<PriorStage>(&json!({
-        "seed": 0, "epochs": 6, "patience": 3, "start": "fresh", "batch": 9, "last_batch": "keep",
-        "keep": { "kind": "best" },
-        "optim": optim(5e-3),
+        "seed": 0, "start": "fresh",
+        "train": train,
         "flow": latent_flow(4, 16)
     }))?;
     falls(&flow.output::<PriorStage>("history"))?;
     let second = Bench::new::<SecondVae>(&inputs);
     second.run::<SecondVae>(&json!({
-        "seed": 0, "epochs": 6, "batch": 8, "last_batch": "drop", "width": 16, "depth": 2,
-        "keep": { "kind": "last" },
-        "optim": optim(5e-3)
-    }))?;
+        "seed": 0,  "width": 16, "depth": 2,
+        "train": training(6, 8, "drop", optim(5e-3))}))?;
     falls(&second.output::<SecondVae>("history"))?;
 
     let frozen = Model::load(&model, DType::F32, &Device::Cpu)?;
@@ -226,8 +189,7 @@ fn a_prior_can_go_on_from_phase_1() -> Result<()> {
     codes.run::<Latents>(&json!({"batch": 7}))?;
     let train = codes.output::<Latents>("train");
     let mut params = json!({
-        "seed": 1, "epochs": 0, "patience": 0, "start": "phase-1", "batch": 9,
-        "last_batch": "keep", "keep": { "kind": "last" }, "optim": optim(5e-3),
+        "seed": 1, "start": "phase-1", "train": training(0, 9, "keep", optim(5e-3)),
         "flow": latent_flow(2, 8),
     });
     let given = [

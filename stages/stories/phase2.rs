@@ -4,27 +4,28 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use candle_core::DType;
-use contract::Stage;
 use contract::history;
 use contract::testing::Bench;
 use serde_json::{Value, json};
 
-use super::{diagonal, flow_prior};
-use crate::bits_per_dim::BitsPerDim;
-use crate::data::drawn::Drawn;
+use super::{diagonal, flow_prior, training};
+use crate::data::any_images::AnyImages;
 use crate::data::images::Images;
 use crate::flow_layer::{FlowLayer, Params};
 use crate::models::gaussian;
-use crate::models::phase1::{Kl, Phase1};
 use crate::models::prior::Prior;
 use crate::models::vae::Vae;
+use crate::models::vae_training::{Kl, VaeTraining};
+use crate::models::vae_with_flow::VaeWithFlow;
 use crate::nn::noise::Noise;
 use crate::nn::weights::Weights;
-use crate::sample::Sample;
 use crate::train::{Dataset, ImageSet, Trainable};
 use crate::vae;
 
-fn optim() -> Value {
+type BitsPerDim = crate::bits_per_dim::BitsPerDim<VaeWithFlow>;
+type Sample = crate::sample::Sample<VaeWithFlow>;
+
+pub fn optim() -> Value {
     json!({
         "kind": "adam", "lr": 1e-3, "beta1": 0.9, "beta2": 0.999, "epsilon": 1e-8,
         "form": "torch", "halve_every": 0, "warmup_epochs": 0, "clip_norm": 0.0,
@@ -33,19 +34,18 @@ fn optim() -> Value {
 
 pub fn params(start: &str) -> Value {
     json!({
-        "seed": 0, "epochs": 2, "batch": 8, "last_batch": "drop", "init_images": 16,
-        "keep": { "kind": "last" },
+        "seed": 0,  "init_images": 16,
         "flow": {
             "depth": 4, "width": 8, "start": start, "split": "condition-on-one",
             "network": "official", "inv_conv": "plain",
         },
         "z": "posterior-draw",
-        "optim": optim(),
+        "train": training(2, 8, "drop", optim()),
     })
 }
 
 /// With the other choices of A3, A5 and A6.
-fn otherwise(start: &str) -> Value {
+pub fn otherwise(start: &str) -> Value {
     let mut params = params(start);
     params["flow"]["split"] = json!("alternate");
     params["flow"]["network"] = json!("plain");
@@ -73,15 +73,14 @@ impl Setting {
         Images::new([8, 8, 3], pixels, None)?.save(&images)?;
         let phase1 = Bench::new::<vae::Vae>(&[("train", &images), ("valid", &images)]);
         phase1.run::<vae::Vae>(&json!({
-            "seed": 0, "epochs": 1, "batch": 8, "last_batch": "drop", "latent": 4,
-            "keep": { "kind": "last" },
+            "seed": 0,  "latent": 4,
             "covariance": diagonal(),
             "network": {
                 "kind": "resnet", "width": 4, "scales": 2, "blocks": 1, "head": "average-pool",
                 "dense": 8, "max_width": 8, "norm_decay": 0.999,
             },
             "prior": flow_prior(2, 8),
-            "range": "unit", "kl": "analytic", "dequantise": dequantise, "optim": optim(),
+            "range": "unit", "kl": "analytic", "dequantise": dequantise, "train": training(1, 8, "drop", optim()),
         }))?;
         Ok(Self { dir, phase1 })
     }
@@ -146,7 +145,7 @@ fn the_first_bound_is_that_of_the_vae() -> Result<()> {
         Ok(bits.to_scalar()?)
     };
     let (vae, prior) = load()?;
-    let before = bits(&Phase1 {
+    let before = bits(&VaeTraining {
         vae,
         prior,
         kl: Kl::Analytic,
@@ -225,19 +224,6 @@ fn phase_2_learns_and_leaves_vae_and_prior_alone() -> Result<()> {
     Ok(())
 }
 
-#[test]
-fn an_interrupted_training_ends_with_the_same_bytes() -> Result<()> {
-    let setting = Setting::new()?;
-    for params in [params("data"), otherwise("data")] {
-        let (whole, parts) = (setting.phase2(), setting.phase2());
-        whole.run::<FlowLayer>(&params)?;
-        let params = serde_json::from_value(params)?;
-        while FlowLayer::run(&params, &mut parts.job(Some(3)).0).is_err() {}
-        assert!(whole.bytes::<FlowLayer>() == parts.bytes::<FlowLayer>());
-    }
-    Ok(())
-}
-
 /// The same images, bounded with and without the flow layer and with more draws.
 #[test]
 fn bounds_are_labelled_and_ordered() -> Result<()> {
@@ -271,20 +257,20 @@ fn samples_come_with_and_without_the_flow_layer() -> Result<()> {
     let setting = Setting::new()?;
     let bench = setting.phase2();
     let mut start = params("identity");
-    start["epochs"] = json!(0);
+    start["train"]["epochs"] = json!(0);
     bench.run::<FlowLayer>(&start)?;
     let (vae, prior) = (setting.vae(), setting.prior());
     let flow = bench.output::<FlowLayer>("flow");
-    let drawn = |inputs: &[(&str, &Path)], temperature: f64, pixels: &str| -> Result<Drawn> {
+    let drawn = |inputs: &[(&str, &Path)], temperature: f64, pixels: &str| -> Result<AnyImages> {
         let bench = Bench::new::<Sample>(inputs);
         bench.run::<Sample>(&json!({
             "seed": 0, "n": 5, "batch": 2, "temperature": temperature, "pixels": pixels,
         }))?;
-        let images = Drawn::load(&bench.output::<Sample>("images"))?;
+        let images = AnyImages::load(&bench.output::<Sample>("images"))?;
         assert_eq!((images.n(), images.shape()), (5, [8, 8, 3]));
         Ok(images)
     };
-    let bytes = |drawn: Drawn| (0..5).flat_map(|i| drawn.bytes(i)).collect::<Vec<u8>>();
+    let bytes = |drawn: AnyImages| (0..5).flat_map(|i| drawn.bytes(i)).collect::<Vec<u8>>();
     let draw =
         |inputs: &[(&str, &Path)], temperature| drawn(inputs, temperature, "bytes").map(bytes);
     let without = [("vae", vae.as_path()), ("prior", &prior)];

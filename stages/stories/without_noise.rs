@@ -8,6 +8,7 @@ use serde_json::json;
 use super::phase2::{Setting, params};
 use crate::data::images::Images;
 use crate::flow_layer::FlowLayer;
+use crate::models::vae_with_flow::VaeWithFlow;
 use crate::sample::Sample;
 use crate::vae::Vae;
 
@@ -36,11 +37,14 @@ fn phase_2_has_noise_where_phase_1_had_none() -> Result<()> {
     for flow in [None, Some(&flow)] {
         let mut inputs = vec![("vae", vae.as_path()), ("prior", &prior)];
         inputs.extend(flow.map(|f| ("flow", f.as_path())));
-        let drawn = contract::testing::Bench::new::<Sample>(&inputs);
+        let drawn = contract::testing::Bench::new::<Sample<VaeWithFlow>>(&inputs);
         let params =
             json!({ "seed": 0, "n": 3, "batch": 3, "temperature": 1.0, "pixels": "bytes" });
-        drawn.run::<Sample>(&params)?;
-        assert_eq!(Images::load(&drawn.output::<Sample>("images"))?.n, 3);
+        drawn.run::<Sample<VaeWithFlow>>(&params)?;
+        assert_eq!(
+            Images::load(&drawn.output::<Sample<VaeWithFlow>>("images"))?.n,
+            3
+        );
     }
     Ok(())
 }

@@ -5,15 +5,15 @@ use anyhow::Result;
 use candle_core::{DType, Device, Tensor};
 use serde_json::{Value, json};
 
-use super::optim::Optimiser;
-use super::{Optim, Trainable};
+use super::Trainable;
+use super::optim::{Optim, Optimiser};
 use crate::data::images::Images;
 use crate::models::prior::Prior;
 use crate::models::vae::Vae;
 use crate::nn::device;
 use crate::nn::noise::Noise;
 use crate::nn::weights::Weights;
-use crate::stories::{diagonal, flow_prior};
+use crate::stories::{diagonal, flow_prior, training};
 use crate::train::ImageSet;
 use crate::{flow_layer, glow, vae};
 
@@ -39,15 +39,14 @@ fn optim(kind: &str) -> Value {
 
 fn vae_params() -> Result<vae::Params> {
     Ok(serde_json::from_value(json!({
-        "seed": 0, "epochs": 1, "batch": BATCH, "last_batch": "drop",
-        "keep": { "kind": "last" }, "latent": 8,
+        "seed": 0, "latent": 8,
         "covariance": diagonal(),
         "network": {
             "kind": "resnet", "width": 8, "scales": 2, "blocks": 1, "head": "average-pool",
             "dense": 32, "max_width": 32, "norm_decay": 0.99,
         },
         "prior": flow_prior(4, 32),
-        "range": "unit", "kl": "analytic", "dequantise": true, "optim": optim("adam"),
+        "range": "unit", "kl": "analytic", "dequantise": true, "train": training(1, BATCH, "drop", optim("adam")),
     }))?)
 }
 
@@ -101,40 +100,38 @@ fn all(dtype: DType, device: &Device) -> Result<Vec<Trained>> {
     let params = vae_params()?;
     let w = Weights::new(0, dtype, device);
     let model = params.build(shape, &w)?;
-    let (losses, values) = train(&model, &w, &params.optim, &images)?;
+    let (losses, values) = train(&model, &w, &params.train.optim, &images)?;
     results.push(("vae", losses, values));
 
     let p: flow_layer::Params = serde_json::from_value(json!({
-        "seed": 0, "epochs": 1, "batch": BATCH, "last_batch": "drop",
-        "keep": { "kind": "last" }, "init_images": 16,
+        "seed": 0, "init_images": 16,
         "flow": {
             "depth": 4, "width": 32, "start": "paired", "split": "condition-on-one",
             "network": "official", "inv_conv": "plain",
         },
         "z": "posterior-draw",
-        "optim": optim("adam"),
+        "train": training(1, BATCH, "drop", optim("adam")),
     }))?;
     let flow = Weights::new(0, dtype, device);
     let frozen = Vae::new(&params.config(shape), &w.pp("vae").frozen())?;
     let prior = params.prior.config(params.latent);
     let prior = Prior::new(&prior, &w.pp("prior").frozen())?;
     let model = p.build(frozen, prior, 3, &flow)?;
-    let (losses, values) = train(&model, &flow, &p.optim, &images)?;
+    let (losses, values) = train(&model, &flow, &p.train.optim, &images)?;
     results.push(("flow layer", losses, values));
 
     let p: glow::Params = serde_json::from_value(json!({
-        "seed": 0, "epochs": 1, "batch": BATCH, "last_batch": "drop",
-        "keep": { "kind": "last" }, "init_images": 16,
+        "seed": 0, "init_images": 16,
         "augment": "none",
         "flow": {
             "levels": 2, "depth": 2, "width": 32, "coupling": "affine", "network": "official",
             "inv_conv": "plain", "learn_top": true,
         },
-        "optim": optim("adamax"),
+        "train": training(1, BATCH, "drop", optim("adamax")),
     }))?;
     let w = Weights::new(0, dtype, device);
     let model = p.build(shape, &w)?;
-    let (losses, values) = train(&model, &w, &p.optim, &images)?;
+    let (losses, values) = train(&model, &w, &p.train.optim, &images)?;
     results.push(("glow", losses, values));
     Ok(results)
 }

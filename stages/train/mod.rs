@@ -6,11 +6,10 @@ pub mod fit;
 pub mod optim;
 pub mod steps;
 pub mod trainable;
+pub mod training;
 
-pub use fit::{Keep, Plan, fit};
-pub use optim::Optim;
-pub use steps::{LastBatch, Steps};
 pub use trainable::{Dataset, ImageSet, Loss, Trainable};
+pub use training::{ImageSets, Trained, Training};
 
 #[cfg(all(test, feature = "cuda"))]
 mod gpu_tests;

@@ -168,13 +168,13 @@ fn every_training_stage_resumes_where_its_checkpoint_is() {
 fn more_epochs_continue_a_finished_run_and_give_the_bytes_of_one_from_scratch() {
     let space = Space::new(TINY);
     let shorter = [
-        "extractor.network.epochs=1",
-        "prior.epochs=2",
-        "second-vae.epochs=1",
-        "flow.epochs=1",
-        "glow.epochs=1",
+        "extractor.network.train.epochs=1",
+        "prior.train.epochs=2",
+        "second-vae.train.epochs=1",
+        "flow.train.epochs=1",
+        "glow.train.epochs=1",
     ];
-    space.ran(&["run", "--json", "vae", "--set", "vae.epochs=1"]);
+    space.ran(&["run", "--json", "vae", "--set", "vae.train.epochs=1"]);
     let sets = shorter.iter().flat_map(|set| ["--set", set]);
     let mut arguments = vec!["run", "--json"];
     arguments.extend(sets);
@@ -196,7 +196,7 @@ fn more_epochs_continue_a_finished_run_and_give_the_bytes_of_one_from_scratch() 
 #[test]
 fn a_dry_run_tells_from_where_a_run_would_go_on() {
     let space = Space::new(TINY);
-    let longer = ["--set", "glow.epochs=400"];
+    let longer = ["--set", "glow.train.epochs=400"];
     until_checkpoint(&space, "glow", 8, &longer);
     let forecast = space.repro(&[&["run", "--dry-run", "glow"], &longer[..]].concat());
     // How far it comes between the checkpoint and the kill, nobody knows.
@@ -209,12 +209,12 @@ fn a_dry_run_tells_from_where_a_run_would_go_on() {
     assert!(rest.starts_with("of 400 (never run)\n"), "{rest}");
     assert!(!forecast.out.contains("never ran"), "{}", forecast.out);
     space.ran(&["run", "--json", "glow"]);
-    let more = ["run", "--dry-run", "glow", "--set", "glow.epochs=4"];
+    let more = ["run", "--dry-run", "glow", "--set", "glow.train.epochs=4"];
     let forecast = space.repro(&more);
     assert!(
         forecast
             .out
-            .contains("continue from epochs = 2 of 4 (params.epochs: 2 -> 4)\n"),
+            .contains("continue from train.epochs = 2 of 4 (params.train.epochs: 2 -> 4)\n"),
         "{}",
         forecast.out
     );
@@ -241,7 +241,7 @@ fn training_that_is_computed_again_gives_the_same_bytes() {
 [stage.timing]
 kind = "timing"
 in.images = "data.train"
-params = { warmup_steps = 0, steps = 1, vae.params-of = "vae", flow_layer.params-of = "flow", glow.params-of = "glow" }
+params = { warmup_steps = 0, steps = 1, means = {}, models.vae = { kind = "vae", params.params-of = "vae" }, models.layer = { kind = "flow-layer", params = { vae.params-of = "vae", flow_layer.params-of = "flow" } }, models.glow = { kind = "glow", params.params-of = "glow" } }
 "#;
     let space = Space::new(&format!("{TINY}{timing}"));
     space.ran(&["run", "--json", "prior", "timing"]);

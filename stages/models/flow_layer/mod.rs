@@ -8,11 +8,11 @@ use candle_core::{DType, Device, Tensor};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::baseline::start_images;
-use super::full::Full;
+use super::glow_training::start_images;
 use super::prior::Prior;
 use super::step::{self, Step};
 use super::vae::Vae;
+use super::vae_with_flow::VaeWithFlow;
 use crate::nn::act_norm::Start;
 use crate::nn::bijector::Bijector;
 use crate::nn::coupling::{self, ChannelSplit, CouplingKind, CouplingNetwork};
@@ -147,8 +147,8 @@ impl Bijector for FlowLayer {
 
 /// Phase 2: the flow layer learns `-ln p(y|z)` with z from the posterior; VAE and prior are
 /// frozen, the prior serves only to report the whole bound.
-pub struct Phase2 {
-    model: Full,
+pub struct FlowLayerTraining {
+    model: VaeWithFlow,
     /// The flow layer's weights without gradients.
     frozen: FlowLayer,
     z: Codes,
@@ -157,7 +157,7 @@ pub struct Phase2 {
     seed: u64,
 }
 
-impl Phase2 {
+impl FlowLayerTraining {
     /// `vae` and `prior` must be frozen.
     pub fn new(
         vae: Vae,
@@ -170,7 +170,7 @@ impl Phase2 {
     ) -> Result<Self> {
         let flow = Some(FlowLayer::new(config, w)?);
         Ok(Self {
-            model: Full { vae, prior, flow },
+            model: VaeWithFlow { vae, prior, flow },
             frozen: FlowLayer::new(config, &w.frozen())?,
             z,
             init_images,
@@ -182,7 +182,7 @@ impl Phase2 {
         let terms = self.model.terms(flow, x, noise)?;
         let total = terms.reconstruction.mean_all()?;
         let kl = terms.kl.mean_all()?;
-        let bits = self.model.bits(&(&total + &kl)?)?;
+        let bits = self.model.in_bits(&(&total + &kl)?)?;
         let parts = vec![
             ("reconstruction", total.clone()),
             ("kl", kl),
@@ -192,7 +192,7 @@ impl Phase2 {
     }
 }
 
-impl Trainable<Tensor> for Phase2 {
+impl Trainable<Tensor> for FlowLayerTraining {
     fn start(&self, train: &dyn Dataset<Tensor>) -> Result<()> {
         let noise = Noise::new(self.seed, "flow-layer.start");
         let images = start_images(train, self.init_images, &noise)?;

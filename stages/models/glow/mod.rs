@@ -2,9 +2,11 @@
 
 use anyhow::{Result, ensure};
 use candle_core::{DType, Device, Tensor};
+use contract::{Input, Job};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::image_model::{Density, ImageModel, Kinds, Latent};
 use super::step::{self, Step};
 use super::{gaussian, pixels};
 use crate::metrics::bits::bits_per_dim;
@@ -149,11 +151,6 @@ impl Glow {
         gaussian::log_standard(&noise)? + log_det
     }
 
-    /// Bits per dimension of images 0 to 255, `[n]`, with fresh dequantisation noise.
-    pub fn bits(&self, images: &Tensor, noise: &mut Draws) -> candle_core::Result<Tensor> {
-        self.bits_of(&preprocess(images, noise)?)
-    }
-
     /// Bits per dimension of images as [`preprocess`] gives them, `[n]`.
     pub fn bits_of(&self, x: &Tensor) -> candle_core::Result<Tensor> {
         bits_per_dim(&self.log_density(x)?, self.dims(), 1.0 / 256.0)
@@ -167,8 +164,9 @@ impl Glow {
         }
     }
 
-    /// Images from noise scaled by `temperature`, at every split and at the top.
-    pub fn sample(
+    /// `n` images as [`preprocess`] gives them, from noise scaled by `temperature` at every split and at
+    /// the top.
+    pub fn draw(
         &self,
         n: usize,
         temperature: f64,
@@ -176,6 +174,37 @@ impl Glow {
     ) -> candle_core::Result<Tensor> {
         let noise = noise.normal((n, self.dims()), self.dtype, &self.device)?;
         self.inverse(&(noise * temperature)?)
+    }
+}
+
+impl ImageModel for Glow {
+    const KINDS: Kinds = Kinds {
+        sample: "sample-glow",
+        bits_per_dim: "bits-per-dim-glow",
+        sample_about: "Draws images from the Glow baseline.",
+        bits_about: "Bits per dimension of images under the Glow baseline.",
+    };
+    const PARTS: &'static [Input] = &[Input::one("glow", "glow")];
+
+    fn load(job: &Job, device: &Device) -> Result<Self> {
+        let (weights, config) = Weights::load(job.input("glow")?, DType::F32, device)?;
+        Self::new(&config, &weights)
+    }
+
+    fn shape(&self) -> [usize; 3] {
+        self.image
+    }
+
+    fn sample(&self, n: usize, temperature: f64, noise: &mut Draws) -> Result<Tensor> {
+        Ok(postprocess(&self.draw(n, temperature, noise)?)?)
+    }
+}
+
+impl Density for Glow {
+    const LATENT: Latent = Latent::None;
+
+    fn bits(&self, x: &Tensor, _draws: usize, noise: &mut Draws) -> Result<Tensor> {
+        Ok(self.bits_of(&preprocess(x, noise)?)?)
     }
 }
 

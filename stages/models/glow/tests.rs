@@ -80,7 +80,7 @@ fn samples_are_the_inverse_of_scaled_noise() -> Result<()> {
     let glow = sized(flow, 4, &w)?;
     check::disturb(&w, 0.05)?;
     let draw = |t| -> Result<Tensor> {
-        let x = glow.sample(2, t, &mut Noise::new(0, "s").at(0))?;
+        let x = glow.draw(2, t, &mut Noise::new(0, "s").at(0))?;
         Ok(glow.forward(&x)?.0)
     };
     let half = (draw(1.0)? * 0.5)?;

@@ -55,7 +55,7 @@ pub enum Split {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Permutation {
-    /// Drawn from the seed for every second layer, and fixed; the next has the other half.
+    /// AnyImages from the seed for every second layer, and fixed; the next has the other half.
     Random,
     /// The first and the second half in turn.
     None,

@@ -26,13 +26,13 @@ pub enum Kl {
 }
 
 /// A VAE and its prior, trained together: -ln p(y|z) and the KL divergence, one draw of z.
-pub struct Phase1 {
+pub struct VaeTraining {
     pub vae: Vae,
     pub prior: Prior,
     pub kl: Kl,
 }
 
-impl Phase1 {
+impl VaeTraining {
     fn loss_in(&self, x: &Tensor, noise: &mut Draws, mode: Mode) -> Result<Loss> {
         let y = self.vae.prepare(x, noise)?;
         let e = noise.normal((y.dim(0)?, self.vae.config().latent), y.dtype(), y.device())?;
@@ -67,7 +67,7 @@ impl Phase1 {
     }
 }
 
-impl Trainable<Tensor> for Phase1 {
+impl Trainable<Tensor> for VaeTraining {
     fn loss(&self, x: &Tensor, noise: &mut Draws) -> Result<Loss> {
         self.loss_in(x, noise, Mode::Train)
     }

@@ -29,9 +29,9 @@ fn small(covariance: Covariance, dequantise: bool) -> Config {
     }
 }
 
-fn model(config: &Config, w: &Weights, prior: &prior::Config) -> Result<Phase1> {
+fn model(config: &Config, w: &Weights, prior: &prior::Config) -> Result<VaeTraining> {
     let vae = Vae::new(config, &w.pp("vae"))?;
-    Ok(Phase1 {
+    Ok(VaeTraining {
         vae,
         prior: Prior::new(prior, &w.pp("prior"))?,
         kl: Kl::Analytic,
@@ -50,7 +50,7 @@ fn images(n: usize) -> Result<Tensor> {
     Ok((u * 255.0)?.round()?)
 }
 
-fn parts(model: &Phase1, x: &Tensor, mode: Mode) -> Result<Vec<(&'static str, f64)>> {
+fn parts(model: &VaeTraining, x: &Tensor, mode: Mode) -> Result<Vec<(&'static str, f64)>> {
     let loss = model.loss_in(x, &mut Noise::new(2, "loss").at(0), mode)?;
     let mut parts = vec![("loss", loss.total)];
     parts.extend(loss.parts);

@@ -5,8 +5,10 @@ use std::path::Path;
 
 use anyhow::{Result, ensure};
 use candle_core::{DType, Device, Tensor};
+use contract::{Input, Job};
 
 use super::flow_layer::FlowLayer;
+use super::image_model::{Density, ImageModel, Kinds, Latent};
 use super::prior::Prior;
 use super::vae::Vae;
 use super::{gaussian, pixels};
@@ -15,7 +17,7 @@ use crate::nn::bijector::Bijector;
 use crate::nn::noise::Draws;
 
 /// p(x) with x = f^-1(y), y ~ p(y|z), z ~ p(z).
-pub struct Full {
+pub struct VaeWithFlow {
     pub vae: Vae,
     pub prior: Prior,
     /// Without it, images are what the VAE decodes.
@@ -31,9 +33,9 @@ pub struct Terms {
     pub kl: Tensor,
 }
 
-impl Full {
+impl VaeWithFlow {
     /// Reads the artifacts, frozen.
-    pub fn load(
+    pub fn open(
         vae: &Path,
         prior: &Path,
         flow: Option<&Path>,
@@ -114,17 +116,16 @@ impl Full {
     }
 
     /// Bits per dimension of a negative log-likelihood in nats.
-    pub fn bits(&self, nats: &Tensor) -> candle_core::Result<Tensor> {
+    pub fn in_bits(&self, nats: &Tensor) -> candle_core::Result<Tensor> {
         bits_per_dim(&nats.neg()?, self.dims(), 1.0 / 256.0)
     }
 
     /// The bound in bits per dimension for images 0 to 255, `[n]`. One draw of z: the evidence
     /// lower bound; more: the importance-weighted bound `ln mean exp(ln p(y, z) - ln q(z|y))`.
     pub fn bound(&self, x: &Tensor, draws: usize, noise: &mut Draws) -> Result<Tensor> {
-        ensure!(draws > 0, "draws must be at least 1");
         if draws == 1 {
             let terms = self.terms(self.flow.as_ref(), x, noise)?;
-            return Ok(self.bits(&(terms.reconstruction + terms.kl)?)?);
+            return Ok(self.in_bits(&(terms.reconstruction + terms.kl)?)?);
         }
         let y = self.vae.dequantise(x, noise)?;
         let shape = (y.dim(0)?, self.prior.dim());
@@ -150,14 +151,7 @@ impl Full {
         }
         let bound = Tensor::stack(&weights, 0)?.log_sum_exp(0)?;
         let bound = (bound - (weights.len() as f64).ln())?;
-        Ok(self.bits(&bound.neg()?)?)
-    }
-
-    /// Pixels of `n` images: z from the prior, base noise scaled by `temperature`, back through the
-    /// flow layer (section 3.5).
-    pub fn sample(&self, n: usize, temperature: f64, noise: &mut Draws) -> Result<Tensor> {
-        let z = self.prior.sample(n, noise)?;
-        self.pixels(&self.decode(&z, temperature, noise)?)
+        Ok(self.in_bits(&bound.neg()?)?)
     }
 
     /// Images given codes, as y.
@@ -194,6 +188,43 @@ impl Full {
     /// Images as bytes.
     pub fn quantise(&self, y: &Tensor) -> Result<Tensor> {
         Ok(pixels::to_bytes(&self.pixels(y)?)?)
+    }
+}
+
+impl ImageModel for VaeWithFlow {
+    const KINDS: Kinds = Kinds {
+        sample: "sample",
+        bits_per_dim: "bits-per-dim",
+        sample_about: "Draws images from a VAE with a prior and perhaps a flow layer.",
+        bits_about: "A bound on the bits per dimension of images under a VAE.",
+    };
+    const PARTS: &'static [Input] = &[
+        Input::one("vae", "vae"),
+        Input::one("prior", "prior"),
+        Input::optional("flow", "flow"),
+    ];
+
+    fn load(job: &Job, device: &Device) -> Result<Self> {
+        let (vae, prior) = (job.input("vae")?, job.input("prior")?);
+        Self::open(vae, prior, job.optional_input("flow")?, DType::F32, device)
+    }
+
+    fn shape(&self) -> [usize; 3] {
+        self.vae.config().shape
+    }
+
+    /// z from the prior, base noise scaled by `temperature`, back through the flow layer (section 3.5).
+    fn sample(&self, n: usize, temperature: f64, noise: &mut Draws) -> Result<Tensor> {
+        let z = self.prior.sample(n, noise)?;
+        self.pixels(&self.decode(&z, temperature, noise)?)
+    }
+}
+
+impl Density for VaeWithFlow {
+    const LATENT: Latent = Latent::Drawn;
+
+    fn bits(&self, x: &Tensor, draws: usize, noise: &mut Draws) -> Result<Tensor> {
+        self.bound(x, draws, noise)
     }
 }
 

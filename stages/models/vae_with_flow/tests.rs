@@ -10,7 +10,7 @@ const DIM: usize = 3;
 /// A VAE in f64 whose decoder does not look at z, so that `p(y)` is known: one Gaussian for each
 /// channel, of mean 1/2 and deviation e^-1. All that its encoder says is a loss: the gap of the
 /// bound is the divergence of q from p(z).
-fn blind(range: Range, dequantise: bool) -> Result<Full> {
+fn blind(range: Range, dequantise: bool) -> Result<VaeWithFlow> {
     let w = Weights::new(3, DType::F64, &Device::Cpu);
     let config = Config {
         shape: [4, 4, 1],
@@ -37,7 +37,7 @@ fn blind(range: Range, dequantise: bool) -> Result<Full> {
         &Device::Cpu,
     )?)?;
     let prior = Prior::new(&prior::Config::Normal { dim: DIM }, &w)?;
-    Ok(Full {
+    Ok(VaeWithFlow {
         vae,
         prior,
         flow: None,
@@ -108,14 +108,14 @@ fn more_draws_come_closer_to_a_known_evidence() -> Result<()> {
 }
 
 /// That there is a flow layer is what counts; images of one channel do not go through it.
-fn with_a_flow(model: Full) -> Result<Full> {
+fn with_a_flow(model: VaeWithFlow) -> Result<VaeWithFlow> {
     let config = flow_layer::Config {
         flow: Flow::of(1, 2, FlowStart::Identity),
         channels: 2,
     };
     let w = Weights::new(0, DType::F64, &Device::Cpu);
     let flow = Some(FlowLayer::new(&config, &w)?);
-    Ok(Full { flow, ..model })
+    Ok(VaeWithFlow { flow, ..model })
 }
 
 /// Every byte comes back from where a model sees it, in either range, with and without noise.

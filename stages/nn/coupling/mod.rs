@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::bijector::{Bijector, no_change};
 use super::weights::Weights;
 use official::Official;
-use op::is_one;
+use op::has_fused_op;
 use plain::Plain;
 
 pub use op::additive;
@@ -153,7 +153,7 @@ impl Coupling {
     /// Whether one operation does it all.
     fn fused(&self, x: &Tensor) -> candle_core::Result<bool> {
         Ok(self.kind == CouplingKind::Additive
-            && is_one(x, self.roles.conditioning, self.net.width())?)
+            && has_fused_op(x, self.roles.conditioning, self.net.width())?)
     }
 
     /// That operation: shifts by `sign` times the network's output.

@@ -8,13 +8,13 @@ use crate::nn::act_norm::{ActNorm, Start};
 use crate::nn::bijector::Bijector;
 use crate::nn::channel::Activation;
 use crate::nn::conv::{Padding, conv2d};
-use crate::nn::edge_conv::{EdgeConv, ZeroConv};
+use crate::nn::glow_conv::{GlowConv, ZeroConv};
 use crate::nn::init::Init;
 use crate::nn::weights::Weights;
 
 /// conv 3x3, actnorm, ReLU, conv 1x1, actnorm, ReLU, zero conv 3x3 (official `f`).
 pub struct Official {
-    conv1: EdgeConv,
+    conv1: GlowConv,
     norm1: ActNorm,
     conv2: Tensor, // [1, 1, width, width]
     norm2: ActNorm,
@@ -25,7 +25,7 @@ impl Official {
     pub fn new(input: usize, width: usize, output: usize, w: &Weights) -> Result<Self> {
         let init = Init::Normal { std: 0.05 };
         Ok(Self {
-            conv1: EdgeConv::new(input, width, init, &w.pp("conv1"))?,
+            conv1: GlowConv::new(input, width, init, &w.pp("conv1"))?,
             norm1: ActNorm::new(width, Start::Data, &w.pp("norm1"))?,
             conv2: w.pp("conv2").get((1, 1, width, width), "weight", init)?,
             norm2: ActNorm::new(width, Start::Data, &w.pp("norm2"))?,
@@ -36,7 +36,7 @@ impl Official {
     /// [`Net::parameters`] in few launches.
     #[cfg(feature = "cuda")]
     fn parameters_on_gpu(&self, sign: f64) -> candle_core::Result<Tensor> {
-        use crate::nn::cuda::{affines::Layers, coupling_op};
+        use crate::nn::cuda::{coupling_op, coupling_parameters::Layers};
         let [b1, l1] = self.norm1.trained();
         let [b2, l2] = self.norm2.trained();
         let [w3, b3, l3] = self.conv3.trained();

@@ -10,7 +10,7 @@ use super::super::fused::{Block, apply};
 
 /// Whether one operation does it all for images like `x`. With `REPRO_COUPLING=layers` none does, to
 /// compare: the same function, rounded otherwise.
-pub fn is_one(x: &Tensor, split: usize, width: usize) -> Result<bool> {
+pub fn has_fused_op(x: &Tensor, split: usize, width: usize) -> Result<bool> {
     static LAYERS: LazyLock<bool> =
         LazyLock::new(|| std::env::var("REPRO_COUPLING").is_ok_and(|v| v == "layers"));
     if *LAYERS {
@@ -45,7 +45,7 @@ fn sizes(x: &Tensor, split: usize, width: usize) -> Result<Sizes> {
 /// network: kernels 3x3, 1x1 and 3x3 through `width` channels, each followed by a scale and a
 /// shift per channel, the first two by ReLU as well. `parameters` holds, end to end, kernel, scale
 /// and shift of each; the 3x3 kernels have a last input that is 1 outside the image. Only where
-/// [`is_one`].
+/// [`has_fused_op`].
 pub fn additive(x: &Tensor, split: usize, width: usize, parameters: &Tensor) -> Result<Tensor> {
     let sizes = sizes(x, split, width)?;
     if parameters.elem_count() != sizes.parameters() {

@@ -6,8 +6,8 @@ use candle_core::{
     CpuStorage, CudaStorage, CustomOp1, CustomOp2, Layout, Result, Shape, Tensor, bail,
 };
 
-use super::affines::Layers;
 use super::coupling::{Coupling, Sizes};
+use super::coupling_parameters::Layers;
 use super::gpu::{Gpu, at};
 use super::machine::Machine;
 use super::tensor::{Made, Number, by_dtype, gpu_of, make, no_cpu, of, tensor};

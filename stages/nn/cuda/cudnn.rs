@@ -12,7 +12,7 @@ use candle_core::cuda::cudarc::cudnn::sys;
 use candle_core::cuda::cudarc::driver::{CudaSlice, DevicePtr};
 use candle_core::{Error, Result};
 
-use super::adapt::{Library, inner, with_library};
+use super::cudnn_layout::{Library, inner, with_library};
 use super::driver::tf32;
 use super::gpu::Gpu;
 use super::machine::{At, Geometry, Machine, Pass, Scalar};

@@ -11,7 +11,7 @@ use candle_core::{Result, bail};
 
 use super::machine::{Arg, At, Geometry, Grid, Machine, Pass, Product, Scalar};
 use super::source::Source;
-use super::{adapt, conv};
+use super::{conv, cudnn_layout};
 
 pub struct Emulator {
     /// Let the test take `Machine::convolve`'s place: what a library would do with the geometry.
@@ -201,7 +201,7 @@ impl Machine for Emulator {
         out: At<T>,
     ) -> Result<bool> {
         if self.library {
-            adapt::with_library(self, &Symmetric, pass, g, a, b, out)?;
+            cudnn_layout::with_library(self, &Symmetric, pass, g, a, b, out)?;
         }
         Ok(self.library)
     }
@@ -211,7 +211,7 @@ impl Machine for Emulator {
 /// patches.
 struct Symmetric;
 
-impl adapt::Library<Emulator> for Symmetric {
+impl cudnn_layout::Library<Emulator> for Symmetric {
     fn run<T: Scalar>(
         &self,
         _: &Emulator,
@@ -221,7 +221,7 @@ impl adapt::Library<Emulator> for Symmetric {
         b: At<T>,
         out: At<T>,
     ) -> Result<()> {
-        assert!(adapt::is_symmetric(g), "{g:?}");
+        assert!(cudnn_layout::is_symmetric(g), "{g:?}");
         let m = &Emulator {
             library: false,
             backwards: false,
@@ -231,16 +231,16 @@ impl adapt::Library<Emulator> for Symmetric {
         let w = m.at(&memory);
         match pass {
             Pass::Forward => {
-                adapt::transpose(m, [n, k], b, w)?;
+                cudnn_layout::transpose(m, [n, k], b, w)?;
                 conv::forward(m, g, a, w, None, out)
             }
             Pass::Input => {
-                adapt::transpose(m, [n, k], b, w)?;
+                cudnn_layout::transpose(m, [n, k], b, w)?;
                 conv::input_gradient(m, g, a, w, None, out)
             }
             Pass::Kernel => {
                 conv::kernel_gradient(m, g, a, b, w)?;
-                adapt::transpose(m, [k, n], w, out)
+                cudnn_layout::transpose(m, [k, n], w, out)
             }
         }
     }

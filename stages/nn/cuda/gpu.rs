@@ -16,7 +16,7 @@ use candle_core::cuda::cudarc::nvrtc::{CompileOptions, compile_ptx_with_opts};
 use candle_core::cuda::{CudaDType, CudaDevice, CudaStorage, WrapErr};
 use candle_core::{Error, Layout, Result, bail};
 
-use super::convolve::Cudnn;
+use super::cudnn::Cudnn;
 use super::driver::tf32;
 use super::machine::{Arg, At, Geometry, Grid, Machine, Pass, Product, Scalar};
 use super::source::Source;

@@ -4,11 +4,11 @@
 //! the kernels in `stages/kernels`, written against it. So the same launches run on a GPU
 //! ([`gpu`]) and, in tests without one, on an emulation of it ([`emulate`]).
 
-pub mod adapt;
-pub mod affines;
 pub mod channel;
 pub mod conv;
 pub mod coupling;
+pub mod coupling_parameters;
+pub mod cudnn_layout;
 pub mod machine;
 pub mod matrix;
 pub mod noise;
@@ -25,9 +25,9 @@ pub mod channel_op;
 #[cfg(feature = "cuda")]
 pub mod conv_op;
 #[cfg(feature = "cuda")]
-pub mod convolve;
-#[cfg(feature = "cuda")]
 pub mod coupling_op;
+#[cfg(feature = "cuda")]
+pub mod cudnn;
 #[cfg(feature = "cuda")]
 pub mod driver;
 #[cfg(feature = "cuda")]

@@ -12,13 +12,13 @@ use anyhow::Result;
 use candle_core::{DType, Device, Tensor};
 use contract::testing::Bench;
 
-use super::flow_layer::{self, FlowLayer, FlowStart};
-use super::gaussian;
-use super::glow::{self, Glow};
 use crate::data::images::Images;
 use crate::data::source::Source;
 use crate::glow::Glow as Kind;
 use crate::metrics::moments::Moments;
+use crate::models::flow_layer::{self, FlowLayer, FlowStart};
+use crate::models::gaussian;
+use crate::models::glow::{self, Glow};
 use crate::nn::bijector::Bijector;
 use crate::nn::coupling::CouplingKind;
 use crate::nn::noise::Noise;

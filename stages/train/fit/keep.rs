@@ -30,7 +30,7 @@ impl Keep {
         if let Self::Average { decay } = self {
             ensure!(
                 (0.0..1.0).contains(&decay),
-                "keep.decay = {decay} is no share of an average; hint: 0.999"
+                "train.keep.decay = {decay} is no share of an average; hint: 0.999"
             );
         }
         Ok(())
@@ -40,14 +40,15 @@ impl Keep {
 impl Run<'_> {
     /// Whether held-out losses decide something.
     pub(super) fn looks_for_best(&self) -> bool {
-        self.plan.patience > 0 || self.plan.keep == Keep::Best {}
+        let training = self.plan.training;
+        training.patience > 0 || training.keep == Keep::Best {}
     }
 
     /// An epoch has ended with this held-out loss.
     pub(super) fn judge(&mut self, epoch: u64, loss: f64) -> Result<()> {
         if self.looks_for_best() && self.at.best.is_none_or(|(_, best)| loss < best) {
             self.at.best = Some((epoch, loss));
-            if self.plan.keep == (Keep::Best {}) {
+            if self.plan.training.keep == (Keep::Best {}) {
                 self.best = copies(self.weights.all())?;
             }
         }
@@ -55,14 +56,14 @@ impl Run<'_> {
     }
 
     pub(super) fn start_average(&mut self) -> Result<()> {
-        if matches!(self.plan.keep, Keep::Average { .. }) {
+        if matches!(self.plan.training.keep, Keep::Average { .. }) {
             self.average = copies(self.weights.trained())?;
         }
         Ok(())
     }
 
     pub(super) fn update_average(&mut self) -> Result<()> {
-        if let Keep::Average { decay } = self.plan.keep {
+        if let Keep::Average { decay } = self.plan.training.keep {
             for (name, var) in self.weights.trained() {
                 let old = self.average.get(&name).context("BUG: no average")?;
                 let new = ((old * decay)? + (var.as_tensor() * (1.0 - decay))?)?.detach();
@@ -74,7 +75,7 @@ impl Run<'_> {
 
     /// Makes what is to be kept the weights.
     pub(super) fn keep(&self) -> Result<()> {
-        let kept = match self.plan.keep {
+        let kept = match self.plan.training.keep {
             Keep::Last {} => return Ok(()),
             Keep::Best {} => &self.best,
             Keep::Average { .. } => &self.average,

@@ -33,8 +33,8 @@ impl Run<'_> {
             };
             bail!(
                 "diverged: the loss is {loss} at step {step} (epoch {epoch}, batch {i} of \
-                 {per_epoch}; the first loss was {first}); {last}; hint: lower optim.lr or set \
-                 optim.clip_norm"
+                 {per_epoch}; the first loss was {first}); {last}; hint: lower train.optim.lr or \
+                 set train.optim.clip_norm"
             );
         }
         Ok(())
@@ -68,7 +68,7 @@ impl Run<'_> {
             total: self.total(),
             unit: "step".into(),
             epoch: Some((self.at.step - 1) / self.at.steps_per_epoch + 1),
-            epochs: Some(self.plan.epochs),
+            epochs: Some(self.plan.training.epochs),
             values,
         });
     }
@@ -87,7 +87,7 @@ impl Run<'_> {
             .collect();
         let valid = self.validate(model, valid)?;
         let held_out = valid.get("loss").copied();
-        let lr = self.plan.optim.lr_at(self.at.step - 1, steps);
+        let lr = self.plan.training.optim.lr_at(self.at.step - 1, steps);
         self.at.history.push(Epoch {
             epoch,
             lr,
@@ -106,7 +106,7 @@ impl Run<'_> {
         let noise = Noise::new(self.plan.seed, &format!("{}.valid", self.plan.purpose));
         let mut sums = BTreeMap::new();
         let all: Vec<usize> = (0..valid.len()).collect();
-        for (i, indices) in all.chunks(self.plan.batch).enumerate() {
+        for (i, indices) in all.chunks(self.plan.training.batch).enumerate() {
             let loss = model.validate(&valid.batch(indices)?, &mut noise.at(i as u64))?;
             let (names, values) = flatten(&loss)?;
             for (name, value) in names.into_iter().zip(values.to_vec1::<f64>()?) {
@@ -139,7 +139,8 @@ mod tests {
     use crate::nn::init::Init;
     use crate::nn::noise::Draws;
     use crate::nn::weights::Weights;
-    use crate::train::LastBatch;
+    use crate::train::Training;
+    use crate::train::steps::LastBatch;
     use contract::testing::Bench;
 
     /// The mean of its examples; it learns nothing.
@@ -176,12 +177,14 @@ mod tests {
             let plan = Plan {
                 seed: 0,
                 purpose: "mean",
-                epochs: 2,
-                batch: 4,
-                last_batch,
-                optim: &optim(),
-                keep: Keep::Last {},
-                patience: 0,
+                training: &Training {
+                    epochs: 2,
+                    batch: 4,
+                    last_batch,
+                    patience: 0,
+                    keep: Keep::Last {},
+                    optim: optim(),
+                },
             };
             let mut job = bench.job(None).0;
             let fitted = fit(&plan, &model.0, &model, &points, &Points(5), &mut job)?;

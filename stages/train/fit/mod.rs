@@ -10,9 +10,10 @@ use contract::{Event, Interrupted, Job};
 use losses::flatten;
 
 use super::checkpoint::{self, Groups};
-use super::optim::{Optim, Optimiser};
-use super::steps::{LastBatch, Steps};
+use super::optim::Optimiser;
+use super::steps::Steps;
 use super::trainable::{Dataset, Trainable};
+use super::training::Training;
 use crate::nn::noise::{Draws, Noise};
 use crate::nn::weights::Weights;
 
@@ -21,18 +22,12 @@ mod losses;
 
 pub use keep::Keep;
 
-/// How to train.
+/// What to do, and with which noise.
 pub struct Plan<'a> {
     pub seed: u64,
     /// Names this training's noise, such as `vae`.
     pub purpose: &'a str,
-    pub epochs: u64,
-    pub batch: usize,
-    pub last_batch: LastBatch,
-    pub optim: &'a Optim,
-    pub keep: Keep,
-    /// Epochs without a better held-out loss after which to stop; 0: run all epochs.
-    pub patience: u64,
+    pub training: &'a Training,
 }
 
 /// What a training run leaves besides the weights.
@@ -55,8 +50,8 @@ pub fn fit<B>(
     valid: &dyn Dataset<B>,
     job: &mut Job,
 ) -> Result<Fitted> {
-    let steps = Steps::new(train.len(), plan.batch, plan.last_batch)?;
-    plan.keep.check()?;
+    let steps = plan.training.steps(train.len())?;
+    plan.training.keep.check()?;
     let mut run = Run::new(plan, weights, steps)?;
     ensure!(
         !run.looks_for_best() || valid.len() > 0,
@@ -91,7 +86,7 @@ const READ_EVERY: usize = 32;
 impl<'a> Run<'a> {
     fn new(plan: &'a Plan, weights: &'a Weights, steps: Steps) -> Result<Self> {
         let steps_per_epoch = steps.count();
-        let optimiser = Optimiser::new(plan.optim, weights.trained(), steps_per_epoch)?;
+        let optimiser = Optimiser::new(&plan.training.optim, weights.trained(), steps_per_epoch)?;
         let at = checkpoint::Progress {
             steps_per_epoch,
             ..Default::default()
@@ -146,7 +141,7 @@ impl<'a> Run<'a> {
     }
 
     fn total(&self) -> u64 {
-        self.plan.epochs * self.at.steps_per_epoch
+        self.plan.training.epochs * self.at.steps_per_epoch
     }
 
     fn train<B>(
@@ -203,11 +198,12 @@ impl<'a> Run<'a> {
 
     fn out_of_patience(&self) -> bool {
         let epoch = self.at.step / self.at.steps_per_epoch;
-        self.plan.patience > 0
+        let patience = self.plan.training.patience;
+        patience > 0
             && self
                 .at
                 .best
-                .is_some_and(|(best, _)| epoch >= best + self.plan.patience)
+                .is_some_and(|(best, _)| epoch >= best + patience)
     }
 
     fn groups(&self) -> Result<Groups> {
@@ -235,7 +231,7 @@ impl<'a> Run<'a> {
     fn finish(self, job: &mut Job) -> Result<Fitted> {
         checkpoint::save(&job.spec().state, &self.at, &self.groups()?)?;
         self.keep()?;
-        if let (Keep::Best {}, Some((epoch, loss))) = (self.plan.keep, self.at.best) {
+        if let (Keep::Best {}, Some((epoch, loss))) = (self.plan.training.keep, self.at.best) {
             job.note(format!(
                 "kept the weights of epoch {epoch}: held-out loss {loss:.4}"
             ));

@@ -8,7 +8,7 @@ use candle_core::{DType, Device, Result, Tensor, Var};
 
 use super::gpu::compile;
 use super::source::Source;
-use super::{affines, channel, conv, coupling, matrix, noise, optim, pool, resize};
+use super::{channel, conv, coupling, coupling_parameters, matrix, noise, optim, pool, resize};
 use crate::nn::channel::{Activation, affine, batch_norm, sum};
 use crate::nn::conv::{Padding, conv_transpose2d_bias, conv2d, conv2d_bias};
 use crate::nn::device;
@@ -29,7 +29,7 @@ fn gpu(test: &str) -> Option<Device> {
 #[test]
 fn every_kernel_compiles() -> Result<()> {
     let all = [
-        &affines::AFFINES,
+        &coupling_parameters::AFFINES,
         &channel::CHANNEL,
         &conv::PATCHES,
         &matrix::MATRIX,

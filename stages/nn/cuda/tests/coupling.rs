@@ -2,8 +2,8 @@
 
 use candle_core::{Result, Tensor, Var};
 
-use super::super::affines::Layers;
 use super::super::coupling::{Coupling, Sizes};
+use super::super::coupling_parameters::Layers;
 use super::super::emulate::{Emulator, emulator};
 use super::super::machine::{Machine, Scalar};
 use super::{Room, at, close, draw, values};

@@ -67,7 +67,7 @@ fn an_average_is_of_what_is_trained() -> Result<()> {
     // A buffer is no matter of averages: 18 points at the start, one more in each of 12 steps.
     assert_eq!((seen, last.1), (30.0, 30.0));
     let error = average(1.0).err().map(|e| e.to_string());
-    let text = "keep.decay = 1 is no share of an average; hint: 0.999";
+    let text = "train.keep.decay = 1 is no share of an average; hint: 0.999";
     assert_eq!(error.as_deref(), Some(text));
     Ok(())
 }

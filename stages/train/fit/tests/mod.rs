@@ -7,7 +7,8 @@ use candle_core::{DType, Device};
 use contract::testing::Bench;
 use contract::{Input, Output, Stage};
 
-use super::super::optim::{Form, Rule};
+use super::super::optim::{Form, Optim, Rule};
+use super::super::steps::LastBatch;
 use super::super::trainable::Loss;
 use super::*;
 use crate::nn::init::Init;
@@ -125,15 +126,17 @@ fn train(
     let plan = Plan {
         seed: 5,
         purpose: "toy",
-        epochs: s.epochs,
-        batch: 4,
-        last_batch: s.last_batch,
-        optim: &Optim {
-            lr: s.lr,
-            ..optim()
+        training: &Training {
+            epochs: s.epochs,
+            batch: 4,
+            last_batch: s.last_batch,
+            patience: s.patience,
+            keep: s.keep,
+            optim: Optim {
+                lr: s.lr,
+                ..optim()
+            },
         },
-        keep: s.keep,
-        patience: s.patience,
     };
     for runs in 1..1000 {
         let line = Line::new()?;
@@ -235,7 +238,7 @@ fn divergence_names_step_and_checkpoint() -> Result<()> {
         "{text}"
     );
     assert!(
-        text.contains("there is no checkpoint yet; hint: lower optim.lr"),
+        text.contains("there is no checkpoint yet; hint: lower train.optim.lr"),
         "{text}"
     );
     Ok(())
@@ -248,12 +251,14 @@ fn too_few_examples_are_an_error() -> Result<()> {
     let plan = Plan {
         seed: 0,
         purpose: "toy",
-        epochs: 1,
-        batch: 4,
-        last_batch: LastBatch::Drop,
-        optim: &optim(),
-        keep: Keep::Last {},
-        patience: 0,
+        training: &Training {
+            epochs: 1,
+            batch: 4,
+            last_batch: LastBatch::Drop,
+            patience: 0,
+            keep: Keep::Last {},
+            optim: optim(),
+        },
     };
     let error = fit(
         &plan,

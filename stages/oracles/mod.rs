@@ -1,0 +1,9 @@
+//! Models against numbers that others have computed: `tests/golden/*.py` with PyTorch, and on real
+//! CIFAR-10.
+
+mod cifar;
+mod flow_parity;
+mod golden;
+mod parity;
+mod vae_with_flow;
+mod vae_with_flow_parity;

@@ -1,0 +1,124 @@
+//! How a model is trained, as pipeline.toml says it: the table `params.train` of every kind that trains.
+
+use std::path::Path;
+
+use anyhow::{Result, ensure};
+use candle_core::{DType, Device, Tensor};
+use contract::{Job, history};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::fit::{Keep, Plan, fit};
+use super::optim::Optim;
+use super::steps::{LastBatch, Steps};
+use super::trainable::{Dataset, ImageSet, Trainable};
+use crate::data::images::Images;
+use crate::nn::weights::Weights;
+
+/// Epochs, batches, the optimiser, and which weights are the result.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Training {
+    pub epochs: u64,
+    /// Examples in a step.
+    pub batch: usize,
+    pub last_batch: LastBatch,
+    /// Epochs without a better held-out loss after which to stop; 0: never.
+    pub patience: u64,
+    pub keep: Keep,
+    pub optim: Optim,
+}
+
+impl Training {
+    /// The parameter whose raising goes on from a finished, shorter run.
+    pub const EXTENDS: Option<&'static str> = Some("train.epochs");
+
+    /// The steps of an epoch of `n` examples.
+    pub fn steps(&self, n: usize) -> Result<Steps> {
+        Steps::new(n, self.batch, self.last_batch)
+    }
+
+    /// Trains `weights`, which then hold the result, and writes the job's `history`. `purpose` names this
+    /// training's noise, such as `vae`.
+    ///
+    /// Errors: those of [`fit`].
+    pub fn run<B>(
+        &self,
+        (purpose, seed): (&str, u64),
+        weights: &Weights,
+        model: &dyn Trainable<B>,
+        [train, valid]: [&dyn Dataset<B>; 2],
+        job: &mut Job,
+    ) -> Result<()> {
+        let plan = Plan {
+            seed,
+            purpose,
+            training: self,
+        };
+        let fitted = fit(&plan, weights, model, train, valid, job)?;
+        history::save(job.output("history")?, &fitted.history)
+    }
+}
+
+/// A model of images before its first step, with all that its training needs: what `timing` takes.
+pub struct Trained {
+    pub model: Box<dyn Trainable<Tensor>>,
+    pub weights: Weights,
+    pub training: Training,
+}
+
+/// What a model of images learns from: `in.train` and `in.valid`.
+pub struct ImageSets {
+    pub train: Images,
+    pub valid: Images,
+}
+
+impl ImageSets {
+    /// An error if the two are of different shapes.
+    pub fn load(job: &Job) -> Result<Self> {
+        let load = |port: &str| -> Result<Images> { Images::load(job.input(port)?) };
+        let (train, valid) = (load("train")?, load("valid")?);
+        ensure!(
+            train.shape() == valid.shape(),
+            "training images are {:?}, held-out images {:?}",
+            train.shape(),
+            valid.shape()
+        );
+        Ok(Self { train, valid })
+    }
+
+    /// Height, width, channels.
+    pub fn shape(&self) -> [usize; 3] {
+        self.train.shape()
+    }
+
+    /// An error if `path` holds a model of images of another shape.
+    pub fn ensure_shape(&self, path: &Path, shape: [usize; 3]) -> Result<()> {
+        ensure!(
+            shape == self.shape(),
+            "{}: the model is of images {shape:?}, input train has {:?}",
+            path.display(),
+            self.shape()
+        );
+        Ok(())
+    }
+
+    /// [`Training::run`] on these images, in f32.
+    pub fn fit(
+        &self,
+        training: &Training,
+        named: (&str, u64),
+        weights: &Weights,
+        model: &dyn Trainable<Tensor>,
+        job: &mut Job,
+    ) -> Result<()> {
+        let device: &Device = weights.device();
+        let set = |images| ImageSet {
+            images,
+            dtype: DType::F32,
+            device,
+        };
+        let (train, valid) = (set(&self.train), set(&self.valid));
+        training.run(named, weights, model, [&train, &valid], job)
+    }
+}
