@@ -1,5 +1,7 @@
 //! What the store has of the stages that measure something: what tables and checks are made of.
 
+use std::collections::BTreeMap;
+
 use contract::metrics;
 
 use crate::graph::Id;
@@ -25,7 +27,11 @@ pub fn collect(project: &mut Project, machine: bool) -> Evidence {
     let order = project.graph.with_needs(&wanted);
     let mut planner = project.planner();
     planner.judge_all(&order);
-    let found = |id: &Id| (planner.graph.stages[*id].name.clone(), find(&planner, *id));
+    let mut platforms = Platforms::default();
+    let found = |id: &Id| {
+        let name = planner.graph.stages[*id].name.clone();
+        (name, find(&planner, &mut platforms, *id))
+    };
     Evidence {
         profile,
         stages: wanted.iter().map(found).collect(),
@@ -33,9 +39,9 @@ pub fn collect(project: &mut Project, machine: bool) -> Evidence {
 }
 
 /// What the store has of one judged stage.
-fn find(planner: &Planner, id: Id) -> Found {
+fn find(planner: &Planner, platforms: &mut Platforms, id: Id) -> Found {
     let reason = match planner.verdict(id) {
-        Some(Verdict::Fresh(_)) => match outcome(planner, id) {
+        Some(Verdict::Fresh(_)) => match outcome(planner, platforms, id) {
             Ok(outcome) => return Found::Fresh(outcome),
             Err(error) => format!("{error:#}"),
         },
@@ -53,7 +59,29 @@ fn find(planner: &Planner, id: Id) -> Found {
     Found::Stale(reason)
 }
 
-fn outcome(planner: &Planner, id: Id) -> anyhow::Result<Outcome> {
+/// On which platform each result was made.
+#[derive(Default)]
+struct Platforms(BTreeMap<Id, Option<String>>);
+
+impl Platforms {
+    /// The one on which a result and all that led to it was made; none if that is unknown, or several.
+    fn of(&mut self, planner: &Planner, id: Id) -> Option<String> {
+        let mut all = planner.graph.with_needs(&[id]).into_iter();
+        let first = self.own(planner, all.next()?)?;
+        all.all(|id| self.own(planner, id).as_ref() == Some(&first))
+            .then_some(first)
+    }
+
+    fn own(&mut self, planner: &Planner, id: Id) -> Option<String> {
+        let look = || {
+            let entry = planner.result(id)?;
+            planner.store.record(&entry.fp).ok()?.platform
+        };
+        self.0.entry(id).or_insert_with(look).clone()
+    }
+}
+
+fn outcome(planner: &Planner, platforms: &mut Platforms, id: Id) -> anyhow::Result<Outcome> {
     let stage = &planner.graph.stages[id];
     let made = stage.metrics_port().and_then(|port| planner.made(id, port));
     let Some((entry, made)) = planner.result(id).zip(made) else {
@@ -62,6 +90,7 @@ fn outcome(planner: &Planner, id: Id) -> anyhow::Result<Outcome> {
     Ok(Outcome {
         fingerprint: entry.fp.to_string(),
         device: entry.device.clone(),
+        platform: platforms.of(planner, id),
         origin: entry.origin.clone(),
         metrics: metrics::load(&planner.store.output(&entry.fp, made))?,
     })

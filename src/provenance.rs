@@ -97,3 +97,47 @@ pub fn system() -> String {
     let (os, arch) = (std::env::consts::OS, std::env::consts::ARCH);
     format!("{os} {} {arch}", release.trim())
 }
+
+/// What the digits of a computation on the CPU depend on besides its code: the processor, which vectors
+/// it has, the caches that products are cut for, and the library of elementary functions.
+pub fn platform() -> String {
+    let mut parts = vec![processor(), instructions().to_owned()];
+    let caches = (0..4).filter_map(|i| {
+        let path = format!("/sys/devices/system/cpu/cpu0/cache/index{i}/size");
+        Some(fs::read_to_string(path).ok()?.trim().to_owned())
+    });
+    let caches: Vec<String> = caches.collect();
+    if !caches.is_empty() {
+        parts.push(format!("caches {}", caches.join("/")));
+    }
+    parts.extend(libc_version());
+    parts.join(", ")
+}
+
+#[cfg(target_arch = "x86_64")]
+fn instructions() -> &'static str {
+    if std::arch::is_x86_feature_detected!("avx512f") {
+        "AVX-512"
+    } else if std::arch::is_x86_feature_detected!("avx2") {
+        "AVX2"
+    } else {
+        "SSE2"
+    }
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn instructions() -> &'static str {
+    std::env::consts::ARCH
+}
+
+#[cfg(target_env = "gnu")]
+fn libc_version() -> Option<String> {
+    // SAFETY: the call has no preconditions; the text is constant and ends with a zero.
+    let version = unsafe { std::ffi::CStr::from_ptr(libc::gnu_get_libc_version()) };
+    Some(format!("glibc {}", version.to_string_lossy()))
+}
+
+#[cfg(not(target_env = "gnu"))]
+fn libc_version() -> Option<String> {
+    None
+}

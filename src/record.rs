@@ -46,6 +46,9 @@ pub struct Record {
     pub resumed: Option<String>,
     pub host: String,
     pub system: String,
+    /// For kinds on a CPU: what their digits depend on besides the code (`provenance::platform`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub platform: Option<String>,
     /// Of `repro` and of what it computed with: `candle`, `rustc`, for a GPU its `driver` and
     /// libraries, for a Python program `python` and the packages it imported.
     pub versions: BTreeMap<String, String>,

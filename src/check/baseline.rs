@@ -7,9 +7,11 @@ use contract::metrics::Better;
 use serde::{Deserialize, Serialize};
 use toml::Spanned;
 
+use super::spread::Spread;
+
 const HEAD: &str = "\
 # Numbers that `repro check` holds the pipeline to, a metric an entry. `repro check --update`
-# rewrites this file; a tolerance stays as it is unless the spread over runs is measured anew.
+# rewrites this file; a tolerance and a spread stay as they are unless they are measured anew.
 
 ";
 
@@ -26,16 +28,24 @@ pub struct Entry {
     /// A number with another label is another metric, and not compared.
     pub label: String,
     pub value: f64,
-    /// How much worse it may become, in the metric's unit.
-    pub tolerance: f64,
+    /// How far it may move, in the metric's unit, where its spread is not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tolerance: Option<f64>,
     /// Where the tolerance comes from.
-    pub tolerance_from: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tolerance_from: Option<String>,
     pub better: Better,
     /// Number of examples; a number over another count is not compared.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub n: Option<u64>,
     /// Device and version that measured the value.
     pub measured: String,
+    /// What its digits depend on besides the code: there, another value is another result.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub platform: Option<String>,
+    /// How far it moves from seed to seed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub spread: Option<Spread>,
     /// Bytes of the file; for annotations.
     #[serde(skip)]
     pub span: Range<usize>,

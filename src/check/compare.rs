@@ -86,6 +86,9 @@ pub struct Line {
     pub now: Option<f64>,
     pub n: Option<u64>,
     pub device: Option<String>,
+    /// What its digits depend on besides the code, where that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub platform: Option<String>,
     /// Where the present number comes from, if it was not made here.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub imported: Option<String>,
@@ -122,10 +125,11 @@ pub fn compare(
     evidence: &Evidence,
     cells: &dyn Fn(&str, &str) -> Vec<String>,
 ) -> Report {
+    let numbers = baseline.0.iter().filter(|e| e.spread.is_some()).count();
     let mut lines: Vec<Line> = baseline
         .0
         .iter()
-        .map(|entry| expected(entry, evidence, cells))
+        .map(|entry| expected(entry, numbers, evidence, cells))
         .collect();
     for (stage, found) in &evidence.stages {
         let Found::Fresh(outcome) = found else {
@@ -166,12 +170,19 @@ fn now(stage: &str, metric: &Metric, outcome: &Outcome) -> Line {
         now: Some(metric.value),
         n: metric.n,
         device: Some(outcome.device.clone()),
+        platform: outcome.platform.clone(),
         imported: outcome.origin.clone(),
         span: None,
     }
 }
 
-fn expected(entry: &Entry, evidence: &Evidence, cells: &dyn Fn(&str, &str) -> Vec<String>) -> Line {
+/// `numbers` are judged by their spread, together.
+fn expected(
+    entry: &Entry,
+    numbers: usize,
+    evidence: &Evidence,
+    cells: &dyn Fn(&str, &str) -> Vec<String>,
+) -> Line {
     let mut line = Line {
         stage: entry.stage.clone(),
         metric: entry.metric.clone(),
@@ -180,10 +191,11 @@ fn expected(entry: &Entry, evidence: &Evidence, cells: &dyn Fn(&str, &str) -> Ve
         verdict: Verdict::Same,
         better: entry.better,
         baseline: Some(entry.value),
-        tolerance: Some(entry.tolerance),
+        tolerance: entry.tolerance,
         now: None,
         n: entry.n,
         device: None,
+        platform: None,
         imported: None,
         span: Some(entry.span.clone()),
     };
@@ -205,8 +217,15 @@ fn expected(entry: &Entry, evidence: &Evidence, cells: &dyn Fn(&str, &str) -> Ve
                 Some(metric) => {
                     line.now = Some(metric.value);
                     line.device = Some(outcome.device.clone());
+                    line.platform.clone_from(&outcome.platform);
+                    if let Some(spread) = &entry.spread
+                        && metric.value != entry.value
+                    {
+                        line.baseline = Some(spread.mean);
+                        line.tolerance = Some(spread.tolerance(metric.value, numbers));
+                    }
                     line.imported.clone_from(&outcome.origin);
-                    judge(entry, metric)
+                    judge(entry, numbers, metric, outcome.platform.as_deref())
                 }
             }
         }
@@ -214,7 +233,7 @@ fn expected(entry: &Entry, evidence: &Evidence, cells: &dyn Fn(&str, &str) -> Ve
     line
 }
 
-fn judge(entry: &Entry, metric: &Metric) -> Verdict {
+fn judge(entry: &Entry, numbers: usize, metric: &Metric, platform: Option<&str>) -> Verdict {
     let changed = |what: &str, was: String, is: String| Verdict::Changed {
         reason: format!("{what} was {was} and is {is}"),
     };
@@ -225,10 +244,24 @@ fn judge(entry: &Entry, metric: &Metric) -> Verdict {
         let count = |n: Option<u64>| n.map_or("not given".into(), |n| n.to_string());
         return changed("n", count(entry.n), count(metric.n));
     }
-    let moved = (metric.value - entry.value).abs();
     if metric.value == entry.value {
-        Verdict::Same
-    } else if moved <= entry.tolerance {
+        return Verdict::Same;
+    }
+    if let Some(platform) = platform.filter(|p| entry.platform.as_deref() == Some(*p)) {
+        return Verdict::Changed {
+            reason: format!(
+                "it was {} on this platform ({platform}), where the same code gives the same digits; \
+                 `repro check --update` if the change is meant",
+                entry.value
+            ),
+        };
+    }
+    let moved = (metric.value - entry.value).abs();
+    let holds = match &entry.spread {
+        Some(spread) => spread.holds(metric.value, numbers),
+        None => moved <= entry.tolerance.unwrap_or(0.0),
+    };
+    if holds {
         Verdict::Within
     } else if entry.better.than(metric.value, entry.value) {
         Verdict::Better

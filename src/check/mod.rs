@@ -4,6 +4,7 @@ mod baseline;
 mod claims;
 mod compare;
 pub mod print;
+mod spread;
 #[cfg(test)]
 mod tests;
 mod update;

@@ -25,6 +25,7 @@ fn present(value: f64, n: u64) -> Evidence {
     found(Found::Fresh(Outcome {
         fingerprint: "f00d".into(),
         device: "cpu".into(),
+        platform: None,
         origin: None,
         metrics: vec![serde_json::from_value(metric).unwrap()],
     }))
@@ -94,7 +95,7 @@ fn a_gain_beyond_the_tolerance_fails_until_it_is_accepted() {
     let old = Baseline::parse(BASELINE).unwrap();
     let new = accept_better(&old, &report, "0.1.0");
     assert_eq!(differences(&old, &new), ["~ fid@ours frechet: 42 -> 4.2"]);
-    assert_eq!(new.0[0].tolerance, 1.5);
+    assert_eq!(new.0[0].tolerance, Some(1.5));
     // What is worse is not taken.
     let worse = check(&present(60.0, 1000));
     assert_eq!(accept_better(&old, &worse, "0.1.0"), old);
@@ -125,6 +126,7 @@ fn claim(a: serde_json::Value, b: serde_json::Value, varies: &str) -> (Held, boo
             Found::Fresh(Outcome {
                 fingerprint: "f00d".into(),
                 device: "cpu".into(),
+                platform: None,
                 origin: None,
                 metrics: vec![serde_json::from_value(metric).unwrap()],
             }),
@@ -234,17 +236,86 @@ fn an_update_is_read_back_and_then_nothing_differs() {
 }
 
 #[test]
-fn a_tolerance_comes_from_the_spread_over_runs() {
+fn a_spread_over_runs_decides_what_is_a_change() {
     let report = check(&present(42.0, 1000));
     let others = [check(&present(43.0, 1000)), check(&present(44.0, 1000))];
     let new = update(&Baseline::default(), &report, &others, "0.1.0");
-    assert_eq!((new.0[0].tolerance, new.0[0].value), (3.0, 42.0));
+    let (entry, spread) = (&new.0[0], new.0[0].spread.as_ref().unwrap());
+    assert_eq!((entry.value, entry.tolerance, spread.runs), (42.0, None, 3));
     assert_eq!(
-        new.0[0].tolerance_from,
-        "three standard deviations over 3 runs"
+        Baseline::parse(&new.to_text().unwrap()).unwrap().0[0]
+            .spread
+            .as_ref(),
+        Some(spread)
+    );
+    let against = |value: f64| {
+        compare(
+            &new,
+            &Claims::default(),
+            &present(value, 1000),
+            &|_, _| vec![],
+        )
+    };
+    let verdict = |value| against(value).lines[0].verdict.clone();
+    assert_eq!(verdict(42.0), Verdict::Same);
+    // t of 2 degrees of freedom at 5 % is 4.30: 42.99 times exp(± 4.30 * 0.02326 * (4/3)^0.5).
+    assert_eq!(verdict(48.2), Verdict::Within);
+    assert_eq!(verdict(48.4), Verdict::Worse);
+    assert_eq!(verdict(38.4), Verdict::Within);
+    assert_eq!(verdict(38.2), Verdict::Better);
+    let line = &against(48.4).lines[0];
+    assert!((line.baseline.unwrap() - 42.99).abs() < 0.01 && line.tolerance < Some(5.3));
+    // What was measured once stays until it is measured anew.
+    let later = update(&new, &against(43.0), &[], "0.1.0");
+    assert_eq!(
+        (later.0[0].value, &later.0[0].spread),
+        (43.0, &entry.spread)
     );
     let guessed = update(&Baseline::default(), &report, &[], "0.1.0");
-    assert_eq!(guessed.0[0].tolerance, 2.1);
+    assert_eq!(guessed.0[0].tolerance, Some(2.1));
+}
+
+/// A change of two standard deviations in one number drowns in what seeds do, but not where the same
+/// code gives the same digits.
+#[test]
+fn on_the_platform_of_the_baseline_any_change_is_found() {
+    let on = |value: f64, platform: &str| {
+        let mut evidence = present(value, 1000);
+        for found in evidence.stages.values_mut() {
+            if let Found::Fresh(outcome) = found {
+                outcome.platform = Some(platform.into());
+            }
+        }
+        evidence
+    };
+    let runs = [43.0, 41.0, 44.0, 42.5].map(|value| check(&on(value, "here")));
+    let baseline = update(
+        &Baseline::default(),
+        &check(&on(42.0, "here")),
+        &runs,
+        "0.1.0",
+    );
+    assert_eq!(baseline.0[0].platform.as_deref(), Some("here"));
+    let deviation = baseline.0[0].spread.as_ref().unwrap().deviation;
+    let planted = 42.0 * (2.0 * deviation).exp();
+    let verdict = |platform: &str, value| {
+        let report = compare(
+            &baseline,
+            &Claims::default(),
+            &on(value, platform),
+            &|_, _| vec![],
+        );
+        (report.passes(), report.lines[0].verdict.clone())
+    };
+    assert_eq!(verdict("here", 42.0), (true, Verdict::Same));
+    assert_eq!(verdict("there", planted), (true, Verdict::Within));
+    let (passes, found) = verdict("here", planted);
+    assert!(!passes);
+    let why = found.reason().unwrap();
+    assert!(
+        why.starts_with("it was 42 on this platform (here), where"),
+        "{why}"
+    );
 }
 
 #[test]

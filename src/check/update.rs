@@ -2,12 +2,13 @@
 
 use super::baseline::{Baseline, Entry};
 use super::compare::{Line, Report, Verdict};
+use super::spread::Spread;
 
 /// Where nobody measured how far a number moves by itself.
 const GUESS: f64 = 0.05;
 
 /// The baseline that the present numbers fulfil. `spread` are reports of runs that differ in
-/// their seeds only: the tolerance becomes three standard deviations over them and this one.
+/// their seeds only: how far each number moves is measured over them and this one.
 /// Numbers that are stale or missing keep their entry; those no longer measured lose it.
 pub fn update(old: &Baseline, report: &Report, spread: &[Report], version: &str) -> Baseline {
     let mut entries: Vec<Entry> = Vec::new();
@@ -52,25 +53,27 @@ fn entry(
     spread: &[Report],
     version: &str,
 ) -> Entry {
-    let measured = values(line, value, spread);
-    let deviation = deviation(&measured);
-    let (tolerance, tolerance_from) = match before {
-        // A number that no run moved, such as that of a network all of them share, was not measured.
-        _ if deviation > 0.0 => {
-            let from = format!("three standard deviations over {} runs", measured.len());
-            (round(3.0 * deviation), from)
-        }
-        Some(entry) => (entry.tolerance, entry.tolerance_from.clone()),
-        None => (
-            round(GUESS * value.abs()),
-            "5% of the value; its spread is not measured".into(),
-        ),
+    let measured = Spread::of(&values(line, value, spread));
+    let known = before.and_then(|entry| entry.spread.clone());
+    let spread = measured.or(known);
+    let tolerance = match (&spread, before) {
+        (Some(_), _) => None,
+        (None, Some(entry)) => entry.tolerance.zip(entry.tolerance_from.clone()),
+        (None, None) => None,
     };
+    let tolerance = tolerance.or_else(|| {
+        let why = "5% of the value; its spread is not measured";
+        spread
+            .is_none()
+            .then(|| (round(GUESS * value.abs()), why.to_owned()))
+    });
+    let (tolerance, tolerance_from) = tolerance.unzip();
     match before {
         // Equal numbers keep where they were measured: an update that changes nothing is no diff.
         Some(entry) if *verdict == Verdict::Same => Entry {
             tolerance,
             tolerance_from,
+            spread,
             ..entry.clone()
         },
         _ => Entry {
@@ -86,6 +89,8 @@ fn entry(
                 Some(device) => format!("{device}, repro {version}"),
                 None => format!("repro {version}"),
             },
+            platform: line.platform.clone(),
+            spread,
             span: 0..0,
         },
     }
@@ -100,16 +105,6 @@ fn values(line: &Line, value: f64, spread: &[Report]) -> Vec<f64> {
     std::iter::once(value).chain(others).collect()
 }
 
-/// Of a sample; 0 for a single value.
-fn deviation(values: &[f64]) -> f64 {
-    let n = values.len() as f64;
-    if values.len() < 2 {
-        return 0.0;
-    }
-    let mean = values.iter().sum::<f64>() / n;
-    (values.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / (n - 1.0)).sqrt()
-}
-
 /// Three digits are plenty for a tolerance, and read better.
 fn round(value: f64) -> f64 {
     if value == 0.0 || !value.is_finite() {
@@ -117,6 +112,19 @@ fn round(value: f64) -> f64 {
     }
     let scale = 10f64.powi(2 - value.abs().log10().floor() as i32);
     (value * scale).round() / scale
+}
+
+/// ` ± 1.5`, or ` (3 runs)`.
+fn allowance(entry: &Entry) -> String {
+    match (&entry.spread, entry.tolerance) {
+        (Some(spread), _) => format!(
+            " ({} runs, deviation {})",
+            spread.runs,
+            round(spread.deviation)
+        ),
+        (None, Some(tolerance)) => format!(" ± {tolerance}"),
+        (None, None) => String::new(),
+    }
 }
 
 /// What the update changes, a line an entry.
@@ -133,16 +141,27 @@ pub fn differences(old: &Baseline, new: &Baseline) -> Vec<String> {
     for entry in &new.0 {
         match old.find(&entry.stage, &entry.metric) {
             None => lines.push(format!(
-                "+ {} {} = {} ± {}",
-                entry.stage, entry.metric, entry.value, entry.tolerance
+                "+ {} {} = {}{}",
+                entry.stage,
+                entry.metric,
+                entry.value,
+                allowance(entry)
             )),
             Some(before) => {
                 let mut changes = Vec::new();
                 if before.value != entry.value {
                     changes.push(format!("{} -> {}", before.value, entry.value));
                 }
-                if before.tolerance != entry.tolerance {
-                    changes.push(format!("± {} -> {}", before.tolerance, entry.tolerance));
+                if before.tolerance != entry.tolerance || before.spread != entry.spread {
+                    changes.push(format!(
+                        "{} ->{}",
+                        allowance(before).trim_start(),
+                        allowance(entry)
+                    ));
+                }
+                if before.platform != entry.platform {
+                    let platform = |e: &Entry| e.platform.clone().unwrap_or("no platform".into());
+                    changes.push(format!("{} -> {}", platform(before), platform(entry)));
                 }
                 if before.label != entry.label {
                     changes.push(format!("{} -> {}", before.label, entry.label));

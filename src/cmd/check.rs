@@ -25,8 +25,8 @@ pub struct Args {
     /// Take numbers that are better than their tolerance allows into the baseline
     #[arg(long, conflicts_with = "update")]
     accept_better: bool,
-    /// With --update: reports (--json) of runs that differ in their seeds; tolerances become three
-    /// standard deviations over them
+    /// With --update: reports (--json) of runs that differ in their seeds: how far numbers move over them
+    /// decides what is a change
     #[arg(long, value_name = "REPORT", num_args = 1.., requires = "update")]
     spread: Vec<PathBuf>,
     /// Write JUnit XML

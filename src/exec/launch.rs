@@ -185,6 +185,8 @@ impl Launch {
             resumed: None,
             host: provenance::host(),
             system: provenance::system(),
+            platform: (matches!(stage.kind, Kind::Library(_)) && grant.gpus.is_empty())
+                .then(provenance::platform),
             versions,
             git: None,
             seen: None,

@@ -36,6 +36,8 @@ pub struct Outcome {
     pub fingerprint: String,
     /// As recorded: `cpu`, `NVIDIA H100 80GB HBM3`.
     pub device: String,
+    /// What its digits depend on besides the code, if that is the same for all that led to it.
+    pub platform: Option<String>,
     /// Where it comes from, if it was not made here.
     pub origin: Option<String>,
     pub metrics: Vec<Metric>,

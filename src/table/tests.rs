@@ -41,6 +41,7 @@ fn fresh(metric: serde_json::Value) -> Found {
     Found::Fresh(Outcome {
         fingerprint: "f00d".into(),
         device: "cpu".into(),
+        platform: None,
         origin: None,
         metrics: vec![metric],
     })
