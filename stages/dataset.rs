@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use contract::{Input, Job, Output, Stage};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -17,7 +17,8 @@ pub struct Dataset;
 #[serde(deny_unknown_fields)]
 pub struct Params {
     source: Source,
-    /// Images held out of the end of the training split; 0: the source's own validation split.
+    /// Images held out of the end of the training split; 0: the source's own validation split. `all` has
+    /// them too.
     valid: usize,
     /// How many of the training images to keep, from the front; 0: all.
     train: usize,
@@ -33,10 +34,12 @@ pub struct Params {
 
 impl Stage for Dataset {
     const KIND: &'static str = "dataset";
-    const ABOUT: &'static str = "Train, validation and test images as uint8";
+    const ABOUT: &'static str =
+        "Train, validation and test images as uint8; all of the training split, too";
     const INPUTS: &'static [Input] = &[];
     const OUTPUTS: &'static [Output] = &[
         Output::new("train", "images", "train.safetensors"),
+        Output::new("all", "images", "all.safetensors"),
         Output::new("valid", "images", "valid.safetensors"),
         Output::new("test", "images", "test.safetensors"),
     ];
@@ -55,8 +58,8 @@ impl Stage for Dataset {
             params.jpeg_quality
         );
         let Splits { train, valid, test } = params.source.load(job)?;
-        let (train, valid) = match (valid, params.valid) {
-            (Some(valid), 0) => (train, valid),
+        let (train, valid, all) = match (valid, params.valid) {
+            (Some(valid), 0) => (keep(train, params.train, name, "train")?, valid, None),
             (_, n) => {
                 ensure!(
                     n < train.n,
@@ -64,15 +67,24 @@ impl Stage for Dataset {
                     train.n
                 );
                 let cut = train.n - n;
-                (front(&train, cut), train.select(cut..train.n))
+                let kept = keep(front(&train, cut), params.train, name, "train")?;
+                let all = train.select((0..kept.n).chain(cut..train.n));
+                (kept, train.select(cut..train.n), Some(all))
             }
         };
         let splits = [
-            ("train", keep(train, params.train, name, "train")?),
-            ("valid", valid),
-            ("test", keep(test, params.test, name, "test")?),
+            ("train", Some(train)),
+            ("all", all),
+            ("valid", Some(valid)),
+            ("test", Some(keep(test, params.test, name, "test")?)),
         ];
-        for (port, mut images) in splits {
+        for (port, images) in splits {
+            let Some(mut images) = images else {
+                // Nothing is held out of it.
+                let (from, to) = (job.output("train")?, job.output(port)?);
+                std::fs::copy(from, to).with_context(|| to.display().to_string())?;
+                continue;
+            };
             let mut about = name.to_owned();
             if params.jpeg_quality > 0 {
                 images = jpeg::round_trip(&images, params.jpeg_quality, job)?;
@@ -137,12 +149,15 @@ mod tests {
             (load("train")?.n, load("valid")?.n, load("test")?.n),
             (6000, 0, 1000)
         );
+        assert!(load("all")?.pixels() == all);
 
         run(500, 40, 30)?;
         let (train, valid, test) = (load("train")?, load("valid")?, load("test")?);
         assert_eq!((train.n, valid.n, test.n), (40, 500, 30));
         assert_eq!(train.pixels(), &all[..40 * 784]);
         assert_eq!(valid.pixels(), &all[5500 * 784..]);
+        let both = [train.pixels(), valid.pixels()].concat();
+        assert!(load("all")?.pixels() == both);
         assert_eq!(
             test.source.as_deref(),
             Some("fashion-mnist subset (grey) test")

@@ -217,6 +217,10 @@ fn relax(params: &mut Value) {
                 let own = property.take();
                 *property = json!({"anyOf": [own, {"type": "object"}]});
             }
+            properties.insert(
+                "params-of".into(),
+                json!({"type": "string", "description": "the instance whose parameters these are, but for what stands beside"}),
+            );
         }
     }
 }

@@ -249,7 +249,7 @@ pub fn resolve_params_of(
     budget: &mut Budget,
 ) -> Result<()> {
     let asking: Vec<usize> = (0..instances.len())
-        .filter(|i| instances[*i].params.0.iter().any(|e| asks(&e.node)))
+        .filter(|i| asks(&instances[*i].params))
         .collect();
     if asking.is_empty() {
         return Ok(());
@@ -259,16 +259,7 @@ pub fn resolve_params_of(
         .collect();
     for i in asking {
         let mut params = instances[i].params.clone();
-        for entry in &mut params.0 {
-            fill(
-                source,
-                &mut entry.node,
-                instances,
-                &index,
-                &mut vec![i],
-                budget,
-            )?;
-        }
+        fill(source, &mut params, instances, &index, &mut vec![i], budget)?;
         instances[i].params = params;
     }
     Ok(())
@@ -283,25 +274,26 @@ fn too_large(source: &Source, span: &Range<usize>) -> Diagnostic {
     source.error(span, message + ", the limit").hint(hint)
 }
 
-fn asks(node: &Node) -> bool {
-    let table = node.table();
-    table.is_some_and(|t| t.get("params-of").is_some() || t.0.iter().any(|e| asks(&e.node)))
+fn asks(table: &Table) -> bool {
+    let within = |e: &Entry| e.node.table().is_some_and(asks);
+    table.get("params-of").is_some() || table.0.iter().any(within)
 }
 
 fn fill(
     source: &Source,
-    node: &mut Node,
+    table: &mut Table,
     instances: &[Instance],
     index: &BTreeMap<String, usize>,
     path: &mut Vec<usize>,
     budget: &mut Budget,
 ) -> Result<()> {
-    let Value::Table(table) = &mut node.value else {
-        return Ok(());
-    };
     let Some(of) = table.get("params-of") else {
-        return (table.0.iter_mut())
-            .try_for_each(|e| fill(source, &mut e.node, instances, index, path, budget));
+        for entry in &mut table.0 {
+            if let Value::Table(inner) = &mut entry.node.value {
+                fill(source, inner, instances, index, path, budget)?;
+            }
+        }
+        return Ok(());
     };
     let name = Reader(source).text("params-of", of)?;
     let Some(&target) = index.get(name) else {
@@ -325,9 +317,7 @@ fn fill(
         return Err(too_large(source, &of.span));
     }
     let mut params = instances[target].params.clone();
-    for entry in &mut params.0 {
-        fill(source, &mut entry.node, instances, index, path, budget)?;
-    }
+    fill(source, &mut params, instances, index, path, budget)?;
     path.pop();
     // What stands beside `params-of` overrides.
     params.merge(&without(table, &["params-of"]));

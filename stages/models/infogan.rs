@@ -30,6 +30,8 @@ pub struct Config {
     pub norm_decay: f64,
     /// Channels the decoder's last convolution gives.
     pub output: usize,
+    /// How many of them start drawn; the rest start at zero.
+    pub drawn: usize,
 }
 
 impl Config {
@@ -130,6 +132,10 @@ impl Decoder {
     pub fn new(config: &Config, w: &Weights) -> Result<Self> {
         let c = config;
         let deconv = |i, o, name| ConvTranspose::new(window(i, o), NORMAL, &w.pp(name));
+        let last = Init::FirstOutputs {
+            drawn: c.drawn,
+            as_in: &NORMAL,
+        };
         Ok(Self {
             dense: [
                 Dense::new(c.latent, c.dense, NORMAL, &w.pp("dense0"))?,
@@ -137,7 +143,7 @@ impl Decoder {
             ],
             deconvs: [
                 deconv(2 * c.width, c.width, "deconv0")?,
-                deconv(c.width, c.output, "deconv1")?,
+                ConvTranspose::new(window(c.width, c.output), last, &w.pp("deconv1"))?,
             ],
             norms: [
                 BatchNorm::new(c.dense, c.norm_decay, &w.pp("norm0"))?,

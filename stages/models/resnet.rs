@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::nn::batch_norm::Mode;
 use crate::nn::conv_layer::{Conv, ConvTranspose, Window};
 use crate::nn::dense::Dense;
-use crate::nn::init::Init::GlorotUniform;
+use crate::nn::init::Init::{self, GlorotUniform};
 use crate::nn::residual::ResidualBlock as Block;
 use crate::nn::weights::Weights;
 
@@ -44,6 +44,8 @@ pub struct Config {
     pub norm_decay: f64,
     /// Channels the decoder's last convolution gives.
     pub output: usize,
+    /// How many of them start drawn; the rest start at zero.
+    pub drawn: usize,
 }
 
 fn scale(width: usize, config: &Config, w: &Weights) -> Result<Vec<Block>> {
@@ -183,7 +185,10 @@ impl Decoder {
             ups,
             output: Conv::new(
                 Window::three(c.width, c.output),
-                GlorotUniform,
+                Init::FirstOutputs {
+                    drawn: c.drawn,
+                    as_in: &GlorotUniform,
+                },
                 &w.pp("output"),
             )?,
         })

@@ -21,6 +21,11 @@ pub enum Init {
     GlorotUniform,
     /// Normal with std sqrt(2 / fan_in), for kernels followed by a ReLU.
     HeNormal,
+    /// The first `drawn` outputs `as_in` another, the rest zero.
+    FirstOutputs {
+        drawn: usize,
+        as_in: &'static Init,
+    },
     /// The identity matrix.
     Identity,
     /// A square matrix with orthonormal rows, uniform over all such.
@@ -47,6 +52,17 @@ impl Init {
         let values = match self {
             Self::Const(c) => {
                 return Tensor::full(c as f32, shape.clone(), device)?.to_dtype(dtype);
+            }
+            Self::FirstOutputs { drawn, as_in } => {
+                let all = as_in.draw(shape, noise, dtype, device)?;
+                let last = shape.rank() - 1;
+                let rest = shape.dims()[last].saturating_sub(drawn);
+                if rest == 0 {
+                    return Ok(all);
+                }
+                let kept = all.narrow(last, 0, drawn)?;
+                let zeros = all.narrow(last, drawn, rest)?.zeros_like()?;
+                return Tensor::cat(&[kept, zeros], last);
             }
             Self::Identity => return Tensor::eye(shape.dims()[0], dtype, device),
             Self::Orthogonal => {

@@ -17,7 +17,7 @@ pub fn training(epochs: u64, batch: usize, last_batch: &str, optim: Value) -> Va
 
 /// A decoded covariance, as in pipeline.toml.
 pub fn diagonal() -> Value {
-    json!({ "kind": "diagonal", "form": "log", "log_min": -7.0, "log_max": 2.0 })
+    json!({ "kind": "diagonal", "form": "log", "start": "zero", "log_min": -7.0, "log_max": 2.0 })
 }
 
 /// A flow on latents, with the choices of pipeline.toml.

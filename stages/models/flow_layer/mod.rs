@@ -146,7 +146,7 @@ impl Bijector for FlowLayer {
 }
 
 /// Phase 2: the flow layer learns `-ln p(y|z)` with z from the posterior; VAE and prior are
-/// frozen, the prior serves only to report the whole bound.
+/// frozen, the prior serves only to report the whole bound on held-out images.
 pub struct FlowLayerTraining {
     model: VaeWithFlow,
     /// The flow layer's weights without gradients.
@@ -178,18 +178,6 @@ impl FlowLayerTraining {
         })
     }
 
-    fn loss_of(&self, flow: Option<&FlowLayer>, x: &Tensor, noise: &mut Draws) -> Result<Loss> {
-        let terms = self.model.terms(flow, x, noise)?;
-        let total = terms.reconstruction.mean_all()?;
-        let kl = terms.kl.mean_all()?;
-        let bits = self.model.in_bits(&(&total + &kl)?)?;
-        let parts = vec![
-            ("reconstruction", total.clone()),
-            ("kl", kl),
-            ("bits/dim", bits),
-        ];
-        Ok(Loss { total, parts })
-    }
 }
 
 impl Trainable<Tensor> for FlowLayerTraining {
@@ -203,22 +191,35 @@ impl Trainable<Tensor> for FlowLayerTraining {
         Ok(())
     }
 
+    /// The divergence from the prior is left out: it is the same whatever the flow layer learns.
     fn loss(&self, x: &Tensor, noise: &mut Draws) -> Result<Loss> {
-        let flow = self.model.flow.as_ref();
-        match self.z {
-            Codes::PosteriorDraw => self.loss_of(flow, x, noise),
-            Codes::PosteriorMean => {
-                let y = self.model.vae.dequantise(x, noise)?;
-                let (mean, _) = self.model.vae.encode(&y)?;
-                let total = self.model.reconstruction(flow, &y, &mean)?.mean_all()?;
-                let parts = vec![("reconstruction", total.clone())];
-                Ok(Loss { total, parts })
+        let y = self.model.vae.dequantise(x, noise)?;
+        let (mean, log_std) = self.model.vae.encode(&y)?;
+        let z = match self.z {
+            Codes::PosteriorDraw => {
+                let e = noise.normal(mean.shape(), y.dtype(), y.device())?;
+                (mean + (log_std.exp()? * e)?)?
             }
-        }
+            Codes::PosteriorMean => mean,
+        };
+        let flow = self.model.flow.as_ref();
+        let total = self.model.reconstruction(flow, &y, &z)?.mean_all()?;
+        let parts = vec![("reconstruction", total.clone())];
+        Ok(Loss { total, parts })
     }
 
+    /// The whole bound.
     fn validate(&self, x: &Tensor, noise: &mut Draws) -> Result<Loss> {
-        self.loss_of(Some(&self.frozen), x, noise)
+        let terms = self.model.terms(Some(&self.frozen), x, noise)?;
+        let total = terms.reconstruction.mean_all()?;
+        let kl = terms.kl.mean_all()?;
+        let bits = self.model.in_bits(&(&total + &kl)?)?;
+        let parts = vec![
+            ("reconstruction", total.clone()),
+            ("kl", kl),
+            ("bits/dim", bits),
+        ];
+        Ok(Loss { total, parts })
     }
 }
 

@@ -18,6 +18,7 @@ pub enum Covariance {
     /// A decoded deviation for each pixel and channel.
     Diagonal {
         form: Form,
+        start: Start,
         /// Lower bound of the ln deviation.
         log_min: f64,
         /// Upper bound of the ln deviation.
@@ -35,11 +36,22 @@ pub enum Form {
     Softplus,
 }
 
+/// How the maps that give the deviation start (A37).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Start {
+    /// At zero, whatever z is: a deviation of 1 for `form = "log"`, as Dai & Wipf's single one starts.
+    Zero,
+    /// As the mean's maps: drawn.
+    Drawn,
+}
+
 impl Covariance {
     /// With the choices of pipeline.toml.
     #[cfg(test)]
     pub const DIAGONAL: Self = Self::Diagonal {
         form: Form::Log,
+        start: Start::Drawn,
         log_min: -7.0,
         log_max: 2.0,
     };
@@ -65,6 +77,17 @@ impl Covariance {
         }
     }
 
+    /// Whether the decoded maps start at zero.
+    pub(super) fn starts_at_zero(self) -> bool {
+        matches!(
+            self,
+            Self::Diagonal {
+                start: Start::Zero,
+                ..
+            }
+        )
+    }
+
     /// Deviations that are learned as such.
     pub(super) fn learned(self, channels: usize) -> usize {
         match self {
@@ -81,12 +104,14 @@ impl Covariance {
                 form: Form::Log,
                 log_min,
                 log_max,
+                ..
             } => decoded.clamp(log_min, log_max),
             // The lower bound is added, not clamped to: the logarithm of 0 has no gradient.
             Self::Diagonal {
                 form: Form::Softplus,
                 log_min,
                 log_max,
+                ..
             } => (softplus(decoded)? + log_min.exp())?
                 .log()?
                 .minimum(log_max),
@@ -117,6 +142,7 @@ mod tests {
             let (log_min, log_max) = (-7.0, 2.0);
             let covariance = Covariance::Diagonal {
                 form,
+                start: Start::Drawn,
                 log_min,
                 log_max,
             };

@@ -91,6 +91,11 @@ impl Vae {
         let latent = config.latent;
         config.covariance.check()?;
         let output = channels + config.covariance.decoded(channels);
+        // Outputs of the last convolution that are drawn.
+        let drawn = match config.covariance.starts_at_zero() {
+            true => channels,
+            false => output,
+        };
         let (e, d) = (w.pp("encoder"), w.pp("decoder"));
         let (encoder, decoder) = match config.network {
             Network::Resnet {
@@ -118,6 +123,7 @@ impl Vae {
                     max_width,
                     norm_decay,
                     output,
+                    drawn,
                 };
                 let encoder = Encoder::Resnet(resnet::Encoder::new(&c, &e)?);
                 (encoder, Decoder::Resnet(resnet::Decoder::new(&c, &d)?))
@@ -136,6 +142,7 @@ impl Vae {
                     dense,
                     norm_decay,
                     output,
+                    drawn,
                 };
                 let encoder = Encoder::Infogan(Box::new(infogan::Encoder::new(&c, &e)?));
                 (

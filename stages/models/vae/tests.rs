@@ -130,6 +130,7 @@ fn channels_have_deviations_of_their_own() -> Result<()> {
 fn bounds_in_the_wrong_order_are_refused() {
     let covariance = Covariance::Diagonal {
         form: covariance::Form::Log,
+        start: covariance::Start::Drawn,
         log_min: 2.0,
         log_max: -7.0,
     };
