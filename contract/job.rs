@@ -1,7 +1,6 @@
 //! One execution of a kind: what it is given and how it talks back.
 
 use std::collections::BTreeMap;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -48,7 +47,7 @@ pub struct CheckpointEvery {
     pub epochs: Option<u64>,
 }
 
-/// What a running job says, one JSON object a line on its standard output.
+/// What a running job says.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "lowercase")]
 pub enum Event {
@@ -103,10 +102,13 @@ impl std::fmt::Display for Interrupted {
 
 impl std::error::Error for Interrupted {}
 
+/// Who hears what a job says. Only a process of its own makes lines of JSON of it.
+pub type Listener = Box<dyn FnMut(&Event) + Send>;
+
 /// A running job.
 pub struct Job {
     spec: JobSpec,
-    events: Box<dyn Write + Send>,
+    events: Listener,
     stop: Arc<AtomicBool>,
     last_progress: Option<Instant>,
     last_checkpoint: Instant,
@@ -117,7 +119,7 @@ const PROGRESS_EVERY: Duration = Duration::from_millis(100);
 
 impl Job {
     /// A job that says its events to `events` and stops once `stop` is set.
-    pub fn new(spec: JobSpec, events: Box<dyn Write + Send>, stop: Arc<AtomicBool>) -> Self {
+    pub fn new(spec: JobSpec, events: Listener, stop: Arc<AtomicBool>) -> Self {
         Self {
             spec,
             events,
@@ -204,12 +206,7 @@ impl Job {
         self.say(&Event::Note { text: text.into() });
     }
 
-    /// Writes one event. A runner that went away must not fail the stage: the kernel ends an
-    /// orphaned worker, and until then its checkpoints are still worth writing.
     pub fn say(&mut self, event: &Event) {
-        if let Ok(line) = serde_json::to_string(event) {
-            let _ = writeln!(self.events, "{line}");
-            let _ = self.events.flush();
-        }
+        (self.events)(event);
     }
 }

@@ -13,7 +13,7 @@ mod job;
 pub mod metrics;
 pub mod testing;
 
-pub use job::{CheckpointEvery, Event, Interrupted, Job, JobSpec, Progress};
+pub use job::{CheckpointEvery, Event, Interrupted, Job, JobSpec, Listener, Progress};
 
 use std::path::{Path, PathBuf};
 

@@ -1,40 +1,17 @@
 //! Jobs in temporary folders, for tests of kinds.
 
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use serde_json::Value;
 
-use crate::{CheckpointEvery, Job, JobSpec, Stage, define};
+use crate::{CheckpointEvery, Event, Job, JobSpec, Stage, define};
 
 /// A folder in which a kind runs, again and again.
 pub struct Bench {
     dir: tempfile::TempDir,
     spec: JobSpec,
-}
-
-/// Sets the stop flag after a number of events.
-struct StopAfter {
-    left: Option<usize>,
-    stop: Arc<AtomicBool>,
-    text: Arc<Mutex<Vec<u8>>>,
-}
-
-impl Write for StopAfter {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.text.lock().unwrap().extend_from_slice(bytes);
-        // One event a line, however many pieces it comes in.
-        if let (Some(left), true) = (&mut self.left, bytes.ends_with(b"\n")) {
-            *left = left.saturating_sub(1);
-            self.stop.store(*left == 0, Ordering::Relaxed);
-        }
-        Ok(bytes.len())
-    }
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
 }
 
 impl Bench {
@@ -90,11 +67,16 @@ impl Bench {
     /// A job here that is told to stop with its n-th event; the events it says are collected.
     pub fn job(&self, stop_after: Option<usize>) -> (Job, Arc<Mutex<Vec<u8>>>) {
         let stop = Arc::new(AtomicBool::new(stop_after == Some(0)));
-        let text = Arc::default();
-        let events = StopAfter {
-            left: stop_after,
-            stop: stop.clone(),
-            text: Arc::clone(&text),
+        let text: Arc<Mutex<Vec<u8>>> = Arc::default();
+        let (mut left, flag, said) = (stop_after, stop.clone(), Arc::clone(&text));
+        let events = move |event: &Event| {
+            let mut said = said.lock().unwrap();
+            serde_json::to_writer(&mut *said, event).unwrap();
+            said.push(b'\n');
+            if let Some(left) = &mut left {
+                *left = left.saturating_sub(1);
+                flag.store(*left == 0, Ordering::Relaxed);
+            }
         };
         (Job::new(self.spec.clone(), Box::new(events), stop), text)
     }

@@ -5,14 +5,14 @@
 
 #[cfg(any(feature = "cuda", test))]
 #[cfg_attr(not(feature = "cuda"), allow(dead_code, reason = "only tests use it"))]
-mod launcher;
+mod cuda_loader;
 
 #[cfg(feature = "cuda")]
 fn main() -> std::process::ExitCode {
-    launcher::main()
+    cuda_loader::main()
 }
 
 #[cfg(not(feature = "cuda"))]
 fn main() -> std::process::ExitCode {
-    repro::cmd::main(repro::kinds::KINDS)
+    repro::cmd::main(repro::pipeline::kinds::KINDS)
 }

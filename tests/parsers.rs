@@ -183,7 +183,7 @@ fn genuine() -> Vec<u8> {
     ));
     let mut record: serde_json::Value =
         serde_json::from_slice(&record.expect("the corpus")).expect("JSON");
-    let mut manifest = repro::manifest::Manifest::new("command");
+    let mut manifest = repro::pipeline::manifest::Manifest::new("command");
     manifest.add("file.data.csv", "missing");
     let fp = manifest.fingerprint().to_string();
     let digest = blake3::hash(b"1\n").to_hex().to_string();
@@ -207,6 +207,6 @@ fn a_genuine_archive_is_taken() {
     packed.write_all(&genuine()).expect("in memory");
     let to = tempfile::tempdir().expect("a folder");
     let bytes = packed.finish().expect("in memory");
-    let unpacked = repro::archive::unpack(&*bytes, to.path(), 1 << 20).expect("a result");
+    let unpacked = repro::store::archive::unpack(&*bytes, to.path(), 1 << 20).expect("a result");
     assert_eq!((unpacked.entries.len(), unpacked.files.len()), (1, 2));
 }

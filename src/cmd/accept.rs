@@ -4,13 +4,13 @@ use anyhow::Result;
 use contract::StageDef;
 
 use super::{Ended, print};
-use crate::accept::{Accepted, Equivalence};
-use crate::diag::Diagnostic;
-use crate::graph::Kind;
-use crate::human;
+use crate::base::diag::Diagnostic;
+use crate::base::human;
+use crate::base::say::say;
+use crate::pipeline::graph::Kind;
 use crate::plan::Verdict;
-use crate::project::{PipelineArgs, Project};
-use crate::say::say;
+use crate::plan::accepted::{Accepted, Equivalence};
+use crate::plan::project::{PipelineArgs, Project};
 
 #[derive(Debug, clap::Args)]
 pub struct Args {

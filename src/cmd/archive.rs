@@ -9,15 +9,15 @@ use anyhow::{Context, Result};
 use contract::StageDef;
 
 use super::Ended;
-use crate::archive;
-use crate::diag::Diagnostic;
-use crate::graph::{Id, Kind};
-use crate::human;
-use crate::plain;
+use crate::base::diag::Diagnostic;
+use crate::base::human;
+use crate::base::plain;
+use crate::base::say::say;
+use crate::pipeline::graph::{Id, Kind};
 use crate::plan::Planner;
-use crate::project::{self, PipelineArgs, Project, Request};
-use crate::reads::What;
-use crate::say::say;
+use crate::plan::project::{self, PipelineArgs, Project, Request};
+use crate::store::archive;
+use crate::store::observed::What;
 use crate::store::{IMPORTED, Store};
 
 const ACCEPTED: &str = "accepted.toml";
@@ -76,7 +76,7 @@ pub fn export(
     for name in read {
         match archive::inside(&name) {
             Some(place) => {
-                let path = project.facts.dir.join(crate::files::path(&name));
+                let path = project.facts.dir.join(crate::base::files::path(&name));
                 drop(files.insert(place, path));
             }
             None => say!("left out {name}: it lies outside the project"),

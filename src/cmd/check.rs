@@ -6,13 +6,13 @@ use anyhow::{Context, Result};
 use contract::StageDef;
 
 use super::{Ended, print, write};
-use crate::check::{self, Baseline, Report};
-use crate::diag::{Diagnostic, Source};
-use crate::evidence;
-use crate::project::{PipelineArgs, Project};
-use crate::read;
-use crate::say::{self, say};
-use crate::table::Tables;
+use crate::base::diag::{Diagnostic, Source};
+use crate::base::read;
+use crate::base::say::{self, say};
+use crate::pipeline::tables::Tables;
+use crate::plan::project::{PipelineArgs, Project};
+use crate::show::check::{self, Baseline, Report};
+use crate::show::evidence;
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -114,7 +114,7 @@ fn cells(tables: &Tables, stage: &str, metric: &str) -> Vec<String> {
                 let shown = cell.metric.as_ref().map(|m| m.get_ref().as_str());
                 let shown = shown.or(table.column(key.get_ref()).map(|c| c.metric.as_str()));
                 let shows = cell.stage.as_ref().is_some_and(|s| {
-                    crate::graph::matches(s.get_ref(), stage) && shown == Some(metric)
+                    crate::pipeline::graph::matches(s.get_ref(), stage) && shown == Some(metric)
                 });
                 if shows {
                     let name = match row.group.is_empty() {

@@ -9,12 +9,12 @@ use contract::StageDef;
 use serde_json::json;
 
 use super::{Ended, print};
-use crate::graph::{Id, Kind, Stage};
-use crate::human;
-use crate::manifest::Manifest;
-use crate::plain;
+use crate::base::human;
+use crate::base::plain;
+use crate::pipeline::graph::{Id, Kind, Stage};
+use crate::pipeline::manifest::Manifest;
+use crate::plan::project::{PipelineArgs, Project};
 use crate::plan::{Planner, Verdict};
-use crate::project::{PipelineArgs, Project};
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -180,7 +180,7 @@ fn lines(manifest: &Manifest, all: bool) -> (Vec<String>, usize) {
 fn provenance(
     planner: &Planner,
     id: Id,
-    fp: &crate::digest::Fingerprint,
+    fp: &crate::base::digest::Fingerprint,
     text: &mut String,
 ) -> Result<()> {
     let record = planner.store.record(fp)?;

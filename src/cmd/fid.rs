@@ -1,6 +1,6 @@
 //! `repro fid`: the distance between two sets of images, outside any pipeline.
 
-use std::io::{IsTerminal, Write};
+use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -11,9 +11,9 @@ use serde_json::Value;
 use stages::tools::fid::{Request, fid};
 
 use super::Ended;
-use crate::plain;
-use crate::read;
-use crate::say::{self, say};
+use crate::base::plain;
+use crate::base::read;
+use crate::base::say::{self, say};
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -80,11 +80,7 @@ pub fn run(args: &Args) -> Result<Ended> {
         neighbours: args.precision_recall,
         leave_out: args.leave_out.clone(),
     };
-    let metric = fid(
-        &request,
-        Box::new(Talk::default()),
-        Arc::<AtomicBool>::default(),
-    )?;
+    let metric = fid(&request, Box::new(talk), Arc::<AtomicBool>::default())?;
     let text = match args.json {
         true => format!("{}\n", serde_json::to_string_pretty(&metric)?),
         false => std::iter::once(&metric)
@@ -109,35 +105,16 @@ fn line(metric: &Value) -> String {
     }
 }
 
-/// Events as a person reads them, on standard error.
-#[derive(Default)]
-struct Talk {
-    line: Vec<u8>,
-}
-
-impl Write for Talk {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        for &byte in bytes {
-            if byte != b'\n' {
-                self.line.push(byte);
-                continue;
-            }
-            match serde_json::from_slice(&self.line) {
-                Ok(Event::Note { text }) => say!("{text}"),
-                Ok(Event::Progress(p)) if std::io::stderr().is_terminal() => {
-                    let end = if p.done == p.total { '\n' } else { '\r' };
-                    let bar = format!("{}/{} {}", p.done, p.total, p.unit);
-                    say::part(&plain::line(&bar));
-                    say::end(end);
-                }
-                _ => {}
-            }
-            self.line.clear();
+/// An event as a person reads it, on standard error.
+fn talk(event: &Event) {
+    match event {
+        Event::Note { text } => say!("{text}"),
+        Event::Progress(p) if std::io::stderr().is_terminal() => {
+            let end = if p.done == p.total { '\n' } else { '\r' };
+            let bar = format!("{}/{} {}", p.done, p.total, p.unit);
+            say::part(&plain::line(&bar));
+            say::end(end);
         }
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
+        _ => {}
     }
 }

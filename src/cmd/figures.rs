@@ -6,14 +6,15 @@ use anyhow::{Context, Result};
 use contract::StageDef;
 
 use super::Ended;
-use crate::diag::{Diagnostic, suggest};
-use crate::figures::{self, FigureDecl, FileNames, Picture, slug};
-use crate::history;
+use crate::base::diag::{Diagnostic, suggest};
+use crate::base::read;
+use crate::base::say::say;
+use crate::pipeline::figures::FigureDecl;
 use crate::plan::Planner;
-use crate::project::{PipelineArgs, Project};
-use crate::read;
-use crate::say::say;
-use crate::svg;
+use crate::plan::project::{PipelineArgs, Project};
+use crate::show::figures::{self, FileNames, Picture, slug};
+use crate::show::history;
+use crate::show::svg;
 
 #[derive(Debug, clap::Args)]
 pub struct Args {

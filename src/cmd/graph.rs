@@ -6,8 +6,8 @@ use anyhow::Result;
 use contract::StageDef;
 
 use super::{Ended, print};
-use crate::graph::Graph;
-use crate::project::{PipelineArgs, Project};
+use crate::pipeline::graph::Graph;
+use crate::plan::project::{PipelineArgs, Project};
 
 #[derive(Debug, clap::Args)]
 pub struct Args {

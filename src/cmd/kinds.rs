@@ -5,8 +5,8 @@ use contract::{Arity, StageDef};
 use serde_json::Value;
 
 use super::{Ended, print};
-use crate::diag::{Diagnostic, suggest};
-use crate::kinds::absent;
+use crate::base::diag::{Diagnostic, suggest};
+use crate::pipeline::kinds::absent;
 
 #[derive(Debug, clap::Args)]
 pub struct Args {

@@ -8,12 +8,12 @@ use anyhow::{Context, Result};
 use contract::StageDef;
 
 use super::Ended;
-use crate::diag::Diagnostic;
-use crate::manifest::Manifest;
-use crate::plain;
-use crate::project::{PipelineArgs, Project};
-use crate::read;
-use crate::say;
+use crate::base::diag::Diagnostic;
+use crate::base::plain;
+use crate::base::read;
+use crate::base::say;
+use crate::pipeline::manifest::Manifest;
+use crate::plan::project::{PipelineArgs, Project};
 
 #[derive(Debug, clap::Args)]
 pub struct Args {

@@ -11,6 +11,7 @@ mod figures;
 mod graph;
 mod kinds;
 mod log;
+pub mod memo;
 mod report;
 mod run;
 mod schema;
@@ -30,9 +31,10 @@ use anyhow::{Context, Result};
 use clap::{CommandFactory, Parser, Subcommand};
 use contract::StageDef;
 
-use crate::diag::Diagnostic;
-use crate::project::{PipelineArgs, Project};
-use crate::say::{self, say};
+use crate::base::diag::Diagnostic;
+use crate::base::say::{self, say};
+use crate::base::threads;
+use crate::plan::project::{PipelineArgs, Project};
 
 /// Declarative, content-hashed reproduction pipelines.
 ///
@@ -131,13 +133,13 @@ pub fn main(kinds: &'static [StageDef]) -> ExitCode {
     let cli = Cli::parse();
     #[cfg(feature = "kinds")]
     if let Command::Worker { job } = &cli.command {
-        return crate::worker::main(job, kinds);
+        return crate::exec::worker::main(job, kinds);
     }
     let threads = match &cli.command {
         // It has but one.
         Command::Guard => Ok(()),
-        Command::Run(_) => start_threads(false),
-        _ => start_threads(true),
+        Command::Run(_) => threads::start(false),
+        _ => threads::start(true),
     };
     let ended = threads.and_then(|()| dispatch(&cli, kinds));
     let ended = ended.unwrap_or_else(|e| match e.downcast_ref::<Diagnostic>() {
@@ -163,51 +165,6 @@ pub fn main(kinds: &'static [StageDef]) -> ExitCode {
         _ => ended,
     };
     ExitCode::from(ended as u8)
-}
-
-/// Below so many processes and threads of one user (`ulimit -u`) it is tried out how many there may
-/// be: rayon cannot make do with fewer than it wants.
-const FEW: u64 = 2000;
-
-/// The threads that read files. Where the system lets there be no more threads, this one does it all.
-pub(crate) fn start_threads(alone_will_do: bool) -> Result<()> {
-    let limit = rustix::process::getrlimit(rustix::process::Resource::Nproc).current;
-    let pool = rayon::ThreadPoolBuilder::new();
-    let pool = match limit {
-        Some(limit) if limit < FEW => match room_for_threads() {
-            0 if alone_will_do => pool.num_threads(1).use_current_thread(),
-            0 => {
-                let hint = "`ulimit -u` says how many processes and threads you may have";
-                return Err(Diagnostic::new("no thread can be started")
-                    .hint(hint)
-                    .into());
-            }
-            // The run itself wants some.
-            n => pool.num_threads(n.div_ceil(4)),
-        },
-        _ => pool,
-    };
-    Ok(pool.build_global()?)
-}
-
-/// How many threads could be started now, up to four for each that rayon wants.
-fn room_for_threads() -> usize {
-    let wanted = 4 * std::thread::available_parallelism().map_or(1, usize::from);
-    let (stay, end) = std::sync::mpsc::channel::<()>();
-    let end = std::sync::Arc::new(std::sync::Mutex::new(end));
-    let mut threads = Vec::new();
-    for _ in 0..wanted {
-        let end = std::sync::Arc::clone(&end);
-        let waiting = move || drop(end.lock().map(|end| end.recv()));
-        match std::thread::Builder::new().spawn(waiting) {
-            Ok(thread) => threads.push(thread),
-            Err(_) => break,
-        }
-    }
-    drop(stay);
-    let count = threads.len();
-    threads.into_iter().for_each(|thread| drop(thread.join()));
-    count
 }
 
 /// Ends a reading command without freeing a large graph piece by piece: the process is over.
@@ -258,7 +215,7 @@ fn dispatch(cli: &Cli, kinds: &'static [StageDef]) -> Result<Ended> {
         #[cfg(feature = "kinds")]
         Command::Worker { .. } => Ok(Ended::Done),
         #[cfg(not(feature = "kinds"))]
-        Command::Fid(_) | Command::Worker(_) => Err(crate::kinds::absent().into()),
+        Command::Fid(_) | Command::Worker(_) => Err(crate::pipeline::kinds::absent().into()),
     }
 }
 

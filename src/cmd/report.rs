@@ -6,10 +6,10 @@ use anyhow::Result;
 use contract::StageDef;
 
 use super::Ended;
-use crate::evidence;
-use crate::project::{PipelineArgs, Project};
-use crate::report;
-use crate::say::say;
+use crate::base::say::say;
+use crate::plan::project::{PipelineArgs, Project};
+use crate::show::evidence;
+use crate::show::report;
 
 #[derive(Debug, clap::Args)]
 pub struct Args {

@@ -6,17 +6,17 @@ use anyhow::Result;
 use contract::{CheckpointEvery, StageDef};
 
 use super::{Ended, leave, print};
-use crate::device::Seen;
-use crate::diag::Diagnostic;
+use crate::base::device::Seen;
+use crate::base::diag::Diagnostic;
+use crate::base::human;
+use crate::base::plain;
+use crate::base::say::say;
+use crate::cmd::memo;
+use crate::exec::progress;
 use crate::exec::{self, Options, Summary};
-use crate::graph::{Graph, Id, Kind};
-use crate::human;
-use crate::memo;
-use crate::plain;
+use crate::pipeline::graph::{Graph, Id, Kind};
+use crate::plan::project::{PipelineArgs, Project, Request, data_folder};
 use crate::plan::{Planner, Start, Verdict};
-use crate::progress;
-use crate::project::{PipelineArgs, Project, Request, data_folder};
-use crate::say::say;
 use crate::store::{Lock, Store};
 
 #[derive(Debug, clap::Args)]

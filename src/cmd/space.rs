@@ -7,10 +7,10 @@ use contract::StageDef;
 use serde_json::json;
 
 use super::{Ended, print};
-use crate::digest::Fingerprint;
-use crate::human;
-use crate::project::{PipelineArgs, Project};
-use crate::say::say;
+use crate::base::digest::Fingerprint;
+use crate::base::human;
+use crate::base::say::say;
+use crate::plan::project::{PipelineArgs, Project};
 use crate::store::{Lock, Store, Usage};
 
 #[derive(Debug, clap::Args)]

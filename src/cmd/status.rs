@@ -5,12 +5,12 @@ use contract::StageDef;
 use serde_json::json;
 
 use super::{Ended, print};
-use crate::graph::Id;
-use crate::human;
-use crate::plain;
+use crate::base::human;
+use crate::base::plain;
+use crate::base::say::say;
+use crate::pipeline::graph::Id;
+use crate::plan::project::{PipelineArgs, Project};
 use crate::plan::{Planner, Verdict};
-use crate::project::{PipelineArgs, Project};
-use crate::say::say;
 use crate::store::Holder;
 
 #[derive(Debug, clap::Args)]

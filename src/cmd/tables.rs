@@ -6,11 +6,12 @@ use anyhow::{Context, Result};
 use contract::StageDef;
 
 use super::{Ended, print};
-use crate::diag::{Diagnostic, suggest};
-use crate::evidence;
-use crate::project::{PipelineArgs, Project};
-use crate::say::say;
-use crate::table::{self, Format, Table, TableDecl};
+use crate::base::diag::{Diagnostic, suggest};
+use crate::base::say::say;
+use crate::pipeline::tables::TableDecl;
+use crate::plan::project::{PipelineArgs, Project};
+use crate::show::evidence;
+use crate::show::table::{self, Format, Table};
 
 #[derive(Debug, clap::Args)]
 pub struct Args {

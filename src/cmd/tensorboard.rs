@@ -6,12 +6,12 @@ use anyhow::{Context, Result};
 use contract::StageDef;
 
 use super::Ended;
-use crate::diag::Diagnostic;
-use crate::figures::{self, Picture};
-use crate::history;
-use crate::project::{PipelineArgs, Project};
-use crate::say::say;
-use crate::tensorboard;
+use crate::base::diag::Diagnostic;
+use crate::base::say::say;
+use crate::plan::project::{PipelineArgs, Project};
+use crate::show::figures::{self, Picture};
+use crate::show::history;
+use crate::show::tensorboard;
 
 #[derive(Debug, clap::Args)]
 pub struct Args {

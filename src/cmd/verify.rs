@@ -4,14 +4,14 @@ use anyhow::Result;
 use contract::{CheckpointEvery, StageDef};
 
 use super::{Ended, print};
-use crate::digest::Digest;
+use crate::base::digest::Digest;
+use crate::base::human;
+use crate::base::say::say;
+use crate::exec::progress;
 use crate::exec::{self, Options};
-use crate::graph::Id;
-use crate::human;
+use crate::pipeline::graph::Id;
 use crate::plan::Planner;
-use crate::progress;
-use crate::project::{PipelineArgs, Project};
-use crate::say::say;
+use crate::plan::project::{PipelineArgs, Project};
 use crate::store::{Health, Store};
 
 #[derive(Debug, clap::Args)]
@@ -126,7 +126,7 @@ fn rerun(project: &mut Project, ids: &[Id], args: &Args) -> Result<Ended> {
         .collect();
     if !missing.is_empty() {
         let message = format!("no fresh result to compare with: {}", names(&missing));
-        return Err(crate::diag::Diagnostic::new(message)
+        return Err(crate::base::diag::Diagnostic::new(message)
             .hint("`repro run` first")
             .into());
     }

@@ -10,7 +10,7 @@ use std::time::SystemTime;
 
 use anyhow::{Context, Result, bail};
 
-use crate::digest::Digest;
+use crate::base::digest::Digest;
 use crate::store::stat::Stamp;
 use crate::store::{tree, was_linked};
 

@@ -12,20 +12,20 @@ use contract::CheckpointEvery;
 
 use super::program::Inputs;
 use super::signals::{Clock, Stages};
-use super::watched::Watch;
+use super::unchanged_files::Watch;
 use super::{Message, not_started, process, program, spawn};
-use crate::device;
-use crate::digest::Fingerprint;
-use crate::graph::{Id, Kind, Stage};
-use crate::human;
-use crate::manifest::Manifest;
-use crate::observe::Observer;
-use crate::observe::places::Places;
-use crate::plain;
+use crate::base::device;
+use crate::base::digest::Fingerprint;
+use crate::base::human;
+use crate::base::plain;
+use crate::base::provenance::{self, Git};
+use crate::exec::observe::Observer;
+use crate::pipeline::graph::{Id, Kind, Stage};
+use crate::pipeline::manifest::Manifest;
 use crate::plan::extends_key;
-use crate::project::Facts;
-use crate::provenance::{self, Git};
-use crate::record::Record;
+use crate::plan::project::Facts;
+use crate::store::places::Places;
+use crate::store::record::Record;
 use crate::store::{Entry, ReadBefore, Spent, Work, stat};
 
 /// All that one execution needs; owned, because it moves to the waiting thread.
@@ -207,7 +207,7 @@ impl Launch {
             read_before = known.unwrap_or_else(|| ReadBefore::default().and(None, began));
             // They are as they were: else the checkpoint would not be handed over.
             for (name, _) in work.seen() {
-                let path = facts.dir.join(crate::files::path(&name));
+                let path = facts.dir.join(crate::base::files::path(&name));
                 if let Ok(digest) =
                     std::fs::metadata(&path).and_then(|m| stat::hash_file(&path, m.len()))
                 {

@@ -4,15 +4,17 @@
 //! fresh; a verdict then makes it `Fresh` or `Ready`; a `Ready` one is `Running` as soon as there
 //! is room for it, those with the longest way to the end of the graph first.
 
-mod ended;
-mod gauge;
+pub mod depfile;
 mod given;
+mod gpu_memory;
 mod guard;
-mod judge;
 mod launch;
 mod not_started;
+pub mod observe;
+mod outcome;
 mod process;
 mod program;
+pub mod progress;
 pub mod python;
 mod reads;
 mod room;
@@ -20,8 +22,11 @@ mod schedule;
 mod signals;
 mod spawn;
 mod start;
+mod states;
 mod tail;
-mod watched;
+mod unchanged_files;
+#[cfg(feature = "kinds")]
+pub mod worker;
 
 use std::collections::HashMap;
 use std::fs::OpenOptions;
@@ -33,16 +38,16 @@ use std::sync::mpsc;
 use anyhow::Result;
 use contract::{CheckpointEvery, Event};
 
-use crate::graph::Id;
-use crate::observe::Observer;
-use crate::observe::places::Places;
+use crate::base::provenance;
+use crate::exec::observe::Observer;
+use crate::exec::progress::Progress;
+use crate::pipeline::graph::Id;
 use crate::plan::Planner;
-use crate::progress::Progress;
-use crate::project::Facts;
-use crate::provenance;
+use crate::plan::project::Facts;
 use crate::store::Lock;
-use ended::Outcome;
+use crate::store::places::Places;
 pub use guard::main as guard_main;
+use outcome::Outcome;
 pub use process::end;
 pub use program::this_program;
 use room::Room;
@@ -89,7 +94,7 @@ enum State {
 enum Message {
     Event(Id, Event),
     Ended(Id, Outcome),
-    Memory(Vec<gauge::Memory>),
+    Memory(Vec<gpu_memory::Memory>),
     Signal,
 }
 

@@ -9,7 +9,7 @@ use std::path::Path;
 use anyhow::anyhow;
 
 use super::spawn::Program;
-use crate::human;
+use crate::base::human;
 
 pub fn why(program: &Program, error: &io::Error) -> anyhow::Error {
     let name = program.name.to_string_lossy();

@@ -20,9 +20,9 @@ use serde_json::Value;
 use super::launch::{Grant, Launch};
 use super::python;
 use super::spawn::Program;
-use crate::command::{Command, Fill, Run, Variable};
-use crate::graph::{Kind, Stage};
-use crate::observe::Observer;
+use crate::exec::observe::Observer;
+use crate::pipeline::command::{Command, Fill, Run, Variable};
+use crate::pipeline::graph::{Kind, Stage};
 
 /// Files per input port.
 pub type Inputs = BTreeMap<String, Vec<PathBuf>>;

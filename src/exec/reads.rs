@@ -5,7 +5,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 
-use crate::read;
+use crate::base::read;
 
 /// A file's content, if it is there.
 pub fn read(path: &Path) -> Result<Option<Vec<u8>>> {

@@ -2,9 +2,9 @@
 
 use std::collections::HashMap;
 
-use super::gauge::Memory;
-use crate::device::Device;
-use crate::graph::{Id, Kind, Stage};
+use super::gpu_memory::Memory;
+use crate::base::device::Device;
+use crate::pipeline::graph::{Id, Kind, Stage};
 
 pub struct Room {
     jobs: usize,
@@ -143,9 +143,9 @@ fn memory() -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::diag::Source;
-    use crate::graph::Graph;
-    use crate::spec::{Overrides, Spec};
+    use crate::base::diag::Source;
+    use crate::pipeline::graph::Graph;
+    use crate::pipeline::spec::{Overrides, Spec};
 
     fn graph(resources: &str) -> Graph {
         let text = format!(

@@ -9,18 +9,18 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use signal_hook::consts::SIGTERM;
 
-use super::ended::Outcome;
 use super::guard::Guard;
+use super::outcome::Outcome;
 use super::room::Room;
 use super::signals::Stages;
 use super::{Message, Options, State, Summary, process};
-use crate::digest::Fingerprint;
-use crate::graph::Id;
-use crate::manifest::Manifest;
+use crate::base::digest::Fingerprint;
+use crate::base::provenance::Git;
+use crate::exec::progress::{End, Progress};
+use crate::pipeline::graph::Id;
+use crate::pipeline::manifest::Manifest;
 use crate::plan::Planner;
-use crate::progress::{End, Progress};
-use crate::project::Facts;
-use crate::provenance::Git;
+use crate::plan::project::Facts;
 use crate::store::{Syncer, Work};
 
 pub(super) struct Run<'a, 'p> {

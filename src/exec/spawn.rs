@@ -17,7 +17,7 @@ use std::path::PathBuf;
 use std::ptr;
 use std::sync::atomic::{AtomicI32, Ordering};
 
-use crate::observe::{Filter, kernel};
+use crate::exec::observe::{Filter, kernel};
 
 /// A program to start. It reads nothing from its standard input.
 #[derive(Debug)]

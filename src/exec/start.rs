@@ -11,10 +11,10 @@ use super::given::{Given, Inputs, Seen};
 use super::guard::Guard;
 use super::launch::{self, Grant, Launch};
 use super::schedule::Run;
-use super::watched::{Watch, Watched};
-use super::{State, ended, gauge, program, room};
-use crate::files;
-use crate::graph::{Id, Kind};
+use super::unchanged_files::{Watch, Watched};
+use super::{State, gpu_memory, outcome, program, room};
+use crate::base::files;
+use crate::pipeline::graph::{Id, Kind};
 use crate::plan::Verdict;
 use crate::store::{Health, Lock, Work, stat};
 
@@ -36,7 +36,7 @@ impl Run<'_, '_> {
             guard: self.guard(id),
         };
         if !grant.gpus.is_empty() && !std::mem::replace(&mut self.gauging, true) {
-            gauge::watch(self.sender.clone());
+            gpu_memory::watch(self.sender.clone());
         }
         self.room.take(id, seat);
         let stages = self.stages.clone();
@@ -48,7 +48,7 @@ impl Run<'_, '_> {
             }
             Err(e) => {
                 drop(groups);
-                self.ended(id, ended::not_started(&e));
+                self.ended(id, outcome::not_started(&e));
             }
         }
     }

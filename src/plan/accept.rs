@@ -4,10 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 
 use super::{Code, MISSING, Planner, UNREADABLE, code_digest};
-use crate::accept::mentions::mentioned;
-use crate::digest::Digest;
-use crate::graph::{Id, Kind};
-use crate::reads::{self, Read, What, is_code};
+use crate::base::digest::Digest;
+use crate::pipeline::graph::{Id, Kind};
+use crate::plan::accepted::mentions::mentioned;
+use crate::store::observed::{self, Read, What, is_code};
 
 /// One change of code since the stage was last fresh.
 #[derive(Debug)]
@@ -74,7 +74,7 @@ impl Planner<'_> {
             let Some(is) = self.read_again(id, read) else {
                 continue;
             };
-            let gone = is == MISSING || is == reads::nothing().to_string();
+            let gone = is == MISSING || is == observed::nothing().to_string();
             let told = read.changed(gone);
             match may_be_accepted(read) && !is.starts_with(UNREADABLE) {
                 true => changes.push(Change {
@@ -138,7 +138,7 @@ impl Planner<'_> {
             if digest.parse::<Digest>().is_err() {
                 continue;
             }
-            let text = fs::read(self.facts().dir.join(reads::path(&path))).unwrap_or_default();
+            let text = fs::read(self.facts().dir.join(observed::path(&path))).unwrap_or_default();
             open.extend(mentioned(&path, &String::from_utf8_lossy(&text), &folders));
             found.insert(path, digest);
         }
@@ -152,7 +152,7 @@ impl Planner<'_> {
         let read = contents.map(|read| &read.path).filter(|path| is_code(path));
         let files: BTreeSet<&String> = read.chain(self.code(id).keys()).collect();
         let named = files.into_iter().filter_map(|file| {
-            let text = fs::read(self.facts().dir.join(reads::path(file))).ok()?;
+            let text = fs::read(self.facts().dir.join(observed::path(file))).ok()?;
             let text = String::from_utf8_lossy(&text);
             Some((file.clone(), mentioned(file, &text, &folders)))
         });

@@ -6,8 +6,8 @@ use std::io;
 use std::path::Path;
 
 use super::Planner;
-use crate::digest::{Digest, Fingerprint};
-use crate::read;
+use crate::base::digest::{Digest, Fingerprint};
+use crate::base::read;
 use crate::store::Health;
 
 impl Planner<'_> {

@@ -2,7 +2,9 @@
 //! and `run` asks again whenever an input has become known.
 
 mod accept;
+pub mod accepted;
 mod damage;
+pub mod project;
 mod resume;
 
 use std::collections::{BTreeMap, HashMap};
@@ -11,13 +13,13 @@ use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use crate::command::{Command, Declared};
-use crate::digest::{Digest, Fingerprint};
-use crate::files::{self, Finder, Wrong};
-use crate::graph::{Graph, Id, Kind, Stage};
-use crate::manifest::{Manifest, part};
-use crate::project::Facts;
-use crate::reads::{self, Read, What};
+use crate::base::digest::{Digest, Fingerprint};
+use crate::base::files::{self, Finder, Wrong};
+use crate::pipeline::command::{Command, Declared};
+use crate::pipeline::graph::{Graph, Id, Kind, Stage};
+use crate::pipeline::manifest::{Manifest, part};
+use crate::plan::project::Facts;
+use crate::store::observed::{self, Read, What};
 use crate::store::{Entry, Made, Store};
 pub use accept::Change;
 pub use resume::{Start, extends_key};
@@ -444,7 +446,7 @@ impl<'a> Planner<'a> {
                     changes.extend(told.filter(|t| !changes.contains(t)).collect::<Vec<_>>());
                     continue;
                 }
-                let gone = now == MISSING || now == reads::nothing().to_string();
+                let gone = now == MISSING || now == observed::nothing().to_string();
                 changes.push(read.changed(gone));
             }
         }

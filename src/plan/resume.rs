@@ -8,10 +8,10 @@ use contract::StageDef;
 use serde_json::Value;
 
 use super::Planner;
-use crate::digest::{Digest, Fingerprint};
-use crate::files;
-use crate::graph::{Id, Kind};
-use crate::manifest::Manifest;
+use crate::base::digest::{Digest, Fingerprint};
+use crate::base::files;
+use crate::pipeline::graph::{Id, Kind};
+use crate::pipeline::manifest::Manifest;
 use crate::store::stat::{self, Stamp};
 use crate::store::{Reached, Work};
 

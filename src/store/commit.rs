@@ -10,10 +10,10 @@ use rustix::fs::{CWD, RenameFlags, renameat_with};
 use super::facts::{Entry, Made};
 use super::seal::{Followed, seal};
 use super::{durable, tree};
-use crate::digest::{Digest, Fingerprint};
-use crate::human;
-use crate::read;
-use crate::record::Record;
+use crate::base::digest::{Digest, Fingerprint};
+use crate::base::human;
+use crate::base::read;
+use crate::store::record::Record;
 
 /// `work/FINGERPRINT/`.
 #[derive(Debug, Clone)]

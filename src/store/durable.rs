@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use super::Store;
 use super::stat::Stamp;
-use crate::files;
+use crate::base::files;
 
 /// Files and folders up to which each is synced by itself: some 20 ms of a solid-state disk.
 const FEW: usize = 128;

@@ -8,10 +8,10 @@ use std::time::UNIX_EPOCH;
 use serde::{Deserialize, Serialize};
 
 use super::stat::Stamp;
-use crate::digest::{Digest, Fingerprint};
-use crate::manifest::Manifest;
-use crate::plain;
-use crate::reads::{Read, What};
+use crate::base::digest::{Digest, Fingerprint};
+use crate::base::plain;
+use crate::pipeline::manifest::Manifest;
+use crate::store::observed::{Read, What};
 
 /// A result, as much of its record as planning needs.
 #[derive(Debug, Clone, Serialize, Deserialize)]

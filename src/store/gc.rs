@@ -6,7 +6,7 @@ use std::io;
 use std::path::Path;
 
 use super::{Store, Work, tree};
-use crate::digest::Fingerprint;
+use crate::base::digest::Fingerprint;
 
 /// Size of one thing in the store.
 #[derive(Debug, Clone)]

@@ -13,8 +13,8 @@ use std::time::SystemTime;
 use super::durable::sync_folder;
 use super::facts::{Entry, Home, Line, Names};
 use super::stat::Stamp;
-use crate::digest::{Digest, Fingerprint};
-use crate::read;
+use crate::base::digest::{Digest, Fingerprint};
+use crate::base::read;
 
 /// What the index tells of and cannot vouch for yet, besides results that were just committed.
 #[derive(Debug, Default)]

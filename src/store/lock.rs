@@ -8,8 +8,8 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
-use crate::diag::Diagnostic;
-use crate::read;
+use crate::base::diag::Diagnostic;
+use crate::base::read;
 
 /// Held until dropped.
 #[derive(Debug)]
@@ -28,8 +28,8 @@ impl Holder {
     fn me() -> Self {
         Self {
             pid: std::process::id(),
-            host: crate::provenance::host(),
-            since: crate::human::now(),
+            host: crate::base::provenance::host(),
+            since: crate::base::human::now(),
             command: std::env::args_os()
                 .map(|a| a.to_string_lossy().into_owned())
                 .collect::<Vec<_>>()
@@ -47,7 +47,7 @@ impl Holder {
             rest.split_whitespace().nth(1)?.parse().ok()
         };
         let mut line = std::iter::successors(Some(std::process::id()), above);
-        self.host == crate::provenance::host() && line.any(|pid| pid == self.pid)
+        self.host == crate::base::provenance::host() && line.any(|pid| pid == self.pid)
     }
 
     /// Whoever holds the lock now, if anybody does.

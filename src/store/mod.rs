@@ -14,14 +14,18 @@
 //!   trash/                 on its way out
 //! ```
 
+pub mod archive;
 mod commit;
 mod durable;
 mod facts;
 mod gc;
 mod index;
 mod lock;
+pub mod observed;
+pub mod places;
 mod reached;
 mod reads;
+pub mod record;
 mod seal;
 mod spent;
 pub mod stat;
@@ -55,15 +59,15 @@ pub use spent::Spent;
 use stat::Stamp;
 use tree::What;
 
-use crate::diag::Diagnostic;
-use crate::digest::{Digest, Fingerprint};
-use crate::files;
-use crate::manifest::Manifest;
-use crate::plain;
-use crate::read;
-use crate::reads::Read;
-use crate::record::Record;
-use crate::secret::Key;
+use crate::base::diag::Diagnostic;
+use crate::base::digest::{Digest, Fingerprint};
+use crate::base::files;
+use crate::base::plain;
+use crate::base::read;
+use crate::base::secret::Key;
+use crate::pipeline::manifest::Manifest;
+use crate::store::observed::Read;
+use crate::store::record::Record;
 
 #[derive(Debug)]
 pub struct Store {

@@ -7,7 +7,7 @@ use contract::Progress;
 use serde::{Deserialize, Serialize};
 
 use super::Work;
-use crate::read;
+use crate::base::read;
 
 /// As of the last checkpoint, in `work/FINGERPRINT/reached.json`. The checkpoint itself is what
 /// a run goes on from; this may lag behind it, and may be missing.

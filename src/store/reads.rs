@@ -11,9 +11,9 @@ use serde::{Deserialize, Serialize};
 
 use super::Work;
 use super::stat::Stamp;
-use crate::digest::Digest;
-use crate::read;
-use crate::reads::{Read, What};
+use crate::base::digest::Digest;
+use crate::base::read;
+use crate::store::observed::{Read, What};
 
 /// In `work/FINGERPRINT/reads.json`, as of the end of the last run without success.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]

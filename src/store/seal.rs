@@ -23,7 +23,7 @@ use rustix::fs::{SeekFrom, ioctl_ficlone, seek};
 use super::stat::{self, Stamp};
 use super::tree::{self, What};
 use super::writers;
-use crate::digest::Digest;
+use crate::base::digest::Digest;
 
 /// What links pointed to and was copied.
 #[derive(Debug, Default, Clone, Copy, PartialEq)]

@@ -6,7 +6,7 @@ use std::io;
 use serde::{Deserialize, Serialize};
 
 use super::Work;
-use crate::read;
+use crate::base::read;
 
 /// In `work/FINGERPRINT/spent.json`, as of the last checkpoint.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]

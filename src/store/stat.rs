@@ -21,8 +21,8 @@ use blake3::hazmat::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::digest::Digest;
-use crate::read;
+use crate::base::digest::Digest;
+use crate::base::read;
 
 /// Coarser than the tick of any file system we know but FAT's two seconds.
 const RACY: Duration = Duration::from_millis(50);

@@ -13,7 +13,7 @@ use std::time::SystemTime;
 use rayon::prelude::*;
 
 use super::stat::{self, Stamp};
-use crate::digest::Digest;
+use crate::base::digest::Digest;
 
 /// One thing in an output; of a file that is the output itself the name is empty.
 #[derive(Debug)]

@@ -8,35 +8,17 @@
 //! `REPRO_DEVICE` names the device, such as `cuda:0`; without it they run on the CPU.
 
 use std::collections::{BTreeMap, HashMap};
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail, ensure};
-use contract::{CheckpointEvery, Job, JobSpec};
+use contract::{CheckpointEvery, Event, Job, JobSpec};
 use safetensors::tensor::{Dtype, TensorView};
 use serde_json::{Value, json};
 
 /// When each progress event came, and how much was done.
 type Marks = Arc<Mutex<Vec<(Instant, f64)>>>;
-
-struct Listener(Marks);
-
-impl Write for Listener {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        if let Ok(event) = serde_json::from_slice::<Value>(bytes)
-            && let (Some(done), true) = (event["done"].as_f64(), event["unit"].is_string())
-            && let Ok(mut marks) = self.0.lock()
-        {
-            marks.push((Instant::now(), done));
-        }
-        Ok(bytes.len())
-    }
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
 
 /// A folder for one run's files.
 struct Bench {
@@ -85,7 +67,13 @@ impl Bench {
             checkpoint_every: CheckpointEvery::default(),
         };
         let marks = Marks::default();
-        let mut job = Job::new(spec, Box::new(Listener(marks.clone())), Arc::default());
+        let kept = marks.clone();
+        let events = move |event: &Event| {
+            if let (Event::Progress(progress), Ok(mut marks)) = (event, kept.lock()) {
+                marks.push((Instant::now(), progress.done as f64));
+            }
+        };
+        let mut job = Job::new(spec, Box::new(events), Arc::default());
         (stage.run)(params, &mut job)?;
         Ok(marks)
     }

@@ -2,14 +2,13 @@
 //! another tool saved, or an artifact of ours.
 
 use std::collections::BTreeMap;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use anyhow::{Context, Result, bail, ensure};
 use contract::metrics::Metric;
-use contract::{CheckpointEvery, Job, JobSpec};
+use contract::{CheckpointEvery, Job, JobSpec, Listener};
 use serde_json::Value;
 
 use super::measure::{Side, Way, measure};
@@ -56,11 +55,7 @@ pub struct Request {
 const SUBSETS: usize = 100;
 
 /// The metric as JSON: value, label, n, protocol; others that were asked for below `others`.
-pub fn fid(
-    request: &Request,
-    events: Box<dyn Write + Send>,
-    stop: Arc<AtomicBool>,
-) -> Result<Value> {
+pub fn fid(request: &Request, events: Listener, stop: Arc<AtomicBool>) -> Result<Value> {
     let resize = serde_json::from_value(Value::from(request.resize.as_str()));
     let resize: Resize = resize.context("--resize")?;
     ensure!(request.batch > 0, "--batch is 0");
@@ -255,7 +250,7 @@ mod tests {
     }
 
     fn run(request: &Request) -> Result<Value> {
-        fid(request, Box::new(std::io::sink()), Arc::default())
+        fid(request, Box::new(|_| {}), Arc::default())
     }
 
     #[test]

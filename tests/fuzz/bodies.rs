@@ -7,24 +7,24 @@ use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
-use repro::accept::Accepted;
-use repro::archive;
-use repro::check::Claims;
-use repro::depfile;
-use repro::device::Device;
-use repro::diag::Source;
-use repro::digest::Fingerprint;
-use repro::figures::Figures;
-use repro::graph::Graph;
-use repro::kinds::KINDS;
-use repro::manifest::Manifest;
-use repro::observe::places::Places;
+use repro::base::device::Device;
+use repro::base::diag::Source;
+use repro::base::digest::Fingerprint;
+use repro::exec::depfile;
+use repro::pipeline::claims::Claims;
+use repro::pipeline::figures::Figures;
+use repro::pipeline::graph::Graph;
+use repro::pipeline::kinds::KINDS;
+use repro::pipeline::manifest::Manifest;
+use repro::pipeline::spec::{Overrides, Spec};
+use repro::pipeline::tables::Tables;
 use repro::plan::Planner;
-use repro::project::Facts;
-use repro::record::Record;
-use repro::spec::{Overrides, Spec};
+use repro::plan::accepted::Accepted;
+use repro::plan::project::Facts;
+use repro::store::archive;
+use repro::store::places::Places;
+use repro::store::record::Record;
 use repro::store::{Health, Index, Store};
-use repro::table::Tables;
 
 /// pipeline.toml, up to verdicts on its stages in an empty store.
 pub fn pipeline(bytes: &[u8], scratch: &Path) {
@@ -103,7 +103,7 @@ pub fn files(bytes: &[u8], scratch: &Path) {
     }
     let _ = Accepted::load(&path);
     let _ = contract::metrics::load(&path);
-    let _ = repro::history::load(&path);
+    let _ = repro::show::history::load(&path);
     restored(bytes, scratch);
 }
 

@@ -6,7 +6,7 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 
 use flate2::{Compression, write::GzEncoder};
-use repro::manifest::Manifest;
+use repro::pipeline::manifest::Manifest;
 use serde_json::{Value, json};
 
 use crate::space::{Said, Space, said};

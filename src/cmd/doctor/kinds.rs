@@ -6,7 +6,7 @@ use serde::Serialize;
 use stages::tools::device::{self, Cuda};
 use stages::tools::found::{self, Official};
 
-use crate::human;
+use crate::base::human;
 
 #[derive(Serialize)]
 pub struct Kinds {

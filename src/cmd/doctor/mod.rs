@@ -9,11 +9,11 @@ use serde_json::json;
 
 use self::kinds::Kinds;
 use super::{Ended, print};
-use crate::device::{Device, Seen};
-use crate::disk::Disk;
-use crate::human;
-use crate::project::{self, PipelineArgs};
-use crate::provenance;
+use crate::base::device::{Device, Seen};
+use crate::base::disk::Disk;
+use crate::base::human;
+use crate::base::provenance;
+use crate::plan::project::{self, PipelineArgs};
 
 #[cfg_attr(not(feature = "kinds"), path = "no_kinds.rs")]
 mod kinds;

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use crate::kinds;
+use crate::pipeline::kinds;
 
 #[derive(Serialize)]
 pub struct Kinds {}

@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use crate::human;
-use crate::observe::findings::Seen;
-use crate::plain;
-use crate::reads::{Read, What, is_code};
+use crate::base::human;
+use crate::base::plain;
+use crate::store::observed::{Read, What, is_code};
+use crate::store::record::Seen;
 
 /// Names shown of a group.
 const SHOWN: usize = 3;

@@ -177,7 +177,6 @@ impl FlowLayerTraining {
             seed,
         })
     }
-
 }
 
 impl Trainable<Tensor> for FlowLayerTraining {

@@ -1,0 +1,195 @@
+//! `[table.*]` of pipeline.toml as it is written: parsing, and what can be wrong with it before
+//! anything has run. Spans are byte ranges in the file.
+
+use std::fmt;
+
+use contract::metrics::Better;
+use serde::de::{Deserializer, MapAccess, Visitor};
+use serde::{Deserialize, de};
+use toml::Spanned;
+
+use crate::base::diag::Diagnostic;
+use crate::pipeline::graph::Graph;
+use crate::pipeline::spec::{Spec, names};
+
+mod problems;
+
+pub use problems::Problem;
+
+/// All declared tables, in the order of the file.
+#[derive(Debug, Clone, Default)]
+pub struct Tables(pub Vec<TableDecl>);
+
+#[derive(Debug, Clone)]
+pub struct TableDecl {
+    /// What stands behind `table.`: `1`, `parts`.
+    pub id: Spanned<String>,
+    pub title: String,
+    /// Head of the column of row names, and of the column of groups.
+    pub head: String,
+    pub group_head: String,
+    pub columns: Vec<ColumnDecl>,
+    pub rows: Vec<RowDecl>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ColumnDecl {
+    /// The key under which rows give their cell.
+    pub id: Spanned<String>,
+    /// Name of the metric that reproduced cells show.
+    pub metric: String,
+    /// What the published numbers are, such as `FID`; needed where a cell has one.
+    pub published: Option<String>,
+    pub better: Better,
+    /// Digits behind the decimal point.
+    pub digits: u8,
+    /// Keys of the metric's protocol that may differ between rows, such as the data set.
+    #[serde(default)]
+    pub varies: Vec<String>,
+}
+
+/// One row: its name, and a cell for some of the columns.
+#[derive(Debug, Clone)]
+pub struct RowDecl {
+    pub name: Spanned<String>,
+    /// Rows with the same group compete for the best value; rows without one form a group.
+    pub group: String,
+    pub note: Option<String>,
+    /// True if it shows a part of what another row shows: it is never the best.
+    pub part: bool,
+    pub cells: Vec<(Spanned<String>, CellDecl)>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CellDecl {
+    /// The value in the literature, never one of ours.
+    pub published: Option<f64>,
+    /// True if the published value is a bound.
+    pub bound: Option<Spanned<bool>>,
+    /// Where the published value stands.
+    pub source: Option<Spanned<String>>,
+    /// The instance that measures it. `*` for an axis takes all its values (seeds) and shows
+    /// their mean and standard deviation.
+    pub stage: Option<Spanned<String>>,
+    /// In place of the column's metric.
+    pub metric: Option<Spanned<String>>,
+}
+
+impl Tables {
+    /// The tables of a pipeline, or the first thing wrong with them.
+    pub fn load(spec: &Spec, graph: &Graph) -> Result<Self, Diagnostic> {
+        let (source, table) = (&spec.source, spec.tables.clone());
+        let has_metrics =
+            |s: &crate::pipeline::graph::Stage| (s.name.clone(), s.metrics_port().is_some());
+        let stages: Vec<(String, bool)> = graph.stages.iter().map(has_metrics).collect();
+        for decl in &table.0 {
+            if let Some(why) = names::problem(decl.id.get_ref(), &['/', '\\']) {
+                let message = format!("a table cannot be called so: {why}");
+                return Err(source.error(&decl.id.span(), message));
+            }
+        }
+        match table.problems(&stages).into_iter().next() {
+            None => Ok(table),
+            Some(Problem {
+                span,
+                message,
+                hint,
+            }) => Err(source.error(&span, message).hint(hint)),
+        }
+    }
+}
+
+impl TableDecl {
+    pub fn column(&self, id: &str) -> Option<&ColumnDecl> {
+        self.columns.iter().find(|c| c.id.get_ref() == id)
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Body {
+    title: String,
+    #[serde(default)]
+    head: String,
+    #[serde(default)]
+    group_head: String,
+    columns: Vec<ColumnDecl>,
+    #[serde(default)]
+    row: Vec<RowDecl>,
+}
+
+impl<'de> Deserialize<'de> for Tables {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct InFileOrder;
+        impl<'de> Visitor<'de> for InFileOrder {
+            type Value = Tables;
+
+            fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+                f.write_str("tables by number or name, as in [table.1]")
+            }
+
+            fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<Tables, M::Error> {
+                let mut tables = Vec::new();
+                while let Some((id, body)) = map.next_entry::<Spanned<String>, Body>()? {
+                    let Body {
+                        title,
+                        head,
+                        group_head,
+                        columns,
+                        row: rows,
+                    } = body;
+                    tables.push(TableDecl {
+                        id,
+                        title,
+                        head,
+                        group_head,
+                        columns,
+                        rows,
+                    });
+                }
+                tables.sort_by_key(|t| t.id.span().start);
+                Ok(Tables(tables))
+            }
+        }
+        deserializer.deserialize_map(InFileOrder)
+    }
+}
+
+impl<'de> Deserialize<'de> for RowDecl {
+    /// By hand, because a flattened map would lose the spans.
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Row;
+        impl<'de> Visitor<'de> for Row {
+            type Value = RowDecl;
+
+            fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+                f.write_str("a row: name, and a cell for each column that has one")
+            }
+
+            fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<RowDecl, M::Error> {
+                let (mut name, mut group, mut note) = (None, None, None);
+                let (mut part, mut cells) = (false, Vec::new());
+                while let Some(key) = map.next_key::<Spanned<String>>()? {
+                    match key.get_ref().as_str() {
+                        "name" => name = Some(map.next_value()?),
+                        "group" => group = Some(map.next_value()?),
+                        "note" => note = Some(map.next_value()?),
+                        "part" => part = map.next_value()?,
+                        _ => cells.push((key, map.next_value()?)),
+                    }
+                }
+                let name = name.ok_or_else(|| de::Error::missing_field("name"))?;
+                Ok(RowDecl {
+                    name,
+                    group: group.unwrap_or_default(),
+                    note,
+                    part,
+                    cells,
+                })
+            }
+        }
+        deserializer.deserialize_map(Row)
+    }
+}

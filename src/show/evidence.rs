@@ -1,0 +1,97 @@
+//! What the store has of the stages that measure something: what tables and checks are made of.
+
+use std::collections::BTreeMap;
+
+use contract::metrics;
+
+use crate::pipeline::graph::Id;
+use crate::plan::project::Project;
+use crate::plan::{Planner, Verdict};
+use crate::show::table::{Evidence, Found, Outcome, Profile};
+
+/// Looks at every stage with metrics. `machine` says whether those that measure the machine
+/// itself, whose numbers no other machine can be held to, are among them.
+pub fn collect(project: &mut Project, machine: bool) -> Evidence {
+    let declared = &project.spec.profile;
+    let profile = Profile {
+        name: declared.name.clone(),
+        about: declared.about.clone(),
+        data: declared.data.clone(),
+    };
+    let wanted: Vec<Id> = (0..project.graph.stages.len())
+        .filter(|id| {
+            let stage = &project.graph.stages[*id];
+            stage.metrics_port().is_some() && (machine || !stage.kind.measures_machine())
+        })
+        .collect();
+    let order = project.graph.with_needs(&wanted);
+    let mut planner = project.planner();
+    planner.judge_all(&order);
+    let mut platforms = Platforms::default();
+    let found = |id: &Id| {
+        let name = planner.graph.stages[*id].name.clone();
+        (name, find(&planner, &mut platforms, *id))
+    };
+    Evidence {
+        profile,
+        stages: wanted.iter().map(found).collect(),
+    }
+}
+
+/// What the store has of one judged stage.
+fn find(planner: &Planner, platforms: &mut Platforms, id: Id) -> Found {
+    let reason = match planner.verdict(id) {
+        Some(Verdict::Fresh(_)) => match outcome(planner, platforms, id) {
+            Ok(outcome) => return Found::Fresh(outcome),
+            Err(error) => format!("{error:#}"),
+        },
+        _ if !planner.known(id) => return Found::NotRun,
+        Some(Verdict::Stale(reasons)) => reasons.join("; "),
+        Some(Verdict::Waits(ids)) => {
+            let names: Vec<&str> = ids
+                .iter()
+                .map(|i| planner.graph.stages[*i].name.as_str())
+                .collect();
+            format!("waits for {}", names.join(", "))
+        }
+        None => return Found::NotRun,
+    };
+    Found::Stale(reason)
+}
+
+/// On which platform each result was made.
+#[derive(Default)]
+struct Platforms(BTreeMap<Id, Option<String>>);
+
+impl Platforms {
+    /// The one on which a result and all that led to it was made; none if that is unknown, or several.
+    fn of(&mut self, planner: &Planner, id: Id) -> Option<String> {
+        let mut all = planner.graph.with_needs(&[id]).into_iter();
+        let first = self.own(planner, all.next()?)?;
+        all.all(|id| self.own(planner, id).as_ref() == Some(&first))
+            .then_some(first)
+    }
+
+    fn own(&mut self, planner: &Planner, id: Id) -> Option<String> {
+        let look = || {
+            let entry = planner.result(id)?;
+            planner.store.record(&entry.fp).ok()?.platform
+        };
+        self.0.entry(id).or_insert_with(look).clone()
+    }
+}
+
+fn outcome(planner: &Planner, platforms: &mut Platforms, id: Id) -> anyhow::Result<Outcome> {
+    let stage = &planner.graph.stages[id];
+    let made = stage.metrics_port().and_then(|port| planner.made(id, port));
+    let Some((entry, made)) = planner.result(id).zip(made) else {
+        anyhow::bail!("its result is gone");
+    };
+    Ok(Outcome {
+        fingerprint: entry.fp.to_string(),
+        device: entry.device.clone(),
+        platform: platforms.of(planner, id),
+        origin: entry.origin.clone(),
+        metrics: metrics::load(&planner.store.output(&entry.fp, made))?,
+    })
+}
