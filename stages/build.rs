@@ -171,6 +171,29 @@ mod tests {
         }
     }
 
+    /// For `tests/golden/refactorings.py`: what the kinds of another tree of sources reach.
+    #[test]
+    fn another_tree_is_told_of() {
+        let Ok(tree) = env::var("REPRO_TREE") else {
+            return;
+        };
+        let files = sources(&Path::new(&tree).join("stages")).unwrap();
+        let names: BTreeSet<Name> = files.keys().cloned().collect();
+        let modules: BTreeMap<Name, Module> = (files.iter())
+            .map(|(name, path)| (name.clone(), read(name, path, &names).unwrap()))
+            .collect();
+        for kind in names.iter().filter(|name| name.len() == 1) {
+            for module in closure(kind, &modules) {
+                println!(
+                    "{} {} {}",
+                    kind[0],
+                    module.join("::"),
+                    modules[&module].digest
+                );
+            }
+        }
+    }
+
     /// A kernel counts as the code of those kinds, and only those, that reach who includes it.
     #[test]
     fn a_changed_kernel_makes_the_kinds_that_reach_it_stale() {
