@@ -1,5 +1,5 @@
-//! Bits per dimension of images under a model (REFERENCE 1.6): kinds `bits-per-dim` (the bound of a VAE
-//! with a prior, with or without the flow layer) and `bits-per-dim-glow`.
+//! Bits per dimension of images under a trained model (REFERENCE 1.6): the kinds `bits-per-dim` and
+//! `bits-per-dim-...`, one for each model of `lib.rs` that has a likelihood.
 
 use std::marker::PhantomData;
 
@@ -70,7 +70,7 @@ impl<M: Density> Stage for BitsPerDim<M> {
             let bits = model.bits(&x, params.draws, &mut noise.at(i))?;
             Ok(bits.to_dtype(DType::F64)?.to_vec1()?)
         })?;
-        let mut protocol = json!({ "dequantisation": "uniform", "images": images.source });
+        let mut protocol = json!({ "dequantisation": M::DEQUANTISATION, "images": images.source });
         let label = match (M::LATENT, params.draws) {
             (Latent::None, _) => "bits/dim".to_string(),
             (Latent::Drawn, 1) => "bits/dim (bound)".to_string(),

@@ -1,5 +1,4 @@
-//! Images drawn from a model: kinds `sample` (a VAE with a prior, with or without the flow layer) and
-//! `sample-glow`.
+//! Images drawn from a trained model: the kinds `sample` and `sample-...`, one for each model of `lib.rs`.
 
 use std::marker::PhantomData;
 
@@ -26,8 +25,8 @@ pub struct Params {
     pub seed: u64,
     pub n: usize,
     pub batch: usize,
-    /// Multiplies the deviation of the noise that images are made from (A20): of a VAE's decoder, or of
-    /// Glow's noise at every level. 0: its mean.
+    /// Multiplies the deviation of the noise that images are made from (A20): of a VAE's decoder, of
+    /// Glow's noise at every level. 0: no noise. What it is for another model, that model says.
     pub temperature: f64,
     /// What is kept of the images (A23).
     pub pixels: Pixels,

