@@ -183,7 +183,7 @@ impl Seen {
     }
 }
 
-/// Of the GPUs in lines such as `GPU 0: NVIDIA H100 80GB HBM3 (UUID: …)`.
+/// The numbers of the GPUs in lines such as `GPU 0: NVIDIA H100 80GB HBM3 (UUID: …)`.
 fn numbers(list: &str) -> Vec<u32> {
     let number = |line: &str| line.strip_prefix("GPU ")?.split_once(':')?.0.parse().ok();
     list.lines().filter_map(number).collect()

@@ -5,11 +5,12 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-/// Of content: a file, a directory, a module's tokens.
+/// BLAKE3 of content: of a file, a directory, a module's tokens.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Digest(pub [u8; 32]);
 
-/// Of a manifest: what a result depends on. Half a digest is plenty, and fits a directory's name.
+/// BLAKE3 of a manifest, which says what a result depends on. Half of the digest is enough, and short enough
+/// for the name of a directory.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Fingerprint(pub [u8; 16]);
 

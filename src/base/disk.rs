@@ -21,7 +21,7 @@ const LITTLE: u64 = 1 << 30;
 const SHARED: [&str; 7] = ["nfs", "nfs4", "cifs", "smb3", "lustre", "fuse.sshfs", "9p"];
 
 impl Disk {
-    /// Of a folder, or of the nearest above it that exists.
+    /// The disk of a folder, or of the nearest folder above it that exists.
     pub fn of(path: &Path) -> Option<Self> {
         let path = std::path::absolute(path).ok()?;
         let there = path.ancestors().find(|p| p.exists())?.canonicalize().ok()?;

@@ -164,7 +164,7 @@ impl Finder {
         })
     }
 
-    /// Without `.`, and without `..` but behind links, where it leads elsewhere than it seems.
+    /// The path without `.`, and without `..` except behind links, where it leads elsewhere than it seems.
     fn plain(&self, dir: &Path, path: &Path) -> PathBuf {
         let mut plain = PathBuf::new();
         for part in path.components() {

@@ -11,7 +11,7 @@ use std::path::Path;
 use crate::base::digest::Digest;
 use crate::base::read;
 
-/// Of one store.
+/// The key of one store.
 #[derive(Clone, Copy, Default)]
 pub struct Key([u8; 32]);
 
@@ -79,7 +79,7 @@ pub fn told(name: &str, value: &str, clear: String, key: &Key) -> String {
     }
 }
 
-/// By the name, or because the value is an address with a password in it.
+/// True by the name, or because the value is an address with a password in it.
 fn is_secret(name: &str, value: &str) -> bool {
     const WORDS: [&str; 16] = [
         "TOKEN",

@@ -32,7 +32,7 @@ use crate::store::{new_file, tree};
 
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 pub struct Memo<'a> {
-    /// Of the request: the program, the pipeline's text, what the command line says.
+    /// The digest of the request: the program, the pipeline's text, what the command line says.
     key: Digest,
     /// How many stages were fresh, and how many of their results were not made here.
     stages: usize,

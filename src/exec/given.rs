@@ -26,13 +26,13 @@ pub struct Seen {
 }
 
 impl Seen {
-    /// Of a file.
+    /// How a file is seen.
     pub fn file(meta: &Metadata, now: SystemTime) -> Self {
         let stamp = Stamp::of(meta);
         Self::new(meta, stamp, stamp.settled(now))
     }
 
-    /// Of an output.
+    /// How an output is seen.
     pub fn output(path: &Path, now: SystemTime) -> io::Result<Self> {
         let meta = fs::symlink_metadata(path)?;
         if !meta.is_dir() {

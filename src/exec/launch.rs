@@ -42,7 +42,7 @@ pub struct Launch {
     /// Where a Python program lists what it imports.
     pub imports: Option<PathBuf>,
     pub depfile: PathBuf,
-    /// Of a command, unless it is not to be watched.
+    /// Watches a command, unless it is not to be watched.
     pub observer: Option<Observer>,
     /// Why it is not watched although it should be.
     pub unwatched: Option<String>,
@@ -198,7 +198,7 @@ impl Launch {
         let before = resumed.then(|| work.spent()).flatten();
         let mut read_before = ReadBefore::default();
         if !resumed {
-            // Of a run whose checkpoint is not taken up.
+            // It is left from a run whose checkpoint is not taken up.
             let _ = std::fs::remove_file(work.seen_file());
         }
         if resumed {

@@ -62,7 +62,7 @@ pub struct Options {
     pub force: Vec<Id>,
     pub data: Option<PathBuf>,
     pub checkpoint_every: CheckpointEvery,
-    /// Of the store, if others could take it.
+    /// The lock of the store, if others could take it.
     pub lock: Option<Lock>,
 }
 

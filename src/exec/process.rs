@@ -94,8 +94,8 @@ pub fn usage(pid: u32) -> Usage {
     }
 }
 
-/// Of `/proc/PID/stat`: fields 14 and 15, in ticks. The second, the program's name, may contain
-/// anything.
+/// CPU seconds by the text of `/proc/PID/stat`: fields 14 and 15, in ticks. Field 2, the program's name, may
+/// contain anything.
 fn cpu_seconds(stat: &str) -> Option<f64> {
     let (_, rest) = stat.rsplit_once(')')?;
     let mut fields = rest.split_whitespace().skip(11);
@@ -109,7 +109,7 @@ fn ticks_per_second() -> f64 {
     unsafe { libc::sysconf(libc::_SC_CLK_TCK) as f64 }
 }
 
-/// Of `/proc/PID/status`, in bytes.
+/// The peak memory by the text of `/proc/PID/status`, in bytes.
 fn peak_memory(status: &str) -> Option<u64> {
     let mut lines = status.lines();
     let line = lines.find_map(|line| line.strip_prefix("VmHWM:"))?;

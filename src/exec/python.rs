@@ -83,7 +83,7 @@ pub fn also(program: &mut Program, own: OsString) {
 pub struct Imports {
     pub files: BTreeSet<PathBuf>,
     pub versions: BTreeMap<String, String>,
-    /// By folder, the modules that were looked for in it.
+    /// For each folder, the modules that were looked for in it.
     pub wanted: BTreeMap<PathBuf, BTreeSet<String>>,
     telling: HashSet<u32>,
     listings: HashMap<(u32, PathBuf), usize>,

@@ -159,7 +159,7 @@ impl Run<'_, '_> {
             .and_then(|fp| self.working.remove(&fp))
             .map_or(Vec::new(), |w| w.1);
         let outcome = match outcome {
-            // By the second Ctrl-C, and no fault of the stage.
+            // The second Ctrl-C ended it; the stage is not at fault.
             Outcome::Failed { .. } if self.killed => {
                 let work = fp.map(|fp| Work::of(&self.planner.store.root, &fp));
                 let kept = work.is_some_and(|work| work.has_checkpoint());
@@ -224,7 +224,7 @@ impl Run<'_, '_> {
                 self.progress.end(&name, &End::Stopped { kept: false });
                 let text = format!("{name} runs once more: {file} was written to while it ran");
                 self.progress.say(&text);
-                // Whoever waited for it goes on waiting.
+                // The stages that waited for it go on waiting.
                 for id in std::iter::once(id).chain(waiting) {
                     self.judge(id);
                 }

@@ -25,7 +25,7 @@ pub struct Watched {
 pub struct Watch {
     /// Names and patterns, as they are declared.
     pub declared: Vec<String>,
-    /// Those of them that say which files are data.
+    /// The patterns among them that say which files are data.
     pub data: Vec<String>,
     /// What they stood for, sorted.
     pub found: Vec<String>,

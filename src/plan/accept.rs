@@ -121,7 +121,7 @@ impl Planner<'_> {
     /// Files of the project that changed code brings in and that did not count yet, with digests.
     pub fn brought_in(&mut self, id: Id) -> BTreeMap<String, String> {
         let Kind::Command(_) = self.graph.stages[id].kind else {
-            // Of the library's kinds all modules are known.
+            // All modules of a library kind are known already.
             return BTreeMap::new();
         };
         let reads = self.last(id).map(|(_, reads)| reads).unwrap_or_default();
@@ -145,7 +145,7 @@ impl Planner<'_> {
         found
     }
 
-    /// By file of the present code, what it may name.
+    /// For each file of the present code, the files that it may name.
     fn mentions(&self, id: Id, reads: &[Read]) -> BTreeMap<String, BTreeSet<String>> {
         let folders = folders(reads);
         let contents = reads.iter().filter(|read| read.what == What::Content);

@@ -436,7 +436,7 @@ impl<'a> Planner<'a> {
                 continue;
             }
             if let Some(now) = self.read_again(id, read) {
-                // Of an accepted change, only what it brought in may have changed since.
+                // After an accepted change only what it brought in may have changed.
                 let facts = self.facts;
                 let (family, key) = (self.graph.stages[id].family.clone(), read.line().0);
                 let mut present = |file: &str| self.content(file);
@@ -565,7 +565,7 @@ fn texts(declared: &[Declared]) -> impl Iterator<Item = &str> {
     declared.iter().map(|d| d.text.as_str())
 }
 
-/// Of all modules and files of a stage's code.
+/// One digest of all modules and files of a stage's code.
 fn code_digest(code: &Code) -> String {
     let mut text = String::new();
     for (name, digest) in code {

@@ -269,7 +269,7 @@ fn find() -> Result<Option<PathBuf>> {
     Ok(found)
 }
 
-/// Whoever can write to a folder above could have us run their commands: there a pipeline counts only
+/// A user who can write to a folder above could have us run their commands: there a pipeline counts only
 /// if it belongs to this user, or to root.
 fn check_owner(path: &Path) -> Result<()> {
     let owner = std::fs::metadata(path)?.uid();

@@ -28,7 +28,7 @@ pub enum Start {
 #[derive(Debug, Clone)]
 pub struct Longer {
     pub fp: Fingerprint,
-    /// Of the directory from which to continue.
+    /// The digest of the directory from which to continue.
     pub state: Digest,
     /// Name of the parameter, its value then and now.
     pub param: &'static str,

@@ -379,8 +379,8 @@ pub fn inside(name: &str) -> Option<String> {
     Some(parts.map(plain).collect::<Option<Vec<_>>>()?.join("/"))
 }
 
-/// A result is what it claims to be: manifest, record and outputs agree.
-/// With it, the files of the project that it depends on, as they are called in an archive.
+/// Checks that a result is what it claims to be: manifest, record and outputs agree. Gives what its record says,
+/// and the files of the project that it depends on, as they are called in an archive.
 fn check(dir: &Path, fp: &Fingerprint) -> Result<(Entry, Vec<String>)> {
     let damaged = |what: &str| format!("result {} of the archive: {what}", fp.short());
     let manifest = read::own_text(&dir.join("manifest.txt"), read::TOLD)

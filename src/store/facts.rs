@@ -17,7 +17,7 @@ use crate::store::observed::{Read, What};
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Entry {
     pub fp: Fingerprint,
-    /// Of the manifest without what the run was found to read, if it was found to read anything.
+    /// The fingerprint of what was known before the run, if the run was found to read more.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub base: Option<Fingerprint>,
     /// Instance that made it.
@@ -30,7 +30,7 @@ pub struct Entry {
     /// What the run was found to depend on besides what was declared.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub reads: Vec<Read>,
-    /// Of the list of them beside the result, where they are too many for this line.
+    /// The digest of the file that lists them, where they are too many for this line.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub more: Option<Digest>,
     /// True if nobody watched what it read: only what was declared or reported counts.
@@ -39,7 +39,7 @@ pub struct Entry {
     /// Fingerprint without the parameter that can be raised, and that parameter's value.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub extends: Option<(Fingerprint, u64)>,
-    /// Of the directory from which a longer run continues.
+    /// The digest of the directory from which a longer run continues.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub state: Option<Digest>,
     /// Where it was computed.
@@ -55,7 +55,7 @@ pub struct Made {
     pub port: String,
     pub file: String,
     pub digest: Digest,
-    /// Of a file whose content is known to have this digest.
+    /// The stamp of a file whose content is known to have this digest.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stamp: Option<Stamp>,
 }

@@ -35,7 +35,7 @@ pub struct Index {
     pub files: HashMap<String, (Stamp, Digest)>,
     /// Nothing was written since the last time all was known to be on the disk.
     pub clean: bool,
-    /// Of `results/` at that time.
+    /// The stamp of `results/` at that time.
     pub folder: Option<Stamp>,
     /// Which folder `results/` was when this was written.
     pub home: Option<Home>,

@@ -50,7 +50,7 @@ impl Holder {
         self.host == crate::base::provenance::host() && line.any(|pid| pid == self.pid)
     }
 
-    /// Whoever holds the lock now, if anybody does.
+    /// The process that holds the lock now, if there is one.
     pub fn of(path: &Path) -> Option<Self> {
         let mut file = read::open_own(OpenOptions::new().read(true), path).ok()?;
         match file.try_lock_shared() {

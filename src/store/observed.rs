@@ -22,7 +22,7 @@ pub struct Read {
     /// Below the project, or absolute, as [`text`].
     #[serde(rename = "p")]
     pub path: String,
-    /// Of what was found.
+    /// The digest of what was found.
     #[serde(rename = "d")]
     pub digest: Digest,
     /// What [`What`] says.
@@ -182,7 +182,7 @@ impl Kind {
     }
 }
 
-/// Of a file's or folder's being there, not of its content.
+/// A digest of the fact that a file or folder is there, not of its content.
 pub fn presence(path: &Path) -> Digest {
     match fs::metadata(path) {
         Ok(meta) => Kind::of(&meta).digest(),
@@ -190,7 +190,7 @@ pub fn presence(path: &Path) -> Digest {
     }
 }
 
-/// Of what a link says.
+/// The digest of the text of a link.
 pub fn link(path: &Path) -> Digest {
     match fs::read_link(path) {
         Ok(target) => Digest::of(target.as_os_str().as_encoded_bytes()),
@@ -198,7 +198,7 @@ pub fn link(path: &Path) -> Digest {
     }
 }
 
-/// Of the names in a folder that count.
+/// The digest of those names in a folder that count.
 pub fn folder(places: &Places, path: &Path, counts: impl Fn(&[u8], &Path) -> bool) -> Digest {
     if !path.is_dir() {
         return Digest::of(b"no folder");
@@ -208,7 +208,7 @@ pub fn folder(places: &Places, path: &Path, counts: impl Fn(&[u8], &Path) -> boo
     Digest::of(&kept.map(Vec::as_slice).collect::<Vec<_>>().join(&0))
 }
 
-/// Of the entries of a folder that an import of one of these names would find.
+/// The digest of those entries of a folder that an import of one of these names would find.
 pub fn imports(places: &Places, path: &Path, wanted: &BTreeSet<&str>) -> Digest {
     folder(places, path, |name, folder| {
         let stem = name.split(|b| *b == b'.').next().unwrap_or(name);

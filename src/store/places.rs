@@ -132,7 +132,7 @@ impl Places {
         }
     }
 
-    /// With the words of pipeline.toml that say so; empty where it says nothing.
+    /// Adds the words of pipeline.toml that say so; empty where it says nothing.
     pub fn saying(mut self, told: String) -> Self {
         self.told = told;
         self
@@ -142,7 +142,7 @@ impl Places {
         &self.told
     }
 
-    /// Of a project that says nothing of it, with its store in the usual place.
+    /// The places of a project that declares none, with its store in the usual folder.
     pub fn of(project: &Path) -> Self {
         let roots = vec![Root::new(project, Path::new(""))];
         Self::new(roots, &project.join("artifacts"), GlobSet::empty())
@@ -295,7 +295,7 @@ impl Map {
         watched
     }
 
-    /// Of a path from [`locate`](Self::locate), as it is seen from the folder that it lies in.
+    /// The class of a path from [`locate`](Self::locate), decided by the folder that it lies in.
     pub fn class(&mut self, places: &Places, path: &Path) -> Class {
         if places.roots.iter().any(|root| root.path == path) {
             return Class::Watched;
@@ -314,7 +314,7 @@ impl Map {
         }
     }
 
-    /// Of a folder, and thereby of the files in it.
+    /// The class of a folder, which is that of the files in it.
     pub fn folder(&mut self, places: &Places, path: &Path) -> Class {
         if let Some(class) = self.classes.get(path) {
             return *class;
@@ -407,7 +407,7 @@ pub fn join(folder: &Path, inside: &Path) -> PathBuf {
     }
 }
 
-/// Without `.`, `..` and doubled slashes. What stands before a `..` may be a link: then the folder
+/// The path without `.`, `..` and doubled slashes. What stands before a `..` may be a link: then the folder
 /// that it leads to has the parent that is meant.
 fn straighten(path: &Path) -> PathBuf {
     let bytes = path.as_os_str().as_encoded_bytes();

@@ -29,7 +29,7 @@ pub struct ReadBefore {
 }
 
 impl ReadBefore {
-    /// With what one more run has read, or began without being heard of again.
+    /// Adds what one more run has read, or that it began and was not heard of again.
     pub fn and(mut self, reads: Option<&[Read]>, began: SystemTime) -> Self {
         match reads {
             Some(reads) => {

@@ -48,7 +48,7 @@ pub struct Record {
     /// For kinds on a CPU: what their digits depend on besides the code (`provenance::platform`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub platform: Option<String>,
-    /// Of `repro` and of what it computed with: `candle`, `rustc`, for a GPU its `driver` and
+    /// Versions of `repro` and of what it computed with: `candle`, `rustc`, for a GPU its `driver` and
     /// libraries, for a Python program `python` and the packages it imported.
     pub versions: BTreeMap<String, String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -17,7 +17,7 @@ pub struct Spent {
 }
 
 impl Spent {
-    /// With what was used after it: times add up, of memory the most counts.
+    /// Adds what was used after it: times add up, and the larger peak of memory counts.
     pub fn and(self, later: Self) -> Self {
         Self {
             wall_seconds: self.wall_seconds + later.wall_seconds,

@@ -55,8 +55,8 @@ impl Stamp {
         )
     }
 
-    /// Of a folder, from the names and stamps of all in it: how many there are, and digests of all
-    /// that a program can set and of the change times, in the places of size and times.
+    /// The stamp of a folder, made from the names and stamps of all in it: their number stands in the place of
+    /// the size, a digest of all that a program can set and one of the change times in the places of times.
     pub fn of_tree<'a>(
         folder: &Metadata,
         each: impl Iterator<Item = (&'a [u8], Option<&'a Self>)>,
@@ -138,7 +138,7 @@ impl Stamp {
 /// the index, which learns of them a moment later.
 static KNOWN: Mutex<Known> = Mutex::new(BTreeMap::new());
 
-/// By device and inode.
+/// Files that were looked at, by device and inode.
 type Known = BTreeMap<(u64, u64), (Stamp, Digest)>;
 
 /// The digest that a file with this stamp had when it was hashed in this run.

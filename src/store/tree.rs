@@ -29,7 +29,7 @@ pub enum What {
         executable: bool,
         stamp: Stamp,
     },
-    /// With the text of its target.
+    /// A link, with the text of its target.
     Link(OsString, Stamp),
     /// A folder with nothing in it. Others show in the names of what they hold.
     Empty,

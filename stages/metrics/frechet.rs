@@ -122,7 +122,7 @@ impl<'a> Pair<'a> {
 /// Rows at a time; bounds the memory.
 const BLOCK: usize = 256;
 
-/// Of the largest eigenvalue, what rounding leaves of none.
+/// An eigenvalue below this share of the largest is zero but for rounding.
 const NOTHING: f64 = 1e-12;
 
 /// See [`Pair::distance`].
@@ -274,7 +274,7 @@ mod tests {
         assert!(distance.is_finite() && distance > 0.0, "{distance}");
         let itself = frechet(&a.0, &a.1, &a.0, &a.1)?;
         assert_eq!(itself, 0.0);
-        // Of the same images in another order the moments differ in their last digits.
+        // In another order, the same images give moments that differ in their last digits.
         let near: Vec<f64> = a.1.iter().map(|v| v * (1.0 + 1e-15)).collect();
         let near = frechet(&a.0, &a.1, &a.0, &near)?;
         assert!((0.0..1e-3).contains(&near), "{near}");

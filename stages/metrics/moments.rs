@@ -18,7 +18,7 @@ pub struct Moments {
 }
 
 impl Moments {
-    /// Of vectors of length `d`.
+    /// No vectors yet, each to be of length `d`.
     pub fn new(d: usize) -> Self {
         Self {
             n: 0,

@@ -39,7 +39,7 @@ pub struct Extractor {
     /// What a distance in its features may be called, and the network's name.
     label: &'static str,
     name: &'static str,
-    /// Of the weights: SHA-256 of the file they were published in, or BLAKE3 of ours.
+    /// The digest of the weights: SHA-256 of the file that published them, or BLAKE3 of our own.
     digest: String,
 }
 

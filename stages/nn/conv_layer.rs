@@ -65,7 +65,7 @@ impl Conv {
         self.forward_with(x, &self.weight)
     }
 
-    /// With another kernel in the weight's place, as spectral normalisation wants.
+    /// Convolves with another kernel in the weight's place, as spectral normalisation wants.
     pub fn forward_with(&self, x: &Tensor, weight: &Tensor) -> candle_core::Result<Tensor> {
         let (_, h, w, _) = x.dims4()?;
         let padding = Padding::tensorflow((h, w), self.window.kernel, self.window.stride);

@@ -13,7 +13,7 @@ pub struct Dense {
 }
 
 impl Dense {
-    /// With bias zero at start.
+    /// Makes a layer whose bias starts at zero.
     pub fn new(input: usize, output: usize, init: Init, w: &Weights) -> Result<Self> {
         let weight = w.get((input, output), "weight", init)?;
         let bias = w.get(output, "bias", Init::Zeros)?;
@@ -28,7 +28,7 @@ impl Dense {
         self.forward_with(x, &self.weight)
     }
 
-    /// With another matrix in the weight's place, as spectral normalisation wants.
+    /// Multiplies by another matrix in the weight's place, as spectral normalisation wants.
     pub fn forward_with(&self, x: &Tensor, weight: &Tensor) -> candle_core::Result<Tensor> {
         x.matmul(weight)?.broadcast_add(&self.bias)
     }

@@ -108,7 +108,7 @@ fn last(golden: &Golden, loss: &Tensor, tolerance: Tolerance) -> Result<()> {
     golden.close(("evaluation after 20 steps", "loss"), pair, 1.0, limit)
 }
 
-/// With the depth of CIFAR-10's network, or of CelebA's.
+/// The network at the depth for CIFAR-10, or for CelebA.
 fn resnet(side: usize, width: usize, scales: usize, blocks: usize) -> Config {
     let network = Network::Resnet {
         width,

@@ -44,7 +44,7 @@ pub fn params(start: &str) -> Value {
     })
 }
 
-/// With the other choices of A3, A5 and A6.
+/// The same parameters with the other choices of A3, A5 and A6.
 pub fn otherwise(start: &str) -> Value {
     let mut params = params(start);
     params["flow"]["split"] = json!("alternate");

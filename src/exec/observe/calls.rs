@@ -334,7 +334,7 @@ impl Decoder<'_> {
         let mut parts = path.strip_prefix("/proc").ok()?.components();
         let who = match parts.next()?.as_os_str().to_str()? {
             "self" | "thread-self" => self.call.thread,
-            // Of another process: what it has there.
+            // A number names another process, and what that has there.
             number => number.parse().ok()?,
         };
         let what = parts.next()?.as_os_str().to_str()?;

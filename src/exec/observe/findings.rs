@@ -37,7 +37,7 @@ pub struct Frame<'a> {
     pub given: &'a [PathBuf],
     /// Patterns that say which files of a folder count.
     pub patterns: &'a [String],
-    /// By the clock of files.
+    /// When the stage began, by the clock of files.
     pub started: SystemTime,
 }
 
@@ -141,7 +141,7 @@ impl Reads<'_> {
                 self.contents.push((path.into(), name, changed));
             }
         } else if is(Marks::OWN) {
-            // Of what the stage made itself nothing counts.
+            // What the stage made itself does not count.
         } else if is(Marks::ABSENT) {
             if !self.notes.own(path) {
                 self.add(What::Absent, path, observed::nothing());
@@ -308,7 +308,7 @@ impl Reads<'_> {
                 return Ok(None);
             }
             match digest(path, &meta, changed, self.frame.started) {
-                // Nor could the program read it: it may execute it, or go on without it.
+                // The program could not read it either: it may execute it, or go on without it.
                 Err(e) if e.kind() == io::ErrorKind::PermissionDenied => Ok(Some(Read {
                     what: What::There,
                     path: name.clone(),
@@ -342,7 +342,7 @@ fn remove_if_early(compiled: &Path) {
     }
 }
 
-/// Of a file as the program found it.
+/// The digest of a file as the program found it.
 fn digest(
     path: &Path,
     meta: &fs::Metadata,

@@ -177,7 +177,7 @@ pub unsafe fn enter(program: &sock_fprog, socket: RawFd) -> c_int {
             let mode = libc::SECCOMP_SET_MODE_FILTER;
             libc::syscall(libc::SYS_seccomp, mode, flags, ptr::from_ref(program)) as c_int
         };
-        // Whoever may without it keeps the right to become another user (`sudo`).
+        // A user who may do this without `no_new_privs` keeps the right to become another user (`sudo`).
         let mut listener = seccomp(both);
         if listener < 0 && *libc::__errno_location() == libc::EACCES {
             if libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0 {

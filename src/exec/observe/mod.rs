@@ -107,7 +107,7 @@ fn listen(
     notes.left = stopped && !ends(&listener);
     let left = notes.left;
     notes.end();
-    // Whoever asked may be gone: then the run is being torn down.
+    // The thread that asked may be gone: then the run is being torn down.
     let _ = sender.send(Some(notes));
     if left {
         serve(&listener);
@@ -151,7 +151,7 @@ impl Diary {
                 lines.push(b'\n');
             }
         }
-        // Without it a checkpoint is only judged less well.
+        // If it is not written, a checkpoint is only judged less well.
         let file = self.file.as_ref().map(|file| {
             let options = &mut File::options();
             options.append(true).create(true).open(file)

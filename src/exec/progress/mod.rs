@@ -41,7 +41,7 @@ pub trait Progress {
     /// Bytes in use on the GPU that the stage runs on, and what it has.
     fn memory(&mut self, stage: &str, used: u64, total: u64);
     fn end(&mut self, stage: &str, end: &End);
-    /// Those that start as soon as there is room, the first one first.
+    /// The stages that start as soon as there is room, the first one first.
     fn next(&mut self, stages: &[&str]);
     /// The stage turned out to be fresh once its inputs were known.
     fn fresh(&mut self, stage: &str);

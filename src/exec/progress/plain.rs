@@ -16,7 +16,7 @@ const BEAT: Duration = Duration::from_secs(30);
 #[derive(Default)]
 pub struct Plain {
     beats: HashMap<String, Instant>,
-    /// Of the GPU that a stage runs on.
+    /// How full the GPU of each stage is.
     memory: HashMap<String, String>,
 }
 

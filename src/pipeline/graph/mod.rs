@@ -193,8 +193,8 @@ impl Graph {
         Ok(ids)
     }
 
-    /// Of each stage, how many stand as far from the beginning of the pipeline as it does: those that
-    /// could run at once, itself among them.
+    /// For each stage, how many could run at the same time, itself included: those that stand as far from
+    /// the beginning of the pipeline.
     pub fn side_by_side(&self) -> Vec<usize> {
         let mut depth = vec![0; self.stages.len()];
         for &id in &self.order {

@@ -80,7 +80,7 @@ impl Hole<'_> {
         format!("{open}{}{close}", self.name)
     }
 
-    /// With one brace less, where it has several.
+    /// The text with one brace less, where it has several.
     pub fn literal(&self) -> Option<String> {
         (self.braces > 1).then(|| self.with(self.braces - 1))
     }

@@ -17,7 +17,7 @@ pub struct Instance {
     /// `glow@cifar10`, or `glow` if it has no axes.
     pub name: String,
     pub stage: String,
-    /// Of the stage's name.
+    /// The bytes of the file where the stage's name stands.
     pub span: Range<usize>,
     pub axes: Vec<(String, Node)>,
     pub kind: String,

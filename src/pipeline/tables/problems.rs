@@ -23,7 +23,7 @@ struct Stages<'a> {
 }
 
 impl<'a> Stages<'a> {
-    /// Those that a cell means. Thousands of rows name one each.
+    /// The stages that a cell means. Thousands of rows name one each.
     fn matching<'p>(&self, pattern: &'p str) -> Box<dyn Iterator<Item = &'a (String, bool)> + 'p>
     where
         'a: 'p,

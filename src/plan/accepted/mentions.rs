@@ -82,7 +82,7 @@ fn forms(base: &str, word: &str, found: &mut BTreeSet<String>) {
     }
 }
 
-/// Without `.` and `..`; nothing if it leads out of the project.
+/// The path without `.` and `..`; nothing if it leads out of the project.
 fn normal(base: &str, path: &str) -> Option<String> {
     if path.starts_with('/') {
         return None;

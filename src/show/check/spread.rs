@@ -45,7 +45,7 @@ impl Scale {
 }
 
 impl Spread {
-    /// Of two runs or more that differ; none otherwise.
+    /// The spread of at least two runs that differ; otherwise there is none.
     pub fn of(values: &[f64]) -> Option<Self> {
         let scale = match values.iter().all(|v| *v > 0.0) {
             true => Scale::Log,

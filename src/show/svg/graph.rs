@@ -8,7 +8,7 @@ use super::{Drawing, at, layers};
 pub struct Node {
     pub name: String,
     pub kind: String,
-    /// Of each instance, in the order of the file.
+    /// The state of each instance, in the order of the file.
     pub states: Vec<State>,
     /// Where a click leads, in a page that has such a place.
     pub link: Option<String>,

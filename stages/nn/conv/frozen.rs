@@ -23,7 +23,7 @@ pub struct FrozenConv {
 }
 
 impl FrozenConv {
-    /// Of a kernel `[kh, kw, cin, cout]` and a bias `[cout]` in f32.
+    /// Makes it of a kernel `[kh, kw, cin, cout]` and a bias `[cout]` in f32.
     pub fn new(weight: Tensor, bias: Tensor, stride: usize, padding: Padding) -> Result<Self> {
         let mut ready = None;
         if weight.device().is_cpu() {

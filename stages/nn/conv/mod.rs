@@ -127,7 +127,7 @@ fn geometry(x: &Shape, w: &Shape, stride: usize, padding: Padding) -> Result<Geo
     })
 }
 
-/// Of the convolution, from y to x, whose input gradient the transposed convolution is.
+/// The geometry of the convolution from y to x: the transposed convolution is its input gradient.
 fn transposed_geometry(x: &Tensor, w: &Tensor, stride: usize, crop: Padding) -> Result<Geometry> {
     let (n, h, width, cin) = x.dims4()?;
     let (kh, kw, kernel_in, cout) = w.dims4()?;

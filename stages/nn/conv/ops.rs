@@ -98,7 +98,7 @@ impl Conv {
         dy: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
         let with = |map| Self { map, ..*self };
-        // Of the transposed convolution x is what the convolution would give.
+        // The transposed convolution's x is what the convolution would give.
         let (back, x_of_kernel, y_of_kernel) = match self.map {
             Map::Forward => (Map::Input, x, dy),
             Map::Input => (Map::Forward, dy, x),

@@ -53,7 +53,7 @@ pub struct Config {
 }
 
 impl Config {
-    /// With the official Glow's network.
+    /// A coupling with the official Glow's network.
     #[cfg(test)]
     pub fn official(kind: CouplingKind, width: usize) -> Self {
         Self {

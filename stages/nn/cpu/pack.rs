@@ -15,7 +15,7 @@ pub struct Packed<T> {
 }
 
 impl<T: Real> Packed<T> {
-    /// Of rows `row(0)..row(k - 1)`, each n long.
+    /// Packs the rows `row(0)` to `row(k - 1)`, each n long.
     pub fn of_rows<'a>(k: usize, n: usize, row: impl Fn(usize) -> &'a [T] + Sync) -> Self
     where
         T: 'a,
@@ -25,7 +25,7 @@ impl<T: Real> Packed<T> {
         })
     }
 
-    /// Of elements `at(row, column)`.
+    /// Packs the elements `at(row, column)`.
     pub fn of(k: usize, n: usize, at: impl Fn(usize, usize) -> T + Sync) -> Self {
         Self::new(k, n, |i, columns, to| {
             to.iter_mut().zip(columns).for_each(|(t, j)| *t = at(i, j));

@@ -23,7 +23,7 @@ pub struct Table {
 }
 
 impl Table {
-    /// Of weights and their moments `[2, ...]`, all of one dtype.
+    /// Makes the table of weights and their moments `[2, ...]`, all of one dtype.
     pub fn new(slots: Vec<(Var, Var)>, device: &CudaDevice) -> Result<Self> {
         let Some(dtype) = slots.first().map(|(weight, _)| weight.dtype()) else {
             bail!("an optimiser without weights");

@@ -28,7 +28,7 @@ impl Size {
         self.rows * self.channels
     }
 
-    /// By the shape alone, so that sums are repeatable.
+    /// Rows that are summed together: they depend on the shape alone, so that sums are repeatable.
     fn rows_per_part(self) -> usize {
         self.rows.div_ceil(PARTS).max(64)
     }

@@ -7,7 +7,7 @@ use super::machine::{Arg, At, Grid, Machine, Scalar, count, counts};
 use super::source::Source;
 pub use crate::nn::cpu::coupling::Sizes;
 
-/// Of one width: exact products, and those of tensor cores.
+/// The sources for each width: with exact products, and with those of tensor cores.
 macro_rules! sources {
     ($($width:literal)*) => {
         [$([
@@ -28,7 +28,7 @@ macro_rules! sources {
     };
 }
 
-/// By hidden channels, which are filled up to the next of [`WIDTHS`], and by precision.
+/// Chooses by hidden channels, which are filled up to the next of [`WIDTHS`], and by precision.
 pub static SOURCES: [[Source; 2]; 4] = sources!(64 128 192 256);
 const WIDTHS: [usize; 4] = [64, 128, 192, 256];
 

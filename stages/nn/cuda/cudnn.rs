@@ -35,7 +35,7 @@ struct Plan {
 
 #[derive(Default)]
 struct State {
-    /// Of the thread's device, which is one.
+    /// The handle of the thread's device; a thread has one.
     handle: Option<sys::cudnnHandle_t>,
     /// None: cuDNN has nothing for it.
     plans: HashMap<(Pass, Key), Option<Plan>>,

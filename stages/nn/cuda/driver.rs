@@ -16,7 +16,7 @@ pub struct Gpu {
     pub memory: u64,
     /// Not used by anyone; none if the device could not be opened.
     pub free: Option<u64>,
-    /// Such as `(9, 0)` for an H100.
+    /// The compute capability, such as `(9, 0)` for an H100.
     pub capability: (i32, i32),
     /// Why it could not be opened.
     pub trouble: Option<String>,

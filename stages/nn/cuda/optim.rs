@@ -29,7 +29,7 @@ pub struct Tables {
     pub count: usize,
     /// `[count, 2]`, of [`pieces`].
     pub pieces: At<u32>,
-    /// Of each tensor.
+    /// The length of each tensor.
     pub lengths: At<u32>,
     /// Addresses of each tensor's weights, moments and gradient (or null).
     pub weights: At<u64>,

@@ -10,8 +10,8 @@ pub static RESIZE: Source = Source {
     text: include_str!("../../kernels/resize.cu"),
 };
 
-/// Of which inputs each output along one axis is made: `first` and `count`, `[side]`, and
-/// `weights`, `[side, most]`.
+/// The inputs that make each output along one axis: `first` and `count`, `[side]`, and `weights`,
+/// `[side, most]`.
 #[derive(Clone, Copy, Debug)]
 pub struct Table {
     pub first: At<u32>,

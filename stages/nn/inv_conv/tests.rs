@@ -49,7 +49,7 @@ fn the_lu_form_agrees() -> Result<()> {
             }
             let (a, b) = (plain.forward(&x)?, lu.forward(&x)?);
             assert!(far(&a.0, &b.0)? < 1e-12);
-            // Of nine pixels.
+            // The sum is over nine pixels.
             assert!(far(&a.1, &b.1)? < 9e-12);
             assert!(far(&plain.inverse(&x)?, &lu.inverse(&x)?)? < 1e-12);
         }

@@ -13,9 +13,9 @@ use super::Run;
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Keep {
-    /// Those of the last step.
+    /// The weights of the last step.
     Last {},
-    /// Those after the epoch with the lowest held-out loss.
+    /// The weights after the epoch with the lowest held-out loss.
     Best {},
     /// A running average: `decay` of itself and the rest of the trained weights after every step
     /// (Polyak). What is not trained, such as a batch norm's statistics, is that of the last step.

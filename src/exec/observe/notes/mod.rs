@@ -26,7 +26,7 @@ pub use outcome::{Before, Caller, Id};
 pub struct Listing {
     /// When it was first listed, without hidden ones and caches.
     pub names: BTreeSet<Vec<u8>>,
-    /// By process: how often, and whether it is a Python.
+    /// For each process: how often, and whether it is a Python.
     pub by: HashMap<u32, (usize, bool)>,
 }
 

@@ -38,7 +38,7 @@ impl Id {
         Self(meta.dev(), meta.ino(), meta.ctime(), meta.ctime_nsec())
     }
 
-    /// Of a name itself, not of what it leads to as a link.
+    /// The identity of the name itself: a link is not followed.
     pub(super) fn at(path: &Path) -> Option<Self> {
         fs::symlink_metadata(path).ok().map(|meta| Self::of(&meta))
     }

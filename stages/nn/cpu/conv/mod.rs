@@ -33,7 +33,7 @@ pub struct Geometry {
 }
 
 impl Geometry {
-    /// Of the input.
+    /// The window over the input.
     pub fn window(&self) -> Window {
         Window {
             n: self.n,
@@ -76,7 +76,7 @@ pub enum Kernel<T> {
 }
 
 impl<T: Real> Kernel<T> {
-    /// Of `window` to n channels: `at(tap, input, output)` with taps in reading order. `rows`, if
+    /// Packs the kernel of a convolution of `window` to n channels: `at(tap, input, output)` with taps in reading order. `rows`, if
     /// the outputs of a tap and input lie end to end, gives them at once.
     pub fn new<'a>(
         window: &Window,
@@ -98,13 +98,13 @@ impl<T: Real> Kernel<T> {
         })
     }
 
-    /// Of a convolution's kernel `w` as it lies.
+    /// Packs a convolution's kernel `w` as it lies in memory.
     pub fn forward(g: &Geometry, w: &[T]) -> Self {
         let at = |tap: usize, i: usize, o: usize| w[(tap * g.cin + i) * g.cout + o];
         Self::new(&g.window(), g.cout, at, Some(w))
     }
 
-    /// Of the input gradient at stride 1: taps in reverse order, channels swapped.
+    /// Packs the kernel of the input gradient at stride 1: taps in reverse order, channels swapped.
     pub fn turned(g: &Geometry, w: &[T]) -> Self {
         let taps = g.kh * g.kw;
         let at = |tap: usize, o: usize, i: usize| w[((taps - 1 - tap) * g.cin + i) * g.cout + o];

@@ -74,9 +74,9 @@ struct Images<'a, T> {
 struct Maps<T> {
     /// Gradient of the last convolution's sums, `[.., moved]`.
     last: Vec<T>,
-    /// Of the second convolution's, for a block of rows.
+    /// Gradient of the second convolution's sums, for a block of rows.
     second: Vec<T>,
-    /// Of the first one's.
+    /// Gradient of the first convolution's sums.
     first: Vec<T>,
     dx: Vec<T>,
 }

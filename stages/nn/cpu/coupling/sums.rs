@@ -3,13 +3,13 @@
 use super::super::Real;
 use super::{Layer, Sizes};
 
-/// Gradients summed over images. Of a scale: sum of gradient times output; the rest follows.
+/// Gradients summed over images. For a scale it is the sum of gradient times output; the rest follows.
 pub struct Sums<T> {
     pub first: Vec<T>,
     pub second: Vec<T>,
     /// Turned: `[9, moved, width]`.
     pub last: Vec<T>,
-    /// Of the mark: `[9, moved]`.
+    /// The gradient for the channel that marks padding: `[9, moved]`.
     pub edge: Vec<T>,
     /// Scale and shift of each layer, in f64.
     pub affine: [Vec<[f64; 2]>; 3],
@@ -51,7 +51,7 @@ impl<T: Real> Sums<T> {
             let layer = &layers[i];
             let shifts = self.affine[i].iter().map(|a| T::new(a[1]));
             let scales = self.affine[i].iter().enumerate().map(|(c, a)| {
-                // Of output = sum scale + shift: the sum is (output - shift) / scale.
+                // output = sum scale + shift, so the sum is (output - shift) / scale.
                 T::new(match of_output {
                     true => (a[0] - layer.shift[c].f64() * a[1]) / layer.scale[c].f64(),
                     false => a[0],
