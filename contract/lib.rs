@@ -3,13 +3,14 @@
 //! The runner sees a kind only as a [`StageDef`]: a name, ports, a parameter check and two
 //! plain functions. A kind sees the runner only as a [`Job`]: paths in, paths out, progress.
 //! Neither tensors nor `pipeline.toml` cross this line. The two artifacts that the runner opens
-//! are [`metrics`] and [`history`].
+//! are [`metrics`] and [`history`]; what programs write in the place of the first, [`measured`] reads.
 //!
 //! What shapes the bytes of a result is code of the kinds that reach it, and stands in a module of
 //! its own that they name. This file and `job.rs` pass paths and progress and are code of no kind.
 
 pub mod history;
 mod job;
+pub mod measured;
 pub mod metrics;
 pub mod testing;
 

@@ -108,7 +108,7 @@ pub fn load(file: &Path) -> Result<Vec<Metric>> {
 const LONGEST: u64 = 256 << 20;
 
 /// Any program may have put anything there: a pipe would be waited for, and a device has no end.
-fn read(file: &Path) -> Result<String> {
+pub(crate) fn read(file: &Path) -> Result<String> {
     ensure!(
         std::fs::metadata(file)?.is_file(),
         "it is not a regular file"
@@ -124,7 +124,7 @@ fn read(file: &Path) -> Result<String> {
 }
 
 /// On one line, without control characters and marks that turn the direction of text.
-fn one_line(text: &str) -> String {
+pub(crate) fn one_line(text: &str) -> String {
     let words = text.split(['\n', '\r', '\t', '\u{2028}', '\u{2029}']);
     let mut line = String::with_capacity(text.len());
     for c in words.collect::<Vec<_>>().join(" ").chars() {
@@ -139,7 +139,7 @@ fn one_line(text: &str) -> String {
     line
 }
 
-fn parse(text: &str) -> Result<Vec<Metric>> {
+pub(crate) fn parse(text: &str) -> Result<Vec<Metric>> {
     let File { mut metrics } = serde_json::from_str(text)?;
     // They head columns and stand in lines.
     for text in metrics

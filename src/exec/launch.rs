@@ -37,6 +37,8 @@ pub struct Launch {
     pub record: Record,
     /// Port and file of every output.
     pub outputs: Vec<(String, String)>,
+    /// Files of the outputs that hold metrics.
+    pub metrics: Vec<String>,
     pub git: Arc<OnceLock<Option<Git>>>,
     pub dir: PathBuf,
     /// Where a Python program lists what it imports.
@@ -230,6 +232,12 @@ impl Launch {
                 .outputs
                 .iter()
                 .map(|o| (o.port.clone(), o.file.clone()))
+                .collect(),
+            metrics: stage
+                .outputs
+                .iter()
+                .filter(|o| o.holds == contract::metrics::HOLDS)
+                .map(|o| o.file.clone())
                 .collect(),
             git,
             dir: facts.dir.clone(),

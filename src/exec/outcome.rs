@@ -258,6 +258,22 @@ impl Launch {
         remarks
     }
 
+    /// A file of numbers that nobody could read fails its stage, not the tables later.
+    fn check_metrics(&self) -> Result<()> {
+        for file in &self.metrics {
+            let path = self.work.result().join(file);
+            if let Err(e) = contract::measured::load(&path, &|_| None) {
+                let why = e.root_cause().to_string();
+                let why = match why.contains("hint: ") {
+                    true => why,
+                    false => why + "; hint: a JSON object such as {\"accuracy\": 0.84}",
+                };
+                bail!("its output {file} holds no metrics: {why}");
+            }
+        }
+        Ok(())
+    }
+
     fn failed(&self, mut cause: String) -> Outcome {
         if let Ok(disk) = rustix::fs::statvfs(&self.root)
             && disk.f_bavail.saturating_mul(disk.f_frsize) < LITTLE
@@ -365,8 +381,11 @@ impl Launch {
                 damaged.display()
             );
         }
-        let record = &mut self.record;
         let (made, told) = self.work.collect(&self.outputs)?;
+        if self.command {
+            self.check_metrics()?;
+        }
+        let record = &mut self.record;
         let mut log = self.work.open_log().ok();
         told.iter().for_each(|text| write_line(&mut log, text));
         record.result.out = made;

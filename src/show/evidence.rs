@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use contract::metrics;
+use contract::measured;
+use contract::metrics::Better;
 
 use crate::pipeline::graph::Id;
 use crate::plan::project::Project;
@@ -25,12 +26,14 @@ pub fn collect(project: &mut Project, machine: bool) -> Evidence {
         })
         .collect();
     let order = project.graph.with_needs(&wanted);
+    let tables = project.tables.clone();
+    let better = |metric: &str| tables.better(metric);
     let mut planner = project.planner();
     planner.judge_all(&order);
     let mut platforms = Platforms::default();
     let found = |id: &Id| {
         let name = planner.graph.stages[*id].name.clone();
-        (name, find(&planner, &mut platforms, *id))
+        (name, find(&planner, &mut platforms, &better, *id))
     };
     Evidence {
         profile,
@@ -38,10 +41,13 @@ pub fn collect(project: &mut Project, machine: bool) -> Evidence {
     }
 }
 
+/// Which direction of a metric is an improvement, where its file does not say so.
+type Direction<'a> = &'a dyn Fn(&str) -> Option<Better>;
+
 /// What the store has of one judged stage.
-fn find(planner: &Planner, platforms: &mut Platforms, id: Id) -> Found {
+fn find(planner: &Planner, platforms: &mut Platforms, better: Direction, id: Id) -> Found {
     let reason = match planner.verdict(id) {
-        Some(Verdict::Fresh(_)) => match outcome(planner, platforms, id) {
+        Some(Verdict::Fresh(_)) => match outcome(planner, platforms, better, id) {
             Ok(outcome) => return Found::Fresh(outcome),
             Err(error) => format!("{error:#}"),
         },
@@ -81,7 +87,12 @@ impl Platforms {
     }
 }
 
-fn outcome(planner: &Planner, platforms: &mut Platforms, id: Id) -> anyhow::Result<Outcome> {
+fn outcome(
+    planner: &Planner,
+    platforms: &mut Platforms,
+    better: Direction,
+    id: Id,
+) -> anyhow::Result<Outcome> {
     let stage = &planner.graph.stages[id];
     let made = stage.metrics_port().and_then(|port| planner.made(id, port));
     let Some((entry, made)) = planner.result(id).zip(made) else {
@@ -92,6 +103,6 @@ fn outcome(planner: &Planner, platforms: &mut Platforms, id: Id) -> anyhow::Resu
         device: entry.device.clone(),
         platform: platforms.of(planner, id),
         origin: entry.origin.clone(),
-        metrics: metrics::load(&planner.store.output(&entry.fp, made))?,
+        metrics: measured::load(&planner.store.output(&entry.fp, made), better)?,
     })
 }

@@ -9,6 +9,7 @@ mod gpu;
 mod hostile;
 mod interfaces;
 mod kills;
+mod metrics;
 mod model;
 mod moments;
 #[cfg(not(feature = "kinds"))]

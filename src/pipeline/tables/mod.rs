@@ -101,6 +101,24 @@ impl Tables {
     }
 }
 
+impl Tables {
+    /// Which direction the first column that shows a metric calls an improvement.
+    pub fn better(&self, metric: &str) -> Option<Better> {
+        let mut columns = self.0.iter().flat_map(|table| {
+            let rows = table.rows.iter().flat_map(|row| &row.cells);
+            let asked = rows.filter(|(_, cell)| {
+                cell.metric
+                    .as_ref()
+                    .is_some_and(|name| name.get_ref() == metric)
+            });
+            let asked = asked.filter_map(|(id, _)| table.column(id.get_ref()));
+            let own = table.columns.iter().filter(|c| c.metric == metric);
+            own.chain(asked)
+        });
+        columns.next().map(|column| column.better)
+    }
+}
+
 impl TableDecl {
     pub fn column(&self, id: &str) -> Option<&ColumnDecl> {
         self.columns.iter().find(|c| c.id.get_ref() == id)

@@ -1,5 +1,6 @@
 //! Everything the report shows, read from the store; nothing here knows of HTML.
 
+use contract::measured;
 use contract::metrics::{self, Metric};
 
 use super::facts::{environment, facts, warn};
@@ -9,6 +10,7 @@ use crate::base::human;
 use crate::base::read;
 use crate::pipeline::graph::Id;
 use crate::pipeline::spec::Profile;
+use crate::pipeline::tables::Tables;
 use crate::plan::project::Project;
 use crate::plan::{Planner, Verdict};
 use crate::show::figures::{self, Picture};
@@ -83,14 +85,14 @@ pub fn gather(project: &mut Project, evidence: &Evidence) -> Report {
         false => project.spec.title.clone(),
     };
     let profile = project.spec.profile.clone();
-    let declared = project.figures.0.clone();
+    let (declared, project_tables) = (project.figures.0.clone(), project.tables.clone());
     let order = project.graph.order.clone();
     let mut planner = project.planner();
     planner.judge_all(&order);
     let mut records = Vec::new();
     let ids = 0..planner.graph.stages.len();
     let stages: Vec<Stage> = ids
-        .map(|id| stage(&planner, id, &mut records, &mut warnings))
+        .map(|id| stage(&planner, (id, &project_tables), &mut records, &mut warnings))
         .collect();
     let figures = declared.iter().map(|f| figure(&planner, f)).collect();
     warn(&profile, &stages, &records, &mut warnings);
@@ -157,7 +159,7 @@ fn shown(planner: &Planner, id: Id, output: usize) -> Shown {
 
 fn stage(
     planner: &Planner,
-    id: Id,
+    (id, tables): (Id, &Tables),
     records: &mut Vec<(String, Record)>,
     warnings: &mut Vec<String>,
 ) -> Stage {
@@ -211,7 +213,9 @@ fn stage(
         };
         let path = planner.store.output(&entry.fp, made);
         let read = match output.holds.as_str() {
-            metrics::HOLDS => metrics::load(&path).map(|m| stage.metrics = m),
+            metrics::HOLDS => {
+                measured::load(&path, &|metric| tables.better(metric)).map(|m| stage.metrics = m)
+            }
             contract::history::HOLDS => history::load(&path).map(|curves| {
                 let charts = curves
                     .iter()
