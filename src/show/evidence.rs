@@ -1,11 +1,11 @@
 //! What the store has of the stages that measure something: what tables and checks are made of.
 
-use std::collections::BTreeMap;
+use std::collections::HashMap;
 
 use contract::measured;
 use contract::metrics::Better;
 
-use crate::pipeline::graph::Id;
+use crate::pipeline::graph::{Id, Kind};
 use crate::plan::project::Project;
 use crate::plan::{Planner, Verdict};
 use crate::show::table::{Evidence, Found, Outcome, Profile};
@@ -30,10 +30,14 @@ pub fn collect(project: &mut Project, machine: bool) -> Evidence {
     let better = |metric: &str| tables.better(metric);
     let mut planner = project.planner();
     planner.judge_all(&order);
-    let mut platforms = Platforms::default();
+    // Only who compares digit for digit wants to know, and records are many.
+    let platforms = match machine {
+        true => Platforms::new(),
+        false => platforms(&planner, &order),
+    };
     let found = |id: &Id| {
         let name = planner.graph.stages[*id].name.clone();
-        (name, find(&planner, &mut platforms, &better, *id))
+        (name, find(&planner, &platforms, &better, *id))
     };
     Evidence {
         profile,
@@ -45,7 +49,7 @@ pub fn collect(project: &mut Project, machine: bool) -> Evidence {
 type Direction<'a> = &'a dyn Fn(&str) -> Option<Better>;
 
 /// What the store has of one judged stage.
-fn find(planner: &Planner, platforms: &mut Platforms, better: Direction, id: Id) -> Found {
+fn find(planner: &Planner, platforms: &Platforms, better: Direction, id: Id) -> Found {
     let reason = match planner.verdict(id) {
         Some(Verdict::Fresh(_)) => match outcome(planner, platforms, better, id) {
             Ok(outcome) => return Found::Fresh(outcome),
@@ -65,31 +69,31 @@ fn find(planner: &Planner, platforms: &mut Platforms, better: Direction, id: Id)
     Found::Stale(reason)
 }
 
-/// On which platform each result was made.
-#[derive(Default)]
-struct Platforms(BTreeMap<Id, Option<String>>);
+/// On which platform each result and all that led to it was made, where that is one and known.
+type Platforms = HashMap<Id, String>;
 
-impl Platforms {
-    /// The one on which a result and all that led to it was made; none if that is unknown, or several.
-    fn of(&mut self, planner: &Planner, id: Id) -> Option<String> {
-        let mut all = planner.graph.with_needs(&[id]).into_iter();
-        let first = self.own(planner, all.next()?)?;
-        all.all(|id| self.own(planner, id).as_ref() == Some(&first))
-            .then_some(first)
+/// `order` has stages after those that they read from.
+fn platforms(planner: &Planner, order: &[Id]) -> Platforms {
+    let mut known = Platforms::new();
+    for &id in order {
+        let stage = &planner.graph.stages[id];
+        let mut from = stage.inputs.iter().flat_map(|input| &input.from);
+        // Of a program nobody knows what its digits depend on.
+        let result = planner
+            .result(id)
+            .filter(|_| matches!(stage.kind, Kind::Library(_)));
+        let record = result.and_then(|entry| planner.store.record(&entry.fp).ok());
+        let own = record.and_then(|record| record.platform);
+        if let Some(own) = own.filter(|own| from.all(|(id, _)| known.get(id) == Some(own))) {
+            known.insert(id, own);
+        }
     }
-
-    fn own(&mut self, planner: &Planner, id: Id) -> Option<String> {
-        let look = || {
-            let entry = planner.result(id)?;
-            planner.store.record(&entry.fp).ok()?.platform
-        };
-        self.0.entry(id).or_insert_with(look).clone()
-    }
+    known
 }
 
 fn outcome(
     planner: &Planner,
-    platforms: &mut Platforms,
+    platforms: &Platforms,
     better: Direction,
     id: Id,
 ) -> anyhow::Result<Outcome> {
@@ -101,7 +105,7 @@ fn outcome(
     Ok(Outcome {
         fingerprint: entry.fp.to_string(),
         device: entry.device.clone(),
-        platform: platforms.of(planner, id),
+        platform: platforms.get(&id).cloned(),
         origin: entry.origin.clone(),
         metrics: measured::load(&planner.store.output(&entry.fp, made), better)?,
     })
