@@ -120,9 +120,13 @@ fn a_tolerance_is_measured_over_seeds() {
         .repro("check --update --spread seed0.json seed1.json")
         .ends(0);
     let text = space.read("tests/baselines/quick.toml");
-    assert!(text.contains("tolerance = 0.45\n"), "{text}");
-    assert!(
-        text.contains("three standard deviations over 3 runs"),
-        "{text}"
-    );
+    let spread = "[metric.spread]\nruns = 3\nmean = 3.1476";
+    assert!(text.contains(spread), "{text}");
+    assert!(text.contains("\ndeviation = 0.0476"), "{text}");
+    // Student's t of 2 degrees at 5 % is 4.30: up to 3.1476 exp(4.30 * 0.0477 * (4/3)^0.5) = 3.99.
+    for (value, code, word) in [(3.9, 0, "within"), (4.1, 4, "WORSE")] {
+        space.write("good.json", &metrics(value));
+        space.repro("run").ends(0);
+        space.repro("check").ends(code).says(word);
+    }
 }
