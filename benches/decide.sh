@@ -26,10 +26,10 @@ train() {
 # The held-out numbers of each epoch in the history of a stage, and seconds per epoch of its training.
 history() {
   "$repro" explain "$1" --profile "$profile" --json "${@:2}" "${more[@]}" 2>/dev/null | python3 -c '
-import json, sys
+import json, os, sys
 about = json.load(sys.stdin)[0]
 record = about["record"]
-path = "artifacts/results/" + record["result"]["fp"] + "/history.jsonl"
+path = os.environ.get("REPRO_STORE", "artifacts") + "/results/" + record["result"]["fp"] + "/history.jsonl"
 epochs = [json.loads(line) for line in open(path)]
 key = sys.argv[1]
 shown = " ".join("%.4f" % e["valid"][key] for e in epochs)
