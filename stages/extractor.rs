@@ -20,7 +20,9 @@ use crate::models::inception_weights;
 use crate::nn::device;
 use crate::nn::tensor_file;
 use crate::nn::weights::Weights;
-use crate::train::fit::{Plan, fit};
+use crate::train::fit::{Keep, Plan, fit};
+use crate::train::optim::{Form, Optim, Rule};
+use crate::train::steps::LastBatch;
 use crate::train::{Dataset, Training};
 
 pub struct Extractor;
@@ -39,7 +41,9 @@ enum Network {
         seed: u64,
         width: usize,
         features: usize,
-        train: Training,
+        epochs: u64,
+        batch: usize,
+        lr: f64,
     },
     /// The network of the Fréchet Inception distance, with the official weights.
     #[serde(rename = "inception-2015-12-05")]
@@ -60,7 +64,7 @@ impl Stage for Extractor {
         Output::new("network", "extractor", "network.safetensors"),
         Output::new("metrics", "metrics", "metrics.json"),
     ];
-    const EXTENDS: Option<&'static str> = Some("network.train.epochs");
+    const EXTENDS: Option<&'static str> = Some("network.epochs");
     type Params = Params;
 
     fn run(params: &Params, job: &mut Job) -> Result<()> {
@@ -70,8 +74,28 @@ impl Stage for Extractor {
                 seed,
                 width,
                 features,
-                train,
+                epochs,
+                batch,
+                lr,
             } => {
+                let train = Training {
+                    epochs: *epochs,
+                    batch: *batch,
+                    last_batch: LastBatch::Drop,
+                    patience: 0,
+                    keep: Keep::Last {},
+                    optim: Optim {
+                        kind: Rule::Adam,
+                        lr: *lr,
+                        beta1: 0.9,
+                        beta2: 0.999,
+                        epsilon: 1e-8,
+                        form: Form::Torch,
+                        halve_every: 0,
+                        warmup_epochs: 0,
+                        clip_norm: 0.0,
+                    },
+                };
                 let config = classifier::Config {
                     width: *width,
                     features: *features,
@@ -82,7 +106,7 @@ impl Stage for Extractor {
                 let plan = Plan {
                     seed: *seed,
                     purpose: "classifier",
-                    training: train,
+                    training: &train,
                 };
                 let fitted = fit(&plan, &weights, &model, &images, &test, job)?;
                 weights.save(job.output("network")?, &Config::Classifier(config))?;
@@ -197,17 +221,14 @@ mod tests {
     use crate::features::Features;
     use crate::fid::Fid;
     use crate::models::{inception, pth};
-    use crate::stories::phase1::optim;
-    use crate::stories::training;
     use contract::testing::Bench;
     use serde_json::json;
 
     #[test]
     fn a_trained_classifier_is_better_than_chance_and_loads() -> Result<()> {
         let bench = Bench::new::<Extractor>(&[]);
-        let train = training(1, 100, "drop", optim(0.01));
         let network = json!({"kind": "classifier", "seed": 1, "width": 2, "features": 8,
-                             "train": train});
+                             "epochs": 1, "batch": 100, "lr": 0.01});
         bench.run::<Extractor>(&json!({ "network": network }))?;
         let text = std::fs::read_to_string(bench.output::<Extractor>("metrics"))?;
         let metrics: serde_json::Value = serde_json::from_str(&text)?;

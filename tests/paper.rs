@@ -37,7 +37,7 @@ fn a_choice_that_is_none_is_told_those_that_are() {
 }
 
 /// Table 1's first rows with a training epoch each.
-const CUT: &str = "--profile quick --set *.train.epochs=1 --set extractor.network.train.epochs=1";
+const CUT: &str = "--profile quick --set *.train.epochs=1 --set extractor.network.epochs=1";
 
 #[test]
 fn a_learning_rate_reruns_what_depends_on_it_and_taking_it_back_reruns_nothing() {

@@ -146,7 +146,7 @@ params = { valid = 0, train = 10, test = 1, jpeg_quality = 0, pad = 0, source = 
 
 [stage.extractor]
 kind = "extractor"
-params.network = { kind = "classifier", seed = 0, width = 2, features = 4, train = { epochs = 0, batch = 64, last_batch = "drop", patience = 0, keep = { kind = "last" }, optim = { kind = "adam", lr = 1e-3, beta1 = 0.9, beta2 = 0.999, epsilon = 1e-8, form = "torch", halve_every = 0, warmup_epochs = 0, clip_norm = 0.0 } } }
+params.network = { kind = "classifier", seed = 0, width = 2, features = 4, epochs = 0, batch = 64, lr = 1e-3 }
 
 [stage.features]
 kind = "features"

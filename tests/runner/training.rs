@@ -168,7 +168,7 @@ fn every_training_stage_resumes_where_its_checkpoint_is() {
 fn more_epochs_continue_a_finished_run_and_give_the_bytes_of_one_from_scratch() {
     let space = Space::new(TINY);
     let shorter = [
-        "extractor.network.train.epochs=1",
+        "extractor.network.epochs=1",
         "prior.train.epochs=2",
         "second-vae.train.epochs=1",
         "flow.train.epochs=1",
