@@ -66,11 +66,8 @@ impl OnVae {
         let frozen = Vae::new(&vae.config(shape), &below.pp("vae").frozen())?;
         let prior = vae.prior.config(vae.latent);
         let prior = Prior::new(&prior, &below.pp("prior").frozen())?;
-        let weights = Weights::new(params.seed, DType::F32, device);
-        Ok(Trained {
-            model: Box::new(params.build(frozen, prior, shape[2], &weights)?),
-            weights,
-            training: params.train.clone(),
+        Trained::new((params.seed, &params.train), device, |w| {
+            params.build(frozen, prior, shape[2], w)
         })
     }
 }

@@ -2,12 +2,13 @@
 //! VAE's image at the left, then samples of the full model with fresh base noise.
 
 use anyhow::{Result, ensure};
-use candle_core::{DType, Tensor};
+use candle_core::Tensor;
 use contract::{Input, Job, Output, Stage};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::data::grid::Layout;
+use crate::models::image_model::ImageModel;
 use crate::models::vae_with_flow::VaeWithFlow;
 use crate::nn::device;
 use crate::nn::noise::Noise;
@@ -48,8 +49,7 @@ impl Stage for FlowVsVae {
 
     fn run(params: &Params, job: &mut Job) -> Result<()> {
         let device = device::open(&job.spec().device)?;
-        let (vae, prior) = (job.input("vae")?, job.input("prior")?);
-        let model = VaeWithFlow::open(vae, prior, Some(job.input("flow")?), DType::F32, &device)?;
+        let model = VaeWithFlow::load(job, &device)?;
         let Layout { rows, columns, .. } = params.layout;
         ensure!(columns > 1, "params.layout.columns must be at least 2");
         // Named as the kind once was: the pictures stay.

@@ -35,12 +35,7 @@ impl Params {
 
     /// All that its training begins with, in f32.
     pub fn trained(&self, shape: [usize; 3], device: &Device) -> Result<Trained> {
-        let weights = Weights::new(self.seed, DType::F32, device);
-        Ok(Trained {
-            model: Box::new(self.build(shape, &weights)?),
-            weights,
-            training: self.train.clone(),
-        })
+        Trained::new((self.seed, &self.train), device, |w| self.build(shape, w))
     }
 
     fn config(&self, shape: [usize; 3]) -> Config {

@@ -1,13 +1,13 @@
 //! Kind `interpolation`: images of the full model between two codes (Figure 5).
 
 use anyhow::{Result, ensure};
-use candle_core::DType;
 use contract::{Input, Job, Output, Stage};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::data::grid::Layout;
 use crate::flow_vs_vae::draw;
+use crate::models::image_model::ImageModel;
 use crate::models::path::Path;
 use crate::models::vae_with_flow::VaeWithFlow;
 use crate::nn::device;
@@ -39,8 +39,7 @@ impl Stage for Interpolation {
 
     fn run(params: &Params, job: &mut Job) -> Result<()> {
         let device = device::open(&job.spec().device)?;
-        let (vae, prior) = (job.input("vae")?, job.input("prior")?);
-        let model = VaeWithFlow::open(vae, prior, Some(job.input("flow")?), DType::F32, &device)?;
+        let model = VaeWithFlow::load(job, &device)?;
         let Layout { rows, columns, .. } = params.layout;
         ensure!(columns > 1, "params.layout.columns must be at least 2");
         let noise = Noise::new(params.seed, "interpolation");

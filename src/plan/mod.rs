@@ -5,6 +5,7 @@ mod accept;
 pub mod accepted;
 mod damage;
 pub mod project;
+mod reads;
 mod resume;
 
 use std::collections::{BTreeMap, HashMap};
@@ -420,94 +421,6 @@ impl<'a> Planner<'a> {
             .outputs
             .iter()
             .all(|output| has(&output.port))
-    }
-
-    /// True if the pipeline names this file, as input or as code.
-    fn declares(&self, id: Id, manifest: &Manifest, path: &str) -> bool {
-        let code = matches!(self.graph.stages[id].kind, Kind::Command(_));
-        code && self.codes[id].contains_key(path) || manifest.get(&format!("file.{path}")).is_some()
-    }
-
-    fn changed_reads(&mut self, id: Id, manifest: &Manifest, reads: &[Read]) -> Vec<String> {
-        let mut changes = Vec::new();
-        for read in reads {
-            // A declared file tells of its change itself.
-            if read.what == What::Content && self.declares(id, manifest, &read.path) {
-                continue;
-            }
-            if let Some(now) = self.read_again(id, read) {
-                // After an accepted change only what it brought in may have changed.
-                let facts = self.facts;
-                let (family, key) = (self.graph.stages[id].family.clone(), read.line().0);
-                let mut present = |file: &str| self.content(file);
-                let brought_in = facts.accepted.outdated(&family, &key, &now, &mut present);
-                if !brought_in.is_empty() {
-                    let told = brought_in.iter().map(|file| format!("file {file} changed"));
-                    changes.extend(told.filter(|t| !changes.contains(t)).collect::<Vec<_>>());
-                    continue;
-                }
-                let gone = now == MISSING || now == observed::nothing().to_string();
-                changes.push(read.changed(gone));
-            }
-        }
-        changes
-    }
-
-    /// What is found now of something that a run was found to read, if that is something else,
-    /// accepted changes apart.
-    fn read_again(&mut self, id: Id, read: &Read) -> Option<String> {
-        let now = match read.what {
-            What::Content => self.content(&read.path),
-            _ => self.looked_at(read).to_string(),
-        };
-        let was = read.digest.to_string();
-        if now == was {
-            return None;
-        }
-        let facts = self.facts;
-        let accepted = &facts.accepted;
-        if accepted.all.is_empty() {
-            return Some(now);
-        }
-        let (family, key) = (self.graph.stages[id].family.clone(), read.line().0);
-        let mut first = |digest: &str| {
-            accepted.canonical(&family, &key, digest, &mut |file| self.content(file))
-        };
-        (first(&now) != first(&was)).then_some(now)
-    }
-
-    /// Digests of many files at once are found on all cores.
-    fn look_side_by_side(&mut self, reads: &[Read]) {
-        let contents = reads.iter().filter(|read| read.what == What::Content);
-        let new = contents.filter(|read| !self.looked.contents.contains_key(&read.path));
-        let new: Vec<String> = new.map(|read| read.path.clone()).collect();
-        if new.len() > FEW {
-            let found = self.files(new);
-            self.looked.contents.extend(found);
-        }
-    }
-
-    /// Digest of a file that was read, or what is wrong with it. Asked once for all stages that
-    /// share it, until [`look_again`](Self::look_again).
-    fn content(&mut self, path: &str) -> String {
-        if let Some(known) = self.looked.contents.get(path) {
-            return known.clone();
-        }
-        let now = self.file(path);
-        self.looked.contents.insert(path.into(), now.clone());
-        now
-    }
-
-    fn looked_at(&mut self, read: &Read) -> Digest {
-        let key = read.line().0 + "\0" + &read.names.join("\0");
-        let (places, dir) = (&self.facts.places, &self.facts.dir);
-        let others = &mut self.looked.others;
-        *others.entry(key).or_insert_with(|| read.look(places, dir))
-    }
-
-    /// What programs read may have changed since it was last looked at.
-    pub fn look_again(&mut self) {
-        self.looked = Looked::default();
     }
 
     fn reasons(&mut self, id: Id, manifest: &Manifest) -> Vec<String> {

@@ -67,6 +67,22 @@ pub struct Trained {
     pub training: Training,
 }
 
+impl Trained {
+    /// Before its first step, with weights drawn from `seed`, in f32.
+    pub fn new<M: Trainable<Tensor> + 'static>(
+        (seed, training): (u64, &Training),
+        device: &Device,
+        build: impl FnOnce(&Weights) -> Result<M>,
+    ) -> Result<Self> {
+        let weights = Weights::new(seed, DType::F32, device);
+        Ok(Self {
+            model: Box::new(build(&weights)?),
+            weights,
+            training: training.clone(),
+        })
+    }
+}
+
 /// What a model of images learns from: `in.train` and `in.valid`.
 pub struct ImageSets {
     pub train: Images,

@@ -100,6 +100,31 @@ fn a_wrong_parameter_of_a_kind_is_named_where_it_stands() {
     );
 }
 
+/// A value that another has replaced is not where the mistake is.
+#[cfg(feature = "kinds")]
+#[test]
+fn a_wrong_value_is_named_where_it_was_written_last() {
+    let stage = "[stage.d]\nkind = 'dataset'\nfor.s = ['one']\nparams.valid = 5\nparams.source = { kind = 'cifar10' }\n\
+        params.train = 0\nparams.test = 0\nparams.jpeg_quality = 0\nparams.pad = 0\n";
+    let profile = "[pipeline]\nprofile = 'p'\n[pipeline.profiles.p]\nabout = 'p'\n[profile.p.d]\nvalid = 'many'\n";
+    let says = |text: &str, arguments: &[&str], place: &str| {
+        let said = Space::new(text).repro(arguments);
+        let expected =
+            format!("{place}: stage `d@one`: params.valid: invalid type: string \"many\"");
+        assert_eq!(said.code, Some(2));
+        assert!(said.err.starts_with(&expected), "{}", said.err);
+    };
+    let set = ["status", "--set", "d.valid=many"];
+    says(stage, &set, "--set d.valid=many");
+    says(
+        &format!("{profile}{stage}"),
+        &["status"],
+        "pipeline.toml:6:1",
+    );
+    let at = format!("{stage}[stage.d.at.one]\nparams.valid = 'many'\n");
+    says(&at, &["status"], "pipeline.toml:11:8");
+}
+
 #[cfg(feature = "kinds")]
 #[test]
 fn ports_must_hold_what_is_wanted() {

@@ -138,12 +138,19 @@ impl Table {
         self.0.iter().map(|e| e.key.as_str())
     }
 
-    /// A table with a `kind` replaces the one it overrides; any other is merged into it.
+    /// A table with a `kind` replaces the one it overrides; any other is merged into it. What is replaced
+    /// is written where its successor is.
     pub fn merge(&mut self, over: &Table) {
         for new in &over.0 {
-            match self.0.iter_mut().find(|e| e.key == new.key) {
-                Some(old) => old.node.merge(&new.node),
-                None => self.0.push(new.clone()),
+            let Some(old) = self.0.iter_mut().find(|e| e.key == new.key) else {
+                self.0.push(new.clone());
+                continue;
+            };
+            match (&mut old.node.value, &new.node.value) {
+                (Value::Table(inner), Value::Table(over)) if over.get("kind").is_none() => {
+                    inner.merge(over);
+                }
+                _ => *old = new.clone(),
             }
         }
     }
@@ -237,13 +244,6 @@ impl Node {
             Value::Text(_) => "a string",
             Value::List(_) => "a list",
             Value::Table(_) => "a table",
-        }
-    }
-
-    fn merge(&mut self, over: &Node) {
-        match (&mut self.value, &over.value) {
-            (Value::Table(old), Value::Table(new)) if new.get("kind").is_none() => old.merge(new),
-            _ => *self = over.clone(),
         }
     }
 
