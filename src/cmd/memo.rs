@@ -28,7 +28,7 @@ use crate::plan::project::{PipelineArgs, Request};
 use crate::plan::{DATA, Planner};
 use crate::store::observed::{self, What};
 use crate::store::stat::Stamp;
-use crate::store::{new_file, tree};
+use crate::store::{READS, new_file, tree};
 
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 pub struct Memo<'a> {
@@ -242,6 +242,13 @@ fn try_remember(planner: &mut Planner, wanted: &[Id], key: Option<Digest>) -> Op
         }
         for made in &entry.out {
             outputs.push((format!("{}/{}", entry.fp, made.file), made.stamp?));
+        }
+        if entry.more.is_some() {
+            // The list of what was read: damaged, it vouches for nothing.
+            let list = format!("{}/{READS}", entry.fp);
+            let meta = fs::symlink_metadata(planner.store.root.join("results").join(&list)).ok()?;
+            let stamp = Stamp::of(&meta);
+            outputs.push((list, stamp.settled(SystemTime::now()).then_some(stamp)?));
         }
         let stage = &planner.graph.stages[id];
         if stage.kind.measures_machine() {

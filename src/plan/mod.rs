@@ -20,7 +20,7 @@ use crate::pipeline::command::{Command, Declared};
 use crate::pipeline::graph::{Graph, Id, Kind, Stage};
 use crate::pipeline::manifest::{Manifest, part};
 use crate::plan::project::Facts;
-use crate::store::observed::{self, Read, What};
+use crate::store::observed::Read;
 use crate::store::{Entry, Made, Store};
 pub use accept::Change;
 pub use resume::{Start, extends_key};

@@ -377,6 +377,10 @@ fn many_reads_lie_beside_the_result_and_a_damaged_list_makes_it_stale() {
     counts(&space, "data/77.csv", "a  stale  file data/77.csv changed");
     let said = space.repro(&["explain", "a"]).out;
     assert!(said.contains("data      300 files in data/"), "{said}");
+    // Also when a run that found nothing to do is remembered.
+    std::thread::sleep(Duration::from_millis(200));
+    assert_eq!(space.run(), [""; 0]);
+    assert_eq!(space.run(), [""; 0]);
     space.spoil(&list, b"[]");
     assert_eq!(space.run(), ["a"]);
 }
