@@ -108,7 +108,7 @@ fn choices_are_parameters_with_known_values() {
         let [first, second] = known;
         wrong
             .ends(2)
-            .complains("pipeline.toml:")
+            .complains(&format!("--set {parameter}=other: "))
             .complains(&format!("stage `{stage}@cifar10`: params.{name}"))
             .complains(": unknown variant `other`")
             .complains(&format!("hint: one of {first}, {second}"));

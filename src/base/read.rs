@@ -1,7 +1,7 @@
 //! Reading files that others may have put in our way: a link to an endless device, a named pipe, a
 //! text of gigabytes. Each is an error, none is waited for, and none fills the memory.
 
-use std::fs::{self, File, FileType, OpenOptions};
+use std::fs::{self, File, FileType, Metadata, OpenOptions};
 use std::io::{self, ErrorKind, Read};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::Path;
@@ -25,6 +25,17 @@ pub fn open(path: &Path) -> io::Result<File> {
 /// Opens what was a regular file a moment ago.
 pub fn open_seen(path: &Path) -> io::Result<File> {
     open_as(OpenOptions::new().read(true), path, 0)
+}
+
+/// The same, with what the file system says of it.
+pub fn open_with(path: &Path) -> io::Result<(File, Metadata)> {
+    let flags = libc::O_NONBLOCK | libc::O_NOCTTY;
+    let file = OpenOptions::new()
+        .read(true)
+        .custom_flags(flags)
+        .open(path)?;
+    let meta = file.metadata()?;
+    Ok((file, meta))
 }
 
 /// Opens a regular file of a store. There a link is followed nowhere: we make none, and one that came

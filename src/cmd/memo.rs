@@ -28,7 +28,7 @@ use crate::plan::project::{PipelineArgs, Request};
 use crate::plan::{DATA, Planner};
 use crate::store::observed::{self, What};
 use crate::store::stat::Stamp;
-use crate::store::{READS, new_file, tree};
+use crate::store::{READS, boot_id, new_file, tree};
 
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 pub struct Memo<'a> {
@@ -39,6 +39,8 @@ pub struct Memo<'a> {
     imported: usize,
     /// Everything known of results is in this file.
     index: Stamp,
+    /// When the machine was started, if a file has changed so recently that it may not be on the disk.
+    boot: Option<String>,
     /// The device's name, where a stage measures it.
     machine: Option<String>,
     /// Variables that count, with digests of their values.
@@ -127,6 +129,7 @@ pub fn recall(request: &Request, args: &PipelineArgs, key: &Digest) -> Option<(u
     let secret = Key::of(&request.root);
     let holds = memo.key == *key
         && memo.index == index
+        && memo.boot.as_ref().is_none_or(|boot| *boot == boot_id())
         && memo
             .env
             .iter()
@@ -266,7 +269,6 @@ fn try_remember(planner: &mut Planner, wanted: &[Id], key: Option<Digest>) -> Op
             }
         }
     }
-    let index = &planner.store.index;
     let mut stamps = Vec::with_capacity(paths.len() + folders.len());
     let now = SystemTime::now();
     for path in &folders {
@@ -275,15 +277,6 @@ fn try_remember(planner: &mut Planner, wanted: &[Id], key: Option<Digest>) -> Op
         let stamp = stamp.settled(now).then_some(stamp)?;
         stamps.push((Text(path.into()), Some(stamp)));
     }
-    let files = paths.par_iter().map(|path| {
-        let whole = dir.join(files::path(path));
-        let stamp = match whole.exists() {
-            true => Some(index.files.get(files::text(&whole).as_ref())?.0),
-            false => None,
-        };
-        Some((Text(path.into()), stamp))
-    });
-    stamps.extend(files.collect::<Option<Vec<_>>>()?);
     let listings = patterns.iter().map(|declared| {
         let listing = listing(&mut finder, declared);
         (declared.clone(), listing)
@@ -293,11 +286,35 @@ fn try_remember(planner: &mut Planner, wanted: &[Id], key: Option<Digest>) -> Op
         let meta = fs::symlink_metadata(dir.join(files::path(path))).ok();
         meta.map(|meta| Stamp::of(&meta))
     };
+    let links: Vec<_> = (links.iter())
+        .map(|path| (Text(path.into()), link(path)))
+        .collect();
+    let stamp = Stamp::of(&fs::metadata(planner.store.root.join("index")).ok()?);
+    // Verdicts are of a moment before these stamps were taken: what changed in between is seen now,
+    // and what changes from now on is seen by the stamps.
+    let fresh: Vec<_> = wanted.iter().map(|id| planner.fresh(*id)).collect();
+    planner.judge_all(wanted);
+    if !wanted.iter().map(|id| planner.fresh(*id)).eq(fresh) || planner.store.index.has_notes() {
+        return None;
+    }
+    // Files were judged by these.
+    let index = &planner.store.index;
+    for path in &paths {
+        let whole = dir.join(files::path(path));
+        let missing = planner.was_missing(path);
+        let stamp = match missing.unwrap_or_else(|| !whole.exists()) {
+            true => None,
+            false => Some(index.files.get(files::text(&whole).as_ref())?.0),
+        };
+        stamps.push((Text(path.into()), stamp));
+    }
+    let mut known = stamps.iter().filter_map(|(_, stamp)| *stamp);
     let memo = Memo {
+        boot: known.any(|s| s.is_recent(now)).then(boot_id),
         key,
         stages: wanted.len(),
         imported: imported(planner, wanted),
-        index: Stamp::of(&fs::metadata(planner.store.root.join("index")).ok()?),
+        index: stamp,
         machine,
         env: env.into_iter().collect(),
         patterns,
@@ -306,22 +323,10 @@ fn try_remember(planner: &mut Planner, wanted: &[Id], key: Option<Digest>) -> Op
             .iter()
             .map(|(path, kind)| (Text(path.into()), *kind))
             .collect(),
-        links: links
-            .iter()
-            .map(|path| (Text(path.into()), link(path)))
-            .collect(),
+        links,
         outputs: outputs.iter().map(|(p, s)| (p.as_str(), *s)).collect(),
     };
-    // Verdicts are of a moment before the stamps were taken: what changed in between is seen now,
-    // and what changes from now on is seen by the stamps.
-    let fresh: Vec<_> = wanted.iter().map(|id| planner.fresh(*id)).collect();
-    let root = planner.store.root.clone();
-    planner.judge_all(wanted);
-    let still = wanted.iter().map(|id| planner.fresh(*id)).eq(fresh);
-    match still {
-        true => write(&root, &memo),
-        false => None,
-    }
+    write(&planner.store.root, &memo)
 }
 
 fn write(root: &Path, memo: &Memo) -> Option<()> {

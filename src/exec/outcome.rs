@@ -24,6 +24,7 @@ use crate::exec::observe::notes::Notes;
 use crate::exec::observe::{self, Findings, Observer};
 use crate::store::observed::{Read, What};
 use crate::store::record::Seen;
+use crate::store::stat::SeenFile;
 use crate::store::{Entry, FEW_READS, READS, Reached, Spent};
 
 /// How an execution ended.
@@ -35,6 +36,8 @@ pub enum Outcome {
         durable: bool,
         /// For people, about what it was seen to do.
         remarks: Vec<String>,
+        /// Files that it read, as they were when it had ended.
+        looked: Vec<SeenFile>,
     },
     Failed {
         cause: String,
@@ -48,6 +51,13 @@ pub enum Outcome {
     Again {
         file: String,
     },
+}
+
+/// A new result.
+struct Committed {
+    entry: Entry,
+    bytes: u64,
+    looked: Vec<SeenFile>,
 }
 
 /// Results that took longer, in seconds, are on the disk before they get their name; shorter ones
@@ -140,11 +150,12 @@ impl Launch {
         if exit.code == Some(0) {
             return match self.commit(notes.as_mut(), left) {
                 Ok(Err(file)) => Outcome::Again { file },
-                Ok(Ok((entry, bytes))) => Outcome::Done {
-                    durable: durable(&entry),
+                Ok(Ok(done)) => Outcome::Done {
+                    durable: durable(&done.entry),
                     remarks: self.remarks(),
-                    entry: Box::new(entry),
-                    bytes,
+                    entry: Box::new(done.entry),
+                    bytes: done.bytes,
+                    looked: done.looked,
                 },
                 Err(e) => self.failed(format!("{e:#}")),
             };
@@ -363,7 +374,7 @@ impl Launch {
         &mut self,
         notes: Option<&mut Notes>,
         left: usize,
-    ) -> Result<Result<(Entry, u64), String>> {
+    ) -> Result<Result<Committed, String>> {
         self.all_written()?;
         self.given.unchanged()?;
         if let Some(file) = self.watch.unchanged(&self.dir, &self.root)?
@@ -433,7 +444,11 @@ impl Launch {
         let entry = self
             .work
             .commit(&self.root, &self.manifest.to_string(), record, durable)?;
-        Ok(Ok((entry, bytes)))
+        Ok(Ok(Committed {
+            entry,
+            bytes,
+            looked: found.looked,
+        }))
     }
 }
 

@@ -173,8 +173,10 @@ impl Run<'_, '_> {
                 bytes,
                 durable,
                 remarks,
+                looked,
             } => {
                 self.planner.look_again();
+                self.planner.has_looked(looked);
                 self.summary.ran.push(id);
                 if !durable {
                     self.bring_to_disk(self.planner.store.result(&entry.fp));
@@ -285,7 +287,7 @@ impl Run<'_, '_> {
         match &self.syncer {
             Some(syncer) => syncer.add(result),
             // Without a thread all of it is synced in the end.
-            None => self.planner.store.index.unsynced.earlier = true,
+            None => self.planner.store.index.unsynced = true,
         }
     }
 
@@ -295,7 +297,7 @@ impl Run<'_, '_> {
         let store = &mut self.planner.store;
         let results = self.syncer.as_ref().map_or(Ok(()), Syncer::wait);
         if results.is_err() {
-            store.index.unsynced.earlier = true;
+            store.index.unsynced = true;
         }
         if let Err(e) = results.and_then(|()| store.settle(&[])) {
             let root = store.root.display();

@@ -2,9 +2,11 @@
 
 use super::{FEW, Looked, MISSING, Planner};
 use crate::base::digest::Digest;
+use crate::base::files;
 use crate::pipeline::graph::{Id, Kind};
 use crate::pipeline::manifest::Manifest;
 use crate::store::observed::{self, Read, What};
+use crate::store::stat::SeenFile;
 
 impl Planner<'_> {
     /// True if the pipeline names this file, as input or as code.
@@ -93,6 +95,27 @@ impl Planner<'_> {
         let (places, dir) = (&self.facts.places, &self.facts.dir);
         let others = &mut self.looked.others;
         *others.entry(key).or_insert_with(|| read.look(places, dir))
+    }
+
+    /// What was just found of files need not be asked for again.
+    pub fn has_looked(&mut self, found: Vec<SeenFile>) {
+        for SeenFile {
+            name,
+            stamp,
+            digest,
+        } in found
+        {
+            let path = self.facts.dir.join(files::path(&name));
+            self.store
+                .index
+                .learn_file(&files::text(&path), stamp, digest);
+            self.looked.contents.insert(name, digest.to_string());
+        }
+    }
+
+    /// True if a file was not there when it was last looked at, and nothing if it was not looked at.
+    pub fn was_missing(&self, name: &str) -> Option<bool> {
+        Some(self.looked.contents.get(name)? == MISSING)
     }
 
     /// What programs read may have changed since it was last looked at.

@@ -13,7 +13,6 @@ use std::time::{Duration, Instant};
 
 use super::Store;
 use super::stat::Stamp;
-use crate::base::files;
 
 /// Files and folders up to which each is synced by itself: some 20 ms of a solid-state disk.
 const FEW: usize = 128;
@@ -147,10 +146,8 @@ impl Store {
     /// was committed must have been synced, or be among `paths`.
     pub fn settle(&mut self, paths: &[PathBuf]) -> io::Result<()> {
         self.index.flush()?;
-        let unsynced = &self.index.unsynced;
-        let files: Vec<PathBuf> = unsynced.files.iter().map(|f| files::path(f)).collect();
-        let mut all: Vec<&Path> = paths.iter().chain(&files).map(PathBuf::as_path).collect();
-        if unsynced.earlier {
+        let mut all: Vec<&Path> = paths.iter().map(PathBuf::as_path).collect();
+        if self.index.unsynced {
             all.push(&self.root);
             sync_all(&all)?;
         } else {

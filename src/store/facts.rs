@@ -188,6 +188,9 @@ pub(super) enum Line {
     /// A file has this digest.
     #[serde(rename = "file")]
     File(String, Stamp, Digest),
+    /// The same while the machine stays up.
+    #[serde(rename = "recent")]
+    Recent(String, Stamp, Digest),
     /// A result is no longer there.
     #[serde(rename = "gone")]
     Gone(Fingerprint),

@@ -16,15 +16,6 @@ use super::stat::Stamp;
 use crate::base::digest::{Digest, Fingerprint};
 use crate::base::read;
 
-/// What the index tells of and cannot vouch for yet, besides results that were just committed.
-#[derive(Debug, Default)]
-pub struct Unsynced {
-    /// Files of the project: what was read may not have come to the disk.
-    pub files: Vec<String>,
-    /// What runs before this one have left.
-    pub earlier: bool,
-}
-
 #[derive(Debug, Default)]
 pub struct Index {
     path: PathBuf,
@@ -33,13 +24,16 @@ pub struct Index {
     by_base: HashMap<Fingerprint, Vec<Fingerprint>>,
     pub names: Names,
     pub files: HashMap<String, (Stamp, Digest)>,
+    /// Files that were noted since the index was loaded.
+    learned: Vec<String>,
     /// Nothing was written since the last time all was known to be on the disk.
     pub clean: bool,
     /// The stamp of `results/` at that time.
     pub folder: Option<Stamp>,
     /// Which folder `results/` was when this was written.
     pub home: Option<Home>,
-    pub unsynced: Unsynced,
+    /// Runs before this one have left results that may not have come to the disk.
+    pub unsynced: bool,
     pending: String,
     lines: usize,
     boot_written: bool,
@@ -58,6 +52,7 @@ impl Index {
             ..Self::default()
         };
         let (mut boot, mut odd) = (String::new(), false);
+        let here = boot_id();
         let mut results = Vec::new();
         let mut files = Vec::new();
         for line in text.split(|b| *b == b'\n').filter(|l| !l.is_empty()) {
@@ -71,6 +66,7 @@ impl Index {
                     files.clear();
                 }
                 Ok(Line::Boot(id)) => boot = id,
+                Ok(Line::Recent(..)) if boot != here => {}
                 Ok(Line::Home(home)) => index.home = Some(home),
                 // As good as torn: what it tells of is looked for in `results/`.
                 Ok(Line::Result(entry)) if entry.problem().is_some() => odd = true,
@@ -85,21 +81,18 @@ impl Index {
                 Err(_) => {}
             }
         }
-        if !index.clean && boot != boot_id() {
+        if !index.clean && boot != here {
             for fp in results {
                 index.distrust(&fp);
             }
-            for path in files.drain(..) {
+            for path in files {
                 index.files.remove(&path);
             }
         }
         if odd {
             index.folder = None;
         }
-        index.unsynced = Unsynced {
-            files,
-            earlier: !index.clean && index.lines > 0,
-        };
+        index.unsynced = !index.clean && index.lines > 0;
         Ok(index)
     }
 
@@ -116,7 +109,7 @@ impl Index {
             Line::Name(profile, stage, fp) => {
                 self.names.insert(profile, stage, fp);
             }
-            Line::File(path, stamp, digest) => {
+            Line::File(path, stamp, digest) | Line::Recent(path, stamp, digest) => {
                 self.files.insert(path, (stamp, digest));
             }
             Line::Gone(fp) => {
@@ -142,7 +135,8 @@ impl Index {
         self.results.clear();
         self.by_base.clear();
         self.files.clear();
-        self.unsynced = Unsynced::default();
+        self.learned.clear();
+        self.unsynced = false;
     }
 
     /// Says of all results that they were not made here, unless that is known of them.
@@ -182,17 +176,22 @@ impl Index {
     }
 
     pub fn add_file(&mut self, path: &str, stamp: Stamp, digest: Digest) {
-        self.unsynced.files.push(path.into());
-        self.note(Line::File(path.into(), stamp, digest));
+        self.learned.push(path.into());
+        self.note(file_line(path, stamp, digest));
+    }
+
+    /// Adds what is not known yet.
+    pub fn learn_file(&mut self, path: &str, stamp: Stamp, digest: Digest) {
+        if self.files.get(path) != Some(&(stamp, digest)) {
+            self.add_file(path, stamp, digest);
+        }
     }
 
     /// Takes over the digests that an index of the same store has learned of files and not written.
     pub fn carry(&mut self, other: &Self) {
-        for path in &other.unsynced.files {
-            if let Some((stamp, digest)) = other.files.get(path)
-                && self.files.get(path) != Some(&(*stamp, *digest))
-            {
-                self.add_file(path, *stamp, *digest);
+        for path in &other.learned {
+            if let Some((stamp, digest)) = other.files.get(path) {
+                self.learn_file(path, *stamp, *digest);
             }
         }
     }
@@ -246,7 +245,7 @@ impl Index {
         self.flush()?;
         open_append(&self.path)?.sync_data()?;
         self.clean = true;
-        self.unsynced = Unsynced::default();
+        self.unsynced = false;
         Ok(())
     }
 
@@ -271,8 +270,9 @@ impl Index {
         for (profile, stage, fp) in self.names.iter() {
             line(Line::Name(profile.into(), stage.into(), fp));
         }
+        line(Line::Boot(boot_id()));
         for (path, (stamp, digest)) in &self.files {
-            line(Line::File(path.clone(), *stamp, *digest));
+            line(file_line(path, *stamp, *digest));
         }
         self.home
             .into_iter()
@@ -287,6 +287,15 @@ impl Index {
         self.lines = live;
         self.boot_written = false;
         Ok(())
+    }
+}
+
+/// What was written shortly before it was read may not have come to the disk, and its time may have: it is
+/// believed until the machine goes down. To wait for it would be to wait for all that others write.
+fn file_line(path: &str, stamp: Stamp, digest: Digest) -> Line {
+    match stamp.is_recent(SystemTime::now()) {
+        true => Line::Recent(path.into(), stamp, digest),
+        false => Line::File(path.into(), stamp, digest),
     }
 }
 
@@ -310,10 +319,40 @@ fn open_append(path: &Path) -> io::Result<File> {
 
 /// Changes whenever the machine starts; empty where there is no such thing, and then no fact is
 /// believed that was not synced.
-fn boot_id() -> String {
+pub fn boot_id() -> String {
     let text = fs::read_to_string("/proc/sys/kernel/random/boot_id");
     text.map_or_else(
         |_| format!("process {}", std::process::id()),
         |t| t.trim().into(),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_written_shortly_before_it_was_read_is_believed_until_the_machine_goes_down()
+    -> anyhow::Result<()> {
+        let dir = tempfile::tempdir()?;
+        let path = dir.path().join("index");
+        let old: Stamp = serde_json::from_str("[1,2,3,4,5]")?;
+        let new = Stamp::of(&fs::metadata(dir.path())?);
+        let digest = Digest::of(b"x");
+        let mut index = Index::load(&path)?;
+        index.add_file("/old", old, digest);
+        index.add_file("/new", new, digest);
+        index.flush()?;
+        index.synced(old)?;
+        let known = |index: &Index| ["/old", "/new"].map(|name| index.files.contains_key(name));
+        assert_eq!(known(&Index::load(&path)?), [true, true]);
+        // The same when the file was written anew.
+        index.lines = 1000;
+        index.compact()?;
+        assert_eq!(known(&Index::load(&path)?), [true, true]);
+        let text = fs::read_to_string(&path)?;
+        fs::write(&path, text.replace(&boot_id(), "an earlier one"))?;
+        assert_eq!(known(&Index::load(&path)?), [true, false]);
+        Ok(())
+    }
 }

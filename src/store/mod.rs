@@ -50,7 +50,7 @@ pub use durable::Syncer;
 use facts::Home;
 pub use facts::{Entry, Made, is_plain_name};
 pub use gc::{Usage, size_of};
-pub use index::Index;
+pub use index::{Index, boot_id};
 pub use lock::{Holder, Lock};
 pub use reached::Reached;
 pub use reads::ReadBefore;
@@ -207,7 +207,7 @@ impl Store {
                 Some(Ok(entry)) => {
                     self.index.add_result(entry);
                     self.index.distrust(&fp);
-                    self.index.unsynced.earlier = true;
+                    self.index.unsynced = true;
                 }
                 Some(Err(why)) => self.refused.push((fp, why)),
                 None => {}

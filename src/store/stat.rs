@@ -125,6 +125,14 @@ impl Stamp {
         nanos(from) <= self.4 && self.4 <= nanos(to)
     }
 
+    /// True if the file changed in the hour before, or after by a clock that was set back: longer than any
+    /// kernel keeps what was written from the disk.
+    pub fn is_recent(&self, now: SystemTime) -> bool {
+        let hour_ago = now.checked_sub(Duration::from_secs(3600));
+        let hour_ago = hour_ago.and_then(|at| at.duration_since(UNIX_EPOCH).ok());
+        hour_ago.is_none_or(|at| i128::from(self.4) >= at.as_nanos() as i128)
+    }
+
     /// False if the file changed so shortly before `hashed` that it could change unseen. A clock
     /// that went backwards makes it false too. The modification time has no say: a program can
     /// set it to anything.
@@ -132,6 +140,15 @@ impl Stamp {
         let hashed = hashed.duration_since(UNIX_EPOCH).unwrap_or_default();
         i128::from(self.4) + RACY.as_nanos() as i128 <= hashed.as_nanos() as i128
     }
+}
+
+/// What was found of a file that was read.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SeenFile {
+    /// Relative to the project.
+    pub name: String,
+    pub stamp: Stamp,
+    pub digest: Digest,
 }
 
 /// Digests of files that stages of this run have read: for other stages that read them too, and for
@@ -146,6 +163,12 @@ pub fn recall(stamp: &Stamp) -> Option<Digest> {
     let known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
     let (was, digest) = known.get(&stamp.file())?;
     (was == stamp).then_some(*digest)
+}
+
+/// True if [`recall`] may know a file, by its device and inode.
+pub fn is_known(file: (u64, u64)) -> bool {
+    let known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
+    known.contains_key(&file)
 }
 
 /// Keeps a digest for [`recall`]. The stamp must have been settled when the file was hashed.
@@ -191,9 +214,25 @@ pub fn hash_file(path: &Path, size: u64) -> io::Result<Digest> {
 /// The same of a file that is open.
 pub fn hash_open(file: &File, size: u64) -> io::Result<Digest> {
     if size <= PIECE {
-        let mut bytes = Vec::with_capacity(size as usize);
-        // What has no size may have no end.
-        file.take(read::INDEX).read_to_end(&mut bytes)?;
+        let mut bytes = vec![0; size as usize + 1];
+        // That there is no more than its size is seen by the room that is left.
+        let mut len = 0;
+        loop {
+            match (&mut &*file).read(&mut bytes[len..]) {
+                Ok(0) => break,
+                Ok(got) => len += got,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
+                Err(e) => return Err(e),
+            }
+            if len == size as usize && size > 0 {
+                break;
+            }
+        }
+        bytes.truncate(len);
+        if len > size as usize {
+            // It has grown, or tells of no size; and may have no end.
+            file.take(read::INDEX).read_to_end(&mut bytes)?;
+        }
         return Ok(Digest::of(&bytes));
     }
     let left = left_subtree_len(size);

@@ -28,3 +28,4 @@ mod staleness;
 mod training;
 mod trees;
 mod trust;
+mod watching;

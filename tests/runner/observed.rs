@@ -8,14 +8,14 @@ use std::time::Duration;
 use crate::space::Space;
 
 /// A stage `a` with this line of shell; it writes `{out.x}`.
-fn shell(line: &str) -> Space {
+pub fn shell(line: &str) -> Space {
     let line = line.replace('\\', "\\\\").replace('"', "\\\"");
     Space::new(&format!(
         "[stage.a]\nkind = 'command'\nshell = \"{line}\"\nout.x = 'x'\n"
     ))
 }
 
-fn has(program: &str) -> bool {
+pub fn has(program: &str) -> bool {
     let there = Command::new(program).arg("--version").output().is_ok();
     if !there {
         eprintln!("SKIPPED: there is no {program} here");
@@ -26,7 +26,7 @@ fn has(program: &str) -> bool {
 /// The file can be changed, put back, and changed for good; each is noticed, and putting it back
 /// needs no run.
 #[track_caller]
-fn counts(space: &Space, file: &str, said: &str) {
+pub fn counts(space: &Space, file: &str, said: &str) {
     let before = fs::read(space.path(file)).expect("it is there");
     space.write(
         file,
@@ -386,25 +386,6 @@ fn many_reads_lie_beside_the_result_and_a_damaged_list_makes_it_stale() {
 }
 
 #[test]
-fn what_a_stage_leaves_running_is_ended_with_it() {
-    if !has("setsid") {
-        return;
-    }
-    let space = shell(
-        "echo good > {out.x}; setsid sh -c 'exec 7>>$0; sleep 1; echo LATE >&7' {out.x} & sleep 0.2",
-    );
-    let said = space.repro(&["run"]);
-    assert_eq!(said.code, Some(0), "{}", said.err);
-    assert!(
-        said.err.contains("a left ") && said.err.contains(" running, which w"),
-        "{}",
-        said.err
-    );
-    std::thread::sleep(Duration::from_millis(1200));
-    assert_eq!(space.output("a", "x"), b"good\n");
-}
-
-#[test]
 fn compiled_python_of_the_second_of_an_edit_is_not_taken_for_the_next() {
     if !has("python3") {
         return;
@@ -483,76 +464,4 @@ fn what_is_no_code_is_never_accepted_and_nothing_half() {
         Some(0)
     );
     assert_eq!(space.run(), [""; 0]);
-}
-
-#[test]
-fn a_program_runs_the_same_watched_or_not() {
-    let line = "i=0; while [ $i -lt 40 ]; do (cat data.txt; cat nowhere 2>/dev/null || echo none) >> log & i=$((i+1)); done; wait; \
-        sh -c 'kill -STOP $$' & p=$!; sleep 0.1; kill -CONT $p; wait $p; echo $? >> log; sort log > {out.x}; rm log; \
-        exec sh -c 'exec env sh -c \"cat data.txt >> {out.x}\"'";
-    let space = shell(line);
-    space.write("data.txt", "1\n");
-    assert_eq!(space.run(), ["a"]);
-    let watched = space.output("a", "x");
-    let text = space.read("pipeline.toml");
-    space.write("pipeline.toml", &format!("{text}watch = false\n"));
-    assert_eq!(space.run(), ["a"]);
-    assert_eq!(space.output("a", "x"), watched);
-    for (line, code) in [("exit 7", "exit 7"), ("kill -USR1 $$", "killed by ")] {
-        let said = shell(line).repro(&["run"]);
-        assert_eq!(said.code, Some(1));
-        assert!(said.err.contains(code), "{}", said.err);
-    }
-}
-
-#[test]
-fn a_ring_through_which_files_could_be_opened_unseen_is_not_to_be_had() {
-    if !has("python3") {
-        return;
-    }
-    // 425 is io_uring_setup on every processor, 38 is ENOSYS.
-    let ask = "import ctypes, sys\nlibc = ctypes.CDLL(None, use_errno=True)\n\
-               got = libc.syscall(425, 4, ctypes.create_string_buffer(120))\n\
-               sys.exit(0 if got == -1 and ctypes.get_errno() == 38 else 1)\n";
-    let space = shell("python3 ask.py && exit 3");
-    space.write("ask.py", ask);
-    let said = space.repro(&["run"]);
-    assert!(said.err.contains("exit 3"), "{}", said.err);
-    assert!(said.err.contains("it asked for io_uring"), "{}", said.err);
-}
-
-#[test]
-fn threads_that_open_files_and_a_filter_of_its_own_go_on_as_ever() {
-    if !has("python3") {
-        return;
-    }
-    let program = "import sys, threading, ctypes, struct
-libc = ctypes.CDLL(None, use_errno=True)
-# A filter that lets everything pass, on top of ours: prctl(PR_SET_NO_NEW_PRIVS), prctl(PR_SET_SECCOMP).
-assert libc.prctl(38, 1, 0, 0, 0) == 0
-allow = ctypes.create_string_buffer(struct.pack('HBBI', 6, 0, 0, 0x7fff0000))
-program = ctypes.create_string_buffer(struct.pack('HxxxxxxP', 1, ctypes.addressof(allow)))
-assert libc.prctl(22, 2, ctypes.byref(program), 0, 0) == 0, ctypes.get_errno()
-total = []
-def read(i):
-    for k in range(50):
-        total.append(int(open('data/%d' % (i % 8)).read()))
-threads = [threading.Thread(target=read, args=(i,)) for i in range(64)]
-[t.start() for t in threads]
-[t.join() for t in threads]
-open(sys.argv[1], 'w').write(str(sum(total)))
-";
-    let space = shell("python3 many.py {out.x}");
-    space.write("many.py", program);
-    for i in 0..8 {
-        space.write(&format!("data/{i}"), &i.to_string());
-    }
-    assert_eq!(space.run(), ["a"]);
-    assert_eq!(
-        space.output("a", "x"),
-        (28 * 8 * 50).to_string().into_bytes()
-    );
-    assert_eq!(space.run(), [""; 0]);
-    space.write("data/7", "8");
-    assert!(space.status().contains("a  stale  file data/7 changed"));
 }

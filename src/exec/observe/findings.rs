@@ -1,7 +1,7 @@
 //! From notes to what counts: reads with digests, and remarks for people.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
-use std::fs;
+use std::fs::{self, File};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -13,17 +13,20 @@ use rayon::prelude::*;
 use super::environment;
 use super::notes::{Listing, Marks, Notes};
 use crate::base::digest::Digest;
+use crate::base::read;
 use crate::exec::python::Imports;
 use crate::store::observed::{self, Kind, Read, What};
 use crate::store::places::{CACHES, Class, Map, Places, is_importable, names};
 use crate::store::record::Seen;
-use crate::store::stat::{self, Stamp};
+use crate::store::stat::{self, SeenFile, Stamp};
 
 /// All that one run was found to do.
 #[derive(Debug, Default)]
 pub struct Findings {
     pub reads: Vec<Read>,
     pub seen: Seen,
+    /// The stamps of files among the reads, for whoever asks next what has changed.
+    pub looked: Vec<SeenFile>,
     /// Files of the store that it changed, and may not.
     pub damaged: Vec<PathBuf>,
 }
@@ -62,7 +65,7 @@ impl Findings {
         found.links();
         found.listings(imports);
         found.imports(imports);
-        let contents = found.digests()?;
+        let (contents, looked) = found.digests()?;
         for compiled in &found.notes.compiled {
             remove_if_early(compiled);
         }
@@ -71,6 +74,7 @@ impl Findings {
         prune(&mut all);
         Ok(Self {
             reads: all,
+            looked,
             seen: seen(notes, &places, frame),
             damaged: damaged(notes, frame),
         })
@@ -283,47 +287,71 @@ impl Reads<'_> {
         paths.any(|path| !path.is_dir() && !self.notes.own(&path) && self.is_newer(&path))
     }
 
-    fn digests(&self) -> Result<Vec<Read>> {
-        let declared = self.frame.declared;
+    fn digests(&self) -> Result<(Vec<Read>, Vec<SeenFile>)> {
         let one = |(path, name, changed): &(PathBuf, String, bool)| {
-            let Ok(meta) = fs::metadata(path) else {
-                if !self.notes.own(path) {
-                    // Somebody else took it away.
-                    return Ok(Some(Read::content(name.clone(), torn())));
-                }
-                // Read, and then taken away: it counts if it comes back.
-                let digest = observed::nothing();
-                return Ok(Some(Read {
-                    what: What::Absent,
-                    path: name.clone(),
-                    digest,
-                    names: Vec::new(),
-                }));
-            };
-            let changed = *changed || self.changed.contains(&Stamp::of(&meta).file());
-            if !changed && self.notes.is_another(path, &meta) {
-                return Ok(Some(Read::content(name.clone(), torn())));
-            }
-            if !meta.is_file() || declared.contains(name) {
-                return Ok(None);
-            }
-            match digest(path, &meta, changed, self.frame.started) {
-                // The program could not read it either: it may execute it, or go on without it.
-                Err(e) if e.kind() == io::ErrorKind::PermissionDenied => Ok(Some(Read {
-                    what: What::There,
-                    path: name.clone(),
-                    digest: Kind::of(&meta).digest(),
-                    names: Vec::new(),
-                })),
-                digest => {
-                    let digest =
-                        digest.with_context(|| format!("cannot read {}", path.display()))?;
-                    Ok(Some(Read::content(name.clone(), digest)))
-                }
-            }
+            let found = self.digest(path, name, *changed);
+            found.with_context(|| format!("cannot read {}", path.display()))
         };
-        let read = self.contents.par_iter().map(one);
-        read.filter_map(Result::transpose).collect()
+        let all = self.contents.par_iter().map(one);
+        let all = all.collect::<Result<Vec<_>>>()?;
+        let (reads, looked): (Vec<_>, Vec<_>) = all.into_iter().flatten().unzip();
+        Ok((reads, looked.into_iter().flatten().collect()))
+    }
+
+    /// What counts of a file that was read.
+    fn digest(
+        &self,
+        path: &Path,
+        name: &str,
+        changed: bool,
+    ) -> io::Result<Option<(Read, Option<SeenFile>)>> {
+        let content = |digest| Read::content(name.to_owned(), digest);
+        let other = |what, digest| Read {
+            what,
+            path: name.to_owned(),
+            digest,
+            names: Vec::new(),
+        };
+        // What another stage has read too is known by its stamp, for which it need not be opened.
+        let known = self.notes.read_first(path).is_none_or(stat::is_known);
+        let open = match known || changed {
+            true => None,
+            false => read::open_with(path).ok(),
+        };
+        let seen = match open {
+            Some((file, meta)) => Ok((meta, Some(file))),
+            None => fs::metadata(path).map(|meta| (meta, None)),
+        };
+        let (meta, file) = match seen {
+            Ok(seen) => seen,
+            // Somebody else took it away.
+            Err(_) if !self.notes.own(path) => return Ok(Some((content(torn()), None))),
+            // Read, and then taken away: it counts if it comes back.
+            Err(_) => return Ok(Some((other(What::Absent, observed::nothing()), None))),
+        };
+        let changed = changed || self.changed.contains(&Stamp::of(&meta).file());
+        if !changed && self.notes.is_another(path, &meta) {
+            return Ok(Some((content(torn()), None)));
+        }
+        if !meta.is_file() || self.frame.declared.contains(name) {
+            return Ok(None);
+        }
+        let digest = digest(path, file, &meta, changed, self.frame.started);
+        match digest {
+            // The program could not read it either: it may execute it, or go on without it.
+            Err(e) if e.kind() == io::ErrorKind::PermissionDenied => {
+                Ok(Some((other(What::There, Kind::of(&meta).digest()), None)))
+            }
+            digest => {
+                let (digest, stamp) = digest?;
+                let looked = stamp.map(|stamp| SeenFile {
+                    name: name.to_owned(),
+                    stamp,
+                    digest,
+                });
+                Ok(Some((content(digest), looked)))
+            }
+        }
     }
 }
 
@@ -342,26 +370,31 @@ fn remove_if_early(compiled: &Path) {
     }
 }
 
-/// The digest of a file as the program found it.
+/// The digest of a file as the program found it, and its stamp if a change from now on would show.
 fn digest(
     path: &Path,
+    file: Option<File>,
     meta: &fs::Metadata,
     changed_by_stage: bool,
     started: SystemTime,
-) -> std::io::Result<Digest> {
+) -> io::Result<(Digest, Option<Stamp>)> {
     let stamp = Stamp::of(meta);
     let now = SystemTime::now();
     if stamp.changed_between(started, now) && !changed_by_stage {
-        return Ok(torn());
+        return Ok((torn(), None));
     }
     if let Some(digest) = stat::recall(&stamp) {
-        return Ok(digest);
+        return Ok((digest, Some(stamp)));
     }
-    let digest = stat::hash_file(path, meta.len())?;
-    if stamp.settled(now) {
+    let digest = match file {
+        Some(file) => stat::hash_open(&file, meta.len())?,
+        None => stat::hash_file(path, meta.len())?,
+    };
+    let settled = stamp.settled(now).then_some(stamp);
+    if let Some(stamp) = settled {
         stat::remember(stamp, digest);
     }
-    Ok(digest)
+    Ok((digest, settled))
 }
 
 /// True if patterns say which files of a folder count. A folder's own name says that all do.
@@ -507,8 +540,8 @@ pub fn reported(
     }
     files.retain(|name, _| !frame.declared.contains(name));
     let read = files.into_par_iter().map(|(name, place)| {
-        let digest = fs::metadata(&place)
-            .and_then(|meta| digest(&place, &meta, false, frame.started))
+        let (digest, _) = fs::metadata(&place)
+            .and_then(|meta| digest(&place, None, &meta, false, frame.started))
             .with_context(|| format!("cannot read {}", place.display()))?;
         Ok(Read::content(name, digest))
     });

@@ -9,6 +9,7 @@ use super::{Kind, Output, Stage};
 use crate::base::diag::{Diagnostic, suggest};
 use crate::pipeline::command::Command;
 use crate::pipeline::kinds::HINT;
+use crate::pipeline::spec::node::Table;
 use crate::pipeline::spec::{Instance, Spec};
 
 pub fn new(
@@ -69,8 +70,9 @@ fn check(spec: &Spec, def: &StageDef, instance: &Instance) -> Result<Value, Diag
         let unknown = (e.message.starts_with("unknown "))
             .then(|| quoted.first().copied())
             .flatten();
-        let within = instance.params.span_of(&e.path);
-        let field = unknown.map(|name| match e.path.as_str() {
+        let at = culprit(&instance.params, &e.path, &e.message).unwrap_or(e.path);
+        let within = instance.params.span_of(&at);
+        let field = unknown.map(|name| match at.as_str() {
             "" => name.to_owned(),
             path if path == name || path.ends_with(&format!(".{name}")) => path.to_owned(),
             path => format!("{path}.{name}"),
@@ -79,7 +81,7 @@ fn check(spec: &Spec, def: &StageDef, instance: &Instance) -> Result<Value, Diag
             .and_then(|path| instance.params.span_of(&path))
             .or(within)
             .unwrap_or(instance.span.clone());
-        let path = match e.path.as_str() {
+        let path = match at.as_str() {
             "" => "params".to_owned(),
             path => format!("params.{path}"),
         };
@@ -100,6 +102,25 @@ fn check(spec: &Spec, def: &StageDef, instance: &Instance) -> Result<Value, Diag
             None => error.hint(format!("kind `{}`: {}", def.kind, def.about)),
         }
     })
+}
+
+/// The one value within the table at `path` that the message quotes: of a table with a `kind` errors name
+/// only the table.
+fn culprit(params: &Table, path: &str, message: &str) -> Option<String> {
+    if !["unknown variant", "invalid"]
+        .iter()
+        .any(|m| message.starts_with(m))
+    {
+        return None;
+    }
+    let table = params.find(path)?.table()?;
+    let word = message.split(['`', '"']).nth(1)?;
+    let quoted = |inner: &String| table.find(inner).is_some_and(|node| node.label() == word);
+    let mut all = table.paths().into_iter().filter(quoted);
+    match (all.next(), all.next()) {
+        (Some(inner), None) => Some(format!("{path}.{inner}")),
+        _ => None,
+    }
 }
 
 /// Where a table within the parameters has a parameter of this name: `train.epochs` for `epochs`.

@@ -21,6 +21,12 @@ impl Notes {
                 false
             }
             Act::Make(_) | Act::Remove | Act::Carry => true,
+            // Once it has happened the caller is another program, and may have gone elsewhere.
+            Act::Execute => {
+                let place = self.locate(*act, path);
+                self.execute(&place);
+                return Before::Unknown;
+            }
             _ => return Before::Unknown,
         };
         let place = self.locate(*act, path);

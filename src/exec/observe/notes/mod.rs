@@ -163,6 +163,11 @@ impl Notes {
         })
     }
 
+    /// Device and inode of a file when it was read first.
+    pub fn read_first(&self, path: &Path) -> Option<(u64, u64)> {
+        Some(self.seen.get(path)?.first?.file())
+    }
+
     /// True if the stage made a folder that holds this path, or the path itself.
     pub fn own(&self, path: &Path) -> bool {
         let marks = self.seen.get(path).map(|s| s.marks);
@@ -231,7 +236,6 @@ impl Notes {
             return;
         }
         match act {
-            Act::Execute => self.execute(&place),
             Act::Remove => {
                 self.moving = before.id().map(|id| Moving {
                     id,

@@ -48,8 +48,13 @@ impl Id {
         (self.2, self.3) == (other.2, other.3)
     }
 
+    /// Device and inode.
+    pub(super) fn file(self) -> (u64, u64) {
+        (self.0, self.1)
+    }
+
     pub(super) fn is_same_file(self, other: Self) -> bool {
-        (self.0, self.1) == (other.0, other.1)
+        self.file() == other.file()
     }
 }
 
