@@ -62,7 +62,7 @@ fn pictures_that_pipeline_toml_does_not_mean() {
         .split("has digest ")
         .nth(1)
         .and_then(|t| t.split(',').next());
-    space.edit(
+    space.edit_file(
         "pipeline.toml",
         "digest = \"0\"",
         &format!("digest = {:?}", right.expect("it is said")),

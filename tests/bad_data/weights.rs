@@ -20,7 +20,7 @@ fn extractor(name: &str, bytes: &[u8]) -> Space {
         .split("has SHA-256 ")
         .nth(1)
         .and_then(|t| t.split(',').next());
-    space.edit(
+    space.edit_file(
         "pipeline.toml",
         "sha256 = \"0\"",
         &format!("sha256 = {:?}", right.expect("it is said")),

@@ -4,7 +4,7 @@ use std::fs::{self, File};
 
 use flate2::{Compression, write::GzEncoder};
 
-use crate::space::{Said, Space};
+use crate::common::{Said, Space};
 
 /// A declared input, code that is declared and code that is found, and two results.
 const READING: &str = r#"

@@ -1,6 +1,6 @@
 //! The `command` kind: what it reads, what it writes, what counts.
 
-use crate::space::Space;
+use crate::common::Space;
 use std::fs;
 
 #[test]
@@ -48,7 +48,7 @@ fn a_variable_that_counts_makes_stale() {
             .expect("starts")
     };
     assert!(run("1").status.success());
-    let said = crate::space::said(
+    let said = crate::common::said(
         space
             .command(&["status"])
             .env("MODE", "2")

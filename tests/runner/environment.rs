@@ -7,7 +7,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
 
-use crate::space::{Space, said};
+use crate::common::{Space, said};
 
 const HEAD: &str = "[stage.a]\nkind = 'command'\nout.x = 'x'\n";
 

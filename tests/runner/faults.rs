@@ -7,7 +7,7 @@ use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::time::{Duration, SystemTime};
 
-use crate::space::{Said, Space, said};
+use crate::common::{Said, Space, said};
 
 const TWO: &str = "[stage.a]\nkind = 'command'\nshell = 'echo 1 > {out.x}'\nout.x = 'x'\n[stage.b]\nkind = 'command'\nshell = 'head -c 3000000 /dev/zero > {out.y}; cat {in.x} >> {out.y}'\nin.x = 'a.x'\nout.y = 'y'\n";
 

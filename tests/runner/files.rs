@@ -7,7 +7,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 
-use crate::space::Space;
+use crate::common::Space;
 
 /// A project in a folder of its own, so that there is room beside it.
 fn project(files: &str) -> Space {

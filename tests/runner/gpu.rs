@@ -3,7 +3,7 @@
 
 use std::process::{Command, Stdio};
 
-use crate::space::{Said, Space, said};
+use crate::common::{Said, Space, said};
 
 /// Makes a /dev with two GPUs for itself and what it becomes.
 const WITH_GPUS: &str = r#"

@@ -9,7 +9,7 @@ use flate2::{Compression, write::GzEncoder};
 use repro::pipeline::manifest::Manifest;
 use serde_json::{Value, json};
 
-use crate::space::{Said, Space, said};
+use crate::common::{Said, Space, said};
 
 const ONE: &str = "[stage.a]\nkind = 'command'\nshell = 'echo 1.0 > {out.x}'\nout.x = 'x'\n";
 

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use crate::space::{Space, eventually};
+use crate::common::{Space, eventually};
 
 const TWO: &str = "[stage.a]\nkind = 'command'\nshell = 'echo {params.x} > {out.x}'\nout.x = 'x'\nparams.x = 1\n[stage.b]\nkind = 'command'\nrun = ['cp', '{in.x}', '{out.y}']\nin.x = 'a.x'\nout.y = 'y'\n";
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::space::{Space, eventually, said};
+use crate::common::{Space, eventually, said};
 
 /// Work that counts to 30 with a checkpoint at every step, by a grandchild, twice over.
 const WORK: &str = r#"

@@ -1,5 +1,8 @@
 //! The runner through its command line, with stages that are small programs.
 
+#[path = "../common/mod.rs"]
+mod common;
+
 mod archives;
 mod command;
 mod environment;
@@ -22,7 +25,6 @@ mod records;
 mod request;
 mod resume;
 mod signals;
-mod space;
 mod staleness;
 #[cfg(feature = "kinds")]
 mod training;

@@ -1,6 +1,6 @@
 //! Numbers that programs write as they are used to.
 
-use crate::space::Space;
+use crate::common::Space;
 
 const PIPELINE: &str = r#"
 [stage.fit]

@@ -7,8 +7,8 @@ use std::fmt::Write as _;
 use proptest::prelude::*;
 use rustix::process::Signal;
 
+use crate::common::{Space, eventually};
 use crate::kills::{alive, kill, wanted};
-use crate::space::{Space, eventually};
 
 /// A stage concatenates what it reads and appends its value, cut to `keep` characters: a short
 /// one hides changes from those below it.

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use crate::space::{Space, eventually};
+use crate::common::{Space, eventually};
 
 fn shell(line: &str) -> Space {
     Space::new(&format!(

@@ -1,6 +1,6 @@
 //! A build without kinds: what it is asked for and does not have, it says, and how to get it.
 
-use crate::space::Space;
+use crate::common::Space;
 
 const HINT: &str = "--no-default-features";
 

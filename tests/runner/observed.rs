@@ -5,7 +5,7 @@ use std::os::unix::fs::symlink;
 use std::process::Command;
 use std::time::Duration;
 
-use crate::space::Space;
+use crate::common::Space;
 
 /// A stage `a` with this line of shell; it writes `{out.x}`.
 pub fn shell(line: &str) -> Space {

@@ -6,8 +6,8 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::Path;
 use std::time::Duration;
 
+use crate::common::{Said, Space, eventually, said};
 use crate::faults::{NOBODY, without_rights};
-use crate::space::{Said, Space, eventually, said};
 
 /// `repro` as a user without rights to whom the space belongs; nothing where that cannot be.
 fn as_nobody(space: &Space, arguments: &[&str]) -> Option<Said> {

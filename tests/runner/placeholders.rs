@@ -1,6 +1,6 @@
 //! What stands in braces, what `--set` changes, and how many inputs a program can have.
 
-use crate::space::Space;
+use crate::common::Space;
 
 const HEAD: &str = "[stage.a]\nkind = 'command'\nout.x = 'x'\n";
 
@@ -174,7 +174,7 @@ fn thousands_of_inputs_reach_a_program() {
         .args(["-c", &line])
         .current_dir(space.dir())
         .output();
-    let said = crate::space::said(output.expect("sh starts"));
+    let said = crate::common::said(output.expect("sh starts"));
     assert_eq!(said.code, Some(1), "{}", said.err);
     for says in [
         "cannot start cat: its 12000 arguments",

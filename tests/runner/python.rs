@@ -3,7 +3,7 @@
 use std::fs;
 use std::process::Command;
 
-use crate::space::Space;
+use crate::common::Space;
 
 fn python() -> bool {
     let there = Command::new("python3").arg("-V").output().is_ok();

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::space::Space;
+use crate::common::Space;
 
 fn record(space: &Space, stage: &str) -> Value {
     let text = std::fs::read(space.result(stage).join("record.json")).expect("a record");

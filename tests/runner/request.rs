@@ -1,6 +1,6 @@
 //! Mistakes in pipeline.toml and on the command line: one sentence, a place, a hint, exit code 2.
 
-use crate::space::Space;
+use crate::common::Space;
 
 fn mistake(pipeline: &str, says: &str) {
     let said = Space::new(pipeline).repro(&["run"]);

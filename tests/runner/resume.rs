@@ -3,7 +3,7 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
-use crate::space::{Space, eventually, said};
+use crate::common::{Space, eventually, said};
 
 /// Adds up six steps; after the third it fails or is killed if the variable DIE tells it to. What goes
 /// on from a checkpoint does not need the module, and adds tens.

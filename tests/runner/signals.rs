@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
+use crate::common::{Said, Space, eventually, said};
 use crate::kills::kill;
-use crate::space::{Said, Space, eventually, said};
 
 fn one(script: &str) -> Space {
     let text =

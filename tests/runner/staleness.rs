@@ -3,7 +3,7 @@
 use std::fs;
 use std::time::Duration;
 
-use crate::space::{Space, eventually, said};
+use crate::common::{Space, eventually, said};
 
 /// `first` writes the first digit of x, so that some changes of x change nothing below it.
 pub const TWO: &str = r#"

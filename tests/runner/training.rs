@@ -12,8 +12,8 @@ use std::time::Duration;
 use rustix::process::Signal;
 use serde_json::Value;
 
+use crate::common::{Said, Space, eventually, said};
 use crate::kills::{alive, kill, next, wanted};
-use crate::space::{Said, Space, eventually, said};
 
 const TINY: &str = include_str!("training.toml");
 

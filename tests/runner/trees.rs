@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use std::fs;
 use std::os::unix::fs::symlink;
 
-use crate::space::Space;
+use crate::common::Space;
 
 /// Marsaglia's xorshift: a failure is found again by its seed.
 struct Dice(u64);

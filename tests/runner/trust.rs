@@ -4,7 +4,7 @@
 use std::fs::{self, File};
 use std::time::{Duration, SystemTime};
 
-use crate::space::Space;
+use crate::common::Space;
 use crate::staleness::TWO;
 
 #[test]
@@ -187,8 +187,8 @@ out.y = "y"
     settle();
     let ran = |mode: &str, more: &[&str]| {
         let arguments = [&["run", "--json"], more].concat();
-        let output = space.command(&arguments).env("MODE", mode).output();
-        let said = crate::space::said(output.expect("starts"));
+        let output = space.command(&arguments[..]).env("MODE", mode).output();
+        let said = crate::common::said(output.expect("starts"));
         assert_eq!(said.code, Some(0), "{}", said.err);
         said.stages("done")
     };

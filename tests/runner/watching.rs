@@ -4,8 +4,8 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
+use crate::common::Space;
 use crate::observed::{has, shell};
-use crate::space::Space;
 
 fn executable(space: &Space, name: &str) {
     let mode = fs::Permissions::from_mode(0o755);

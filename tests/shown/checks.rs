@@ -47,7 +47,7 @@ fn a_regression_fails_the_check_and_names_the_cell() {
         .ends(0)
         .says("~ score@good error: 3.14 -> 4.4");
     space.repro("check").ends(0);
-    space.edit("tests/baselines/quick.toml", "tolerance =", "tolerence =");
+    space.edit_file("tests/baselines/quick.toml", "tolerance =", "tolerence =");
     space
         .repro("check")
         .ends(2)
@@ -95,7 +95,7 @@ fn a_claim_that_does_not_hold_fails_the_check() {
         .ends(4)
         .says("2 the same");
     assert!(space.read("junit.xml").contains("failures=\"1\""));
-    space.edit(
+    space.edit_file(
         "pipeline.toml",
         "than = \"score@fair\"",
         "than = \"score@far\"",

@@ -1,6 +1,6 @@
 //! Tables: what they hold as stages run, and what their formats promise.
 
-use crate::common::{Space, installed};
+use crate::common::{Space, installed, said};
 use crate::{metrics, ran, space};
 
 #[test]
@@ -110,7 +110,14 @@ fn latex_compiles_as_it_is_and_inside_a_paper() {
     space.write("paper.tex", paper);
     for file in ["table-1", "paper"] {
         let words = format!("-interaction=nonstopmode -halt-on-error {file}.tex");
-        space.program(&pdflatex, &words).ends(0);
+        let mut program = space.program(&pdflatex);
+        said(
+            program
+                .args(words.split_whitespace())
+                .output()
+                .expect("it starts"),
+        )
+        .ends(0);
         assert!(space.path(&format!("{file}.pdf")).exists());
         assert!(
             !space
@@ -173,7 +180,7 @@ fn json_follows_the_published_schema() {
 fn a_typo_in_a_table_stops_every_command_before_anything_runs() {
     let story = |from: &str, to: &str, says: &str| {
         let space = space();
-        space.edit("pipeline.toml", from, to);
+        space.edit_file("pipeline.toml", from, to);
         for command in ["run", "status", "tables"] {
             space.repro(command).ends(2).complains(says);
         }
