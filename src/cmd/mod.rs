@@ -9,6 +9,7 @@ mod explain;
 mod fid;
 mod figures;
 mod graph;
+mod init;
 mod kinds;
 mod log;
 pub mod memo;
@@ -50,6 +51,8 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Write a first pipeline.toml: an example, or what a script of yours was seen to do
+    Init(init::Args),
     /// Run what is stale
     Run(run::Args),
     /// Say what is fresh, what is stale, and why
@@ -175,6 +178,7 @@ fn leave(project: Project, ended: Ended) -> Ended {
 
 fn dispatch(cli: &Cli, kinds: &'static [StageDef]) -> Result<Ended> {
     match &cli.command {
+        Command::Init(args) => init::run(args, kinds),
         Command::Run(args) => run::run(&cli.pipeline, args, kinds),
         Command::Status(args) => status::run(&cli.pipeline, args, kinds),
         Command::Explain(args) => explain::run(&cli.pipeline, args, kinds),

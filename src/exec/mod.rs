@@ -24,6 +24,7 @@ mod spawn;
 mod start;
 mod states;
 mod tail;
+pub mod trace;
 mod unchanged_files;
 #[cfg(feature = "kinds")]
 pub mod worker;

@@ -3,6 +3,7 @@
 use std::collections::{BTreeSet, HashSet};
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Write};
+use std::path::Path;
 use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -24,8 +25,8 @@ use crate::exec::observe::notes::Notes;
 use crate::exec::observe::{self, Findings, Observer};
 use crate::store::observed::{Read, What};
 use crate::store::record::Seen;
-use crate::store::stat::SeenFile;
-use crate::store::{Entry, FEW_READS, READS, Reached, Spent};
+use crate::store::stat::{self, SeenFile};
+use crate::store::{Entry, FEW_READS, Made, READS, Reached, Spent};
 
 /// How an execution ended.
 pub enum Outcome {
@@ -369,6 +370,38 @@ impl Launch {
         Ok(self.work.note_read_before(&all)?)
     }
 
+    /// Files that it wrote beside its outputs, but for those whose bytes are kept anyway: copies of what it made or
+    /// was given.
+    fn but_for_copies(&self, mut wrote: Vec<String>, made: &[Made]) -> Vec<String> {
+        let made = made
+            .iter()
+            .map(|made| (self.work.result().join(&made.file), made.digest));
+        let given = self.given.0.iter();
+        let given = given.map(|given| (given.path.clone(), given.digest));
+        let (folders, files): (Vec<_>, Vec<_>) =
+            made.chain(given).partition(|(path, _)| path.is_dir());
+        let kept: HashSet<Digest> = files.into_iter().map(|(_, digest)| digest).collect();
+        let digest = |path: &Path| {
+            let meta = fs::metadata(path).ok()?;
+            stat::hash_file(path, meta.len()).ok()
+        };
+        wrote.retain(|name| {
+            let path = self.dir.join(files::path(name));
+            let Some(now) = digest(&path) else {
+                return true;
+            };
+            // The same name in a folder, from whichever folder above it was copied.
+            let above = path.ancestors().skip(1);
+            let mut names = above.filter_map(|above| path.strip_prefix(above).ok());
+            let copied = names.any(|name| {
+                let mut folders = folders.iter();
+                folders.any(|(folder, _)| digest(&folder.join(name)) == Some(now))
+            });
+            !kept.contains(&now) && !copied
+        });
+        wrote
+    }
+
     /// The result; or a file that was written to while it was made, and is the same again.
     fn commit(
         &mut self,
@@ -393,6 +426,7 @@ impl Launch {
             );
         }
         let (made, told) = self.work.collect(&self.outputs)?;
+        let wrote = self.but_for_copies(found.seen.wrote, &made);
         if self.command {
             self.check_metrics()?;
         }
@@ -409,7 +443,11 @@ impl Launch {
         if self.command {
             record.versions.extend(found.seen.packages.clone());
             record.result.blind = !found.seen.observed;
-            record.seen = Some(Seen { left, ..found.seen });
+            record.seen = Some(Seen {
+                left,
+                wrote,
+                ..found.seen
+            });
         }
         if !found.reads.is_empty() {
             let mut whole = self.manifest.clone();

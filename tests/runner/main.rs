@@ -10,6 +10,7 @@ mod faults;
 mod files;
 mod gpu;
 mod hostile;
+mod init;
 mod interfaces;
 mod kills;
 mod metrics;
