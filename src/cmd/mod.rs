@@ -13,6 +13,7 @@ mod init;
 mod kinds;
 mod log;
 pub mod memo;
+mod path;
 mod report;
 mod run;
 mod schema;
@@ -71,6 +72,8 @@ pub enum Command {
     Check(check::Args),
     /// What a stage has said while it ran
     Log(log::Args),
+    /// Where an output of a stage is, for notebooks and scripts
+    Path(path::Args),
     /// The stages and what flows between them
     Graph(graph::Args),
     /// Declare that a change of code changes no result
@@ -188,6 +191,7 @@ fn dispatch(cli: &Cli, kinds: &'static [StageDef]) -> Result<Ended> {
         Command::Tensorboard(args) => tensorboard::run(&cli.pipeline, args, kinds),
         Command::Check(args) => check::run(&cli.pipeline, args, kinds),
         Command::Log(args) => log::run(&cli.pipeline, args, kinds),
+        Command::Path(args) => path::run(&cli.pipeline, args, kinds),
         Command::Graph(args) => graph::run(&cli.pipeline, args, kinds),
         Command::Accept(args) => accept::run(&cli.pipeline, args, kinds),
         Command::Verify(args) => verify::run(&cli.pipeline, args, kinds),

@@ -1,6 +1,7 @@
 //! What scripts see: JSON, exit codes, archives, the graph, space.
 
 use std::fs;
+use std::path::Path;
 
 use crate::common::{Space, eventually};
 
@@ -135,4 +136,39 @@ fn the_graph_can_be_drawn() {
             .contains("complete")
     );
     assert!(space.repro(&["man"]).out.contains(".TH repro"));
+}
+
+#[test]
+fn the_place_of_an_output_is_told_while_it_is_fresh() {
+    let space = Space::new(
+        "[stage.a]\nkind = 'command'\nfor.lr = [0.1, 0.01]\nshell = 'echo {lr} > {out.x}; echo 1 > {out.y}'\nout.x = 'x.txt'\nout.y = 'y.txt'\n\
+         [stage.b]\nkind = 'command'\nin.x = 'a@0.1.x'\nshell = 'cat {in.x} > {out.z}'\nout.z = 'z.txt'\n",
+    );
+    let stale = space.repro(&["path", "a@0.1.x"]).ends(3);
+    stale.complains("a@0.1 is stale: never run; hint: repro run a@0.1");
+    space
+        .repro(&["path", "b.z"])
+        .ends(3)
+        .complains("b waits for what it needs");
+    space.run();
+    let said = space.repro(&["path", "a@0.1.x"]).ends(0);
+    let path = Path::new(said.out.trim_end());
+    assert!(
+        path.is_absolute() && path.ends_with("x.txt"),
+        "{}",
+        said.out
+    );
+    assert_eq!(std::fs::read(path).expect("it is there"), b"0.1\n");
+    assert_eq!(space.repro(&["path", "a.y"]).ends(0).out.lines().count(), 2);
+    for (wrong, why) in [
+        ("a", "`a` names no output\nhint: one of a.x, a.y"),
+        ("b", "`b` names no output\nhint: one of b.z"),
+        (
+            "a@0.1.w",
+            "stage `a@0.1` has no output `w`\nhint: did you mean `x`?",
+        ),
+        ("c.x", "there is no stage `c`\nhint: did you mean"),
+    ] {
+        space.repro(&["path", wrong]).ends(2).complains(why);
+    }
 }
