@@ -116,18 +116,19 @@ fn pipes_redirections_folders_and_what_is_printed_are_kept() {
     let text = traced(
         &space,
         "set -e\ncat names.txt | sort > sorted.txt\n(cd sub && WORD='two {words}' sh show.sh)\n\
-         sh -c 'exit 3' || cat sorted.txt > copy.txt 2>&1\necho by hand > own.txt\n",
+         sh -c 'exit 3' || cat sorted.txt > copy.txt 2>&1\necho by hand > own.txt\ncat <<< told > here.txt\n",
     );
     for line in [
         "shell = \"cat names.txt | sort > {out.sorted}\"\n",
         "(cd sub && sh show.sh) > {out.printed}",
         "env = [\"WORD=two {{words}}\"]",
         "cat {in.sorted} > {out.copy} 2>&1",
+        "# The script gave this command its input (`<<`), which must be in a file here.\ncat > {out.here}\n",
         "# The script itself wrote own.txt, which no stage makes yet.\n",
     ] {
         assert!(text.contains(line), "{line} is not in\n{text}");
     }
-    assert_eq!(space.run(), ["copy", "show", "sorted"]);
+    assert_eq!(space.run(), ["copy", "here", "show", "sorted"]);
     assert_eq!(space.output("show", "printed.txt"), b"a\nb\ntwo {words}\n");
     assert_eq!(space.output("copy", "copy.txt"), b"a\nb\n");
 }

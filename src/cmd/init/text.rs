@@ -163,6 +163,11 @@ fn declaration(step: &Step, stage: &Stage, steps: &Steps, project: &Path) -> Str
     }
     let mut said = BTreeSet::new();
     lines.retain(|line| said.insert(line.clone()));
+    if words.is_told(steps) {
+        lines.push(
+            "# The script gave this command its input (`<<`), which must be in a file here.".into(),
+        );
+    }
     lines.push(words.line(steps));
     for (port, path) in &stage.outputs {
         if let Some(path) = path

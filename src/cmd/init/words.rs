@@ -29,6 +29,18 @@ impl Words<'_> {
         line
     }
 
+    /// True if the script itself gave a command what it reads: a here-document.
+    pub fn is_told(&self, steps: &Steps) -> bool {
+        let from_another = |input: &Path| self.step.commands.iter().any(|c| c.streams[1] == input);
+        self.step.commands.iter().any(|command| {
+            let input = &command.streams[0];
+            *input != steps.streams[0]
+                && input != Path::new("/dev/null")
+                && !input.starts_with(self.project)
+                && !from_another(input)
+        })
+    }
+
     fn command(&self, command: &Started, steps: &Steps) -> String {
         let mut words: Vec<String> = Vec::new();
         match line_of(command) {
