@@ -37,8 +37,8 @@ const PLANE: usize = 32 * 32;
 const BATCH: usize = 10_000 * RECORD;
 
 /// What [`content`] gives for the official images, whatever their order.
-const TRAIN_CONTENT: &str = "008099c0c1cc0ba89e6dd7ec80c9e200";
-const TEST_CONTENT: &str = "e2d1d50b6841a2227a70322eaf61d5b0";
+pub const TRAIN_CONTENT: &str = "008099c0c1cc0ba89e6dd7ec80c9e200";
+pub const TEST_CONTENT: &str = "e2d1d50b6841a2227a70322eaf61d5b0";
 
 pub fn load(job: &mut Job) -> Result<Splits> {
     let batches = read(&folder(job)?)?;
@@ -135,7 +135,7 @@ fn read(folder: &Path) -> Result<Vec<Vec<u8>>> {
     }
     let (train, test) = batches.split_at(TRAIN.len());
     for (files, expected) in [(train, TRAIN_CONTENT), (test, TEST_CONTENT)] {
-        let found = content(files);
+        let found = content(files, RECORD);
         if found != expected {
             bail!(
                 "{} does not hold the images of CIFAR-10 (content {found}, not {expected}); \
@@ -147,9 +147,9 @@ fn read(folder: &Path) -> Result<Vec<Vec<u8>>> {
     Ok(batches)
 }
 
-/// A digest of the set of records, whatever their order: the sum of their BLAKE3 digests.
-fn content(files: &[Vec<u8>]) -> String {
-    let records = files.iter().flat_map(|file| file.chunks_exact(RECORD));
+/// A digest of the set of records of this size, whatever their order: the sum of their BLAKE3 digests.
+pub fn content(files: &[Vec<u8>], size: usize) -> String {
+    let records = files.iter().flat_map(|file| file.chunks_exact(size));
     let sum = records.fold(0u128, |sum, record| {
         let hash = blake3::hash(record);
         let (head, _) = hash.as_bytes().split_at(16);
@@ -231,6 +231,7 @@ mod tests {
         let records: Vec<u8> = (0..2 * RECORD).map(|i| (i % 251) as u8).collect();
         let (a, b) = records.split_at(RECORD);
         let swapped = [b, a].concat();
+        let content = |files: &[Vec<u8>]| content(files, RECORD);
         assert_eq!(content(std::slice::from_ref(&records)), content(&[swapped]));
         assert_eq!(
             content(std::slice::from_ref(&records)),

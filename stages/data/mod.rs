@@ -18,6 +18,7 @@ mod download;
 pub mod embedded;
 pub mod fashion_mnist;
 pub mod fetch;
+mod hub;
 mod image_folder;
 pub mod jpeg;
 pub mod picture_list;

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::embedded::Look;
 use super::images::Images;
-use super::{celeba, cifar10, embedded, fashion_mnist, image_folder};
+use super::{celeba, cifar10, embedded, fashion_mnist, hub, image_folder};
 
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
@@ -20,9 +20,11 @@ pub enum Source {
     FashionMnist {},
     /// 32x32, three channels; the binary version.
     Cifar10 {},
-    /// Aligned and cropped faces; see [`celeba::Params`].
+    /// One of the two above from the Hugging Face Hub, in its order; needs a build with the feature `hub`.
+    Hub { set: hub::Set },
+    /// Aligned and cropped faces.
     Celeba(celeba::Params),
-    /// A folder of pictures; see [`image_folder::Params`].
+    /// A folder of your own pictures.
     ImageFolder(image_folder::Params),
 }
 
@@ -47,6 +49,7 @@ impl Source {
             } => "fashion-mnist subset (gradient)",
             Self::FashionMnist {} => "fashion-mnist",
             Self::Cifar10 {} => "cifar10",
+            Self::Hub { set } => set.name(),
             Self::Celeba(_) => "celeba",
             Self::ImageFolder(_) => "image-folder",
         }
@@ -72,6 +75,7 @@ impl Source {
             }
             Self::FashionMnist {} => fashion_mnist::load(job),
             Self::Cifar10 {} => cifar10::load(job),
+            Self::Hub { set } => hub::load(*set, job),
             Self::Celeba(params) => celeba::load(params, job),
             Self::ImageFolder(params) => image_folder::load(params, job),
         }
