@@ -51,6 +51,12 @@ impl Words for &[&str] {
     }
 }
 
+impl Words for &Vec<&str> {
+    fn words(&self) -> Vec<&str> {
+        self.to_vec()
+    }
+}
+
 impl<const N: usize> Words for &[&str; N] {
     fn words(&self) -> Vec<&str> {
         self.to_vec()

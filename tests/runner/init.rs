@@ -193,6 +193,27 @@ fn what_make_or_a_program_starts_is_found_and_folders_are_outputs() {
 }
 
 #[test]
+fn outputs_have_names_that_can_be_kept() {
+    let space = project();
+    space.write("a/x", "");
+    space.write("b/x", "");
+    space.write(
+        "make.sh",
+        "echo 1 > a/m.json; echo 2 > b/m.json; echo 3 > log; echo 4 > state.txt\n",
+    );
+    let text = traced(&space, "sh make.sh\n");
+    assert_eq!(space.run(), ["make"], "{text}");
+    assert_eq!(space.output("make", "m.json"), b"1\n");
+    assert_eq!(space.output("make", "m-2-m.json"), b"2\n");
+    assert_eq!(space.output("make", "log-output"), b"3\n");
+    // Too many for a file that people edit.
+    fs::remove_file(space.path("pipeline.toml")).expect("ours");
+    let many = "sh -c 'i=0; while [ $i -lt 200 ]; do echo > a/$i; i=$((i+1)); done'; :";
+    let said = space.repro(&["init", "--trace", many]).ends(1);
+    said.complains("left 200 files, too many to name each as an output; hint: let it write them");
+}
+
+#[test]
 fn a_script_that_fails_or_leaves_nothing_writes_no_pipeline() {
     let space = project();
     for (line, why) in [

@@ -15,6 +15,7 @@ use contract::StageDef;
 use super::{Ended, print};
 use crate::base::diag::Source;
 use crate::base::human;
+use crate::base::plain;
 use crate::base::say::say;
 use crate::exec::trace;
 use crate::pipeline::graph::Graph;
@@ -93,5 +94,21 @@ fn traced(dir: &Path, line: &str) -> Result<Option<Steps>> {
         );
         return Ok(None);
     }
+    if let Some(step) = steps.all.iter().find(|step| step.made.len() > MOST) {
+        let words = step
+            .commands
+            .first()
+            .map(|c| c.arguments.join(" ".as_ref()));
+        say!(
+            "error: `{}` left {}, too many to name each as an output; hint: let it write them into a folder \
+             that it makes itself",
+            plain::line(&words.unwrap_or_default().to_string_lossy()),
+            human::count(step.made.len(), "file")
+        );
+        return Ok(None);
+    }
     Ok(Some(steps))
 }
+
+/// As many outputs of one stage can be read in a file that people edit.
+const MOST: usize = 100;

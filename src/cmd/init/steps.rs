@@ -51,6 +51,16 @@ const STARTERS: [&str; 9] = [
 ];
 
 pub fn steps(trace: &Trace) -> Steps {
+    let steps = steps_within(trace, true);
+    match steps.all.is_empty() {
+        // A script that does all by itself is one step.
+        true => steps_within(trace, false),
+        false => steps,
+    }
+}
+
+/// `opened` looks into the only program that the line starts, if that starts others.
+fn steps_within(trace: &Trace, opened: bool) -> Steps {
     let Some(root) = trace.processes.first() else {
         return Steps::default();
     };
@@ -58,7 +68,7 @@ pub fn steps(trace: &Trace) -> Steps {
         Some(program) => (program.env.clone(), program.streams.clone()),
         None => Default::default(),
     };
-    let (groups, of) = groups(trace);
+    let (groups, of) = groups(trace, opened);
     let mut steps: Vec<Step> = groups
         .into_iter()
         .map(|commands| Step {
@@ -95,7 +105,7 @@ pub fn steps(trace: &Trace) -> Steps {
 }
 
 /// The commands that the script started, those of one pipe together, and to which of them each process belongs.
-fn groups(trace: &Trace) -> (Vec<Vec<Started>>, Vec<Option<usize>>) {
+fn groups(trace: &Trace, opened: bool) -> (Vec<Vec<Started>>, Vec<Option<usize>>) {
     let parent_of = |at: usize| {
         let parent = trace.processes[at].parent;
         let mut earlier = trace.processes[..at].iter();
@@ -105,7 +115,7 @@ fn groups(trace: &Trace) -> (Vec<Vec<Started>>, Vec<Option<usize>>) {
     let mut of: Vec<Option<usize>> = Vec::new();
     // Processes whose children are looked at one by one.
     let mut open: Vec<bool> = Vec::new();
-    let mut starters = 0;
+    let mut starters = usize::from(!opened);
     for (at, process) in trace.processes.iter().enumerate() {
         let parent = parent_of(at);
         let inside = match parent {

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use super::steps::{Step, Steps};
 use super::words::{Words, environment, line_of};
 use crate::exec::trace::Started;
+use crate::store::is_plain_name;
 
 /// A stage of the proposal.
 #[derive(Debug)]
@@ -196,9 +197,15 @@ fn declaration(step: &Step, stage: &Stage, steps: &Steps, project: &Path) -> Str
             literal(&format!("\n{}\n", lines.join("\n")))
         ),
     };
+    let mut taken = BTreeSet::new();
     for (port, path) in &stage.outputs {
-        let name = path.as_ref().and_then(|path| path.file_name());
-        let name = literal(&name.map_or("printed.txt".into(), OsStr::to_string_lossy));
+        let name = file_name(port, path.as_deref());
+        let name = match taken.insert(name.clone()) {
+            true => name,
+            false => format!("{port}-{name}"),
+        };
+        taken.insert(name.clone());
+        let name = literal(&name);
         let _ = match path.as_ref().is_some_and(|path| !measured(path).is_empty()) {
             true => writeln!(
                 text,
@@ -208,6 +215,18 @@ fn declaration(step: &Step, stage: &Stage, steps: &Steps, project: &Path) -> Str
         };
     }
     text
+}
+
+/// The name that an output is kept under: its own, unless that is one of ours.
+fn file_name(port: &str, path: Option<&Path>) -> String {
+    let own = path.map_or(Some(OsStr::new("printed.txt")), Path::file_name);
+    match own
+        .and_then(OsStr::to_str)
+        .filter(|name| is_plain_name(name))
+    {
+        Some(name) => name.into(),
+        None => format!("{port}-output"),
+    }
 }
 
 /// The numbers of a file whose name says that it holds some.
