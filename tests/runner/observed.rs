@@ -257,7 +257,7 @@ fn what_a_call_failed_to_do_makes_nothing_the_stage_s_own() {
 fn what_a_stage_makes_itself_raises_no_alarm() {
     let space = shell(
         "mkdir -p tmp/deep && echo 1 > tmp/deep/f && cat tmp/deep/f > {out.x} && ls . tmp > /dev/null \
-         && echo 1 > t.new && mv t.new kept.txt && cat kept.txt && rm -r tmp \
+         && echo 2 > t.new && mv t.new kept.txt && cat kept.txt && rm -r tmp \
          && echo more >> log.txt && mkdir -p __pycache__ .pytest_cache && touch __pycache__/x .pytest_cache/y",
     );
     space.write("log.txt", "");
