@@ -380,24 +380,29 @@ impl Launch {
         let given = given.map(|given| (given.path.clone(), given.digest));
         let (folders, files): (Vec<_>, Vec<_>) =
             made.chain(given).partition(|(path, _)| path.is_dir());
-        let kept: HashSet<Digest> = files.into_iter().map(|(_, digest)| digest).collect();
-        let digest = |path: &Path| {
-            let meta = fs::metadata(path).ok()?;
-            stat::hash_file(path, meta.len()).ok()
-        };
+        let size = |path: &Path| fs::metadata(path).map_or(0, |meta| meta.len());
+        let kept: HashSet<(u64, Digest)> = (files.into_iter())
+            .map(|(path, digest)| (size(&path), digest))
+            .collect();
+        let digest = |path: &Path| stat::hash_file(path, size(path)).ok();
         wrote.retain(|name| {
             let path = self.dir.join(files::path(name));
-            let Some(now) = digest(&path) else {
-                return true;
-            };
             // The same name in a folder, from whichever folder above it was copied.
             let above = path.ancestors().skip(1);
             let mut names = above.filter_map(|above| path.strip_prefix(above).ok());
             let copied = names.any(|name| {
-                let mut folders = folders.iter();
-                folders.any(|(folder, _)| digest(&folder.join(name)) == Some(now))
+                let mut all = folders.iter().map(|(folder, _)| folder.join(name));
+                all.any(|other| {
+                    other.is_file()
+                        && size(&other) == size(&path)
+                        && digest(&other) == digest(&path)
+                })
             });
-            !kept.contains(&now) && !copied
+            // What has another size than all of them need not be read.
+            let alike = kept.iter().any(|(kept, _)| *kept == size(&path));
+            let copied = copied
+                || alike && digest(&path).is_some_and(|now| kept.contains(&(size(&path), now)));
+            !copied
         });
         wrote
     }

@@ -26,7 +26,7 @@ use super::{Message, process};
 pub const HANDLED: [i32; 4] = [SIGINT, SIGTERM, SIGHUP, SIGTSTP];
 
 /// What asks the stages to stop for good.
-const END: [i32; 3] = [SIGINT, SIGTERM, SIGHUP];
+pub const END: [i32; 3] = [SIGINT, SIGTERM, SIGHUP];
 
 /// Nanoseconds for which the run was stopped by Ctrl-Z.
 static STOPPED: AtomicU64 = AtomicU64::new(0);

@@ -9,10 +9,12 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
+use signal_hook::iterator::Signals;
 
 use super::observe::calls::{self, Act, Event, Here, Thing};
 use super::observe::kernel::{self, Call, Listener, Woken};
 use super::process::{self, Exit};
+use super::signals::END;
 use super::spawn::{self, Program};
 use crate::store::places::{Class, Map, Places};
 
@@ -94,10 +96,19 @@ pub fn trace(dir: &Path, arguments: &[OsString]) -> Result<(Exit, Trace)> {
         watcher.trace
     });
     let pid = spawn::spawn(&program, None).with_context(|| name.display().to_string())?;
+    // What it has started would go on without us.
+    let mut signals = Signals::new(END)?;
+    let handle = signals.handle();
+    std::thread::spawn(move || {
+        for _ in signals.forever() {
+            process::signal(pid, libc::SIGKILL);
+        }
+    });
     let refused = program.refused.get();
     // The listener is told that nobody comes only when both ends of its socket are closed here.
     drop(program);
     let exit = process::wait(pid)?;
+    handle.close();
     if refused != 0 {
         let error = std::io::Error::from_raw_os_error(refused);
         bail!(

@@ -1,8 +1,10 @@
 //! `repro init`: a first pipeline, as an example or from what a script was seen to do.
 
 use std::fs;
+use std::path::Path;
+use std::process::Command;
 
-use crate::common::Space;
+use crate::common::{Space, eventually};
 use crate::observed::has;
 
 /// A folder without a pipeline.
@@ -225,4 +227,25 @@ fn a_script_that_fails_or_leaves_nothing_writes_no_pipeline() {
         said.complains(why);
         assert!(!space.path("pipeline.toml").exists());
     }
+}
+
+#[test]
+fn ctrl_c_ends_what_is_traced_and_writes_nothing() {
+    let space = project();
+    let line = "sh -c 'echo $$ > begun; sleep 60; echo x > y'; :";
+    let mut child = space.start(&["init", "--trace", line]);
+    eventually("it begins", || {
+        fs::read_to_string(space.path("begun")).is_ok_and(|text| !text.is_empty())
+    });
+    let number = child.id().to_string();
+    let sent = Command::new("kill").args(["-INT", &number]).status();
+    assert!(sent.expect("kill starts").success());
+    assert_eq!(child.wait().expect("it ends").code(), Some(1));
+    assert!(!space.path("pipeline.toml").exists());
+    let shell = space.read("begun");
+    eventually("what it had started is gone", || {
+        let status = fs::read_to_string(format!("/proc/{}/status", shell.trim()));
+        status.is_ok_and(|status| status.contains("zombie"))
+            || !Path::new(&format!("/proc/{}", shell.trim())).exists()
+    });
 }
