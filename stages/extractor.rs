@@ -92,7 +92,7 @@ impl Stage for Extractor {
                         epsilon: 1e-8,
                         form: Form::Torch,
                         halve_every: 0,
-                        warmup_epochs: 0,
+                        warmup_epochs: 0.0,
                         clip_norm: 0.0,
                     },
                 };

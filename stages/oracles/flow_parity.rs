@@ -125,7 +125,7 @@ fn affine_glow_of_two_levels_under_adamax() -> Result<()> {
     let rule = Optim {
         kind: Rule::Adamax,
         beta2: 0.0,
-        warmup_epochs: 2,
+        warmup_epochs: 2.0,
         ..adam(Form::Tensorflow)
     };
     glow("glow_official", [8, 8, 1], &flow, &(rule, 4))

@@ -128,7 +128,7 @@ pub fn adam(form: Form) -> Optim {
         epsilon: 1e-8,
         form,
         halve_every: 0,
-        warmup_epochs: 0,
+        warmup_epochs: 0.0,
         clip_norm: 0.0,
     }
 }

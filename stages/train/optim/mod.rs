@@ -27,8 +27,8 @@ pub struct Optim {
     pub form: Form,
     /// Epochs after which the step size halves, again and again; 0: never.
     pub halve_every: u64,
-    /// Epochs over which the step size grows linearly from 0; 0: none.
-    pub warmup_epochs: u64,
+    /// Epochs, or a part of one, over which the step size grows linearly from 0; 0: none.
+    pub warmup_epochs: f64,
     /// Gradients whose joint norm is larger are scaled down to it; 0: never.
     pub clip_norm: f64,
 }
@@ -57,7 +57,7 @@ impl Optim {
         let halvings = (step / steps_per_epoch)
             .checked_div(self.halve_every)
             .unwrap_or(0);
-        let warmup = self.warmup_epochs * steps_per_epoch;
+        let warmup = (self.warmup_epochs * steps_per_epoch as f64).round() as u64;
         let grown = if step < warmup {
             step as f64 / warmup as f64
         } else {

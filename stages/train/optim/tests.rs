@@ -11,7 +11,7 @@ fn rule(kind: Rule, form: Form) -> Optim {
         epsilon: 1e-8,
         form,
         halve_every: 250,
-        warmup_epochs: 0,
+        warmup_epochs: 0.0,
         clip_norm: 0.0,
     }
 }
@@ -103,7 +103,7 @@ fn the_step_size_halves_on_schedule() {
 #[test]
 fn warm_up_is_linear_in_images_seen() {
     let rule = Optim {
-        warmup_epochs: 10,
+        warmup_epochs: 10.0,
         halve_every: 0,
         ..rule(Rule::Adamax, Form::Torch)
     };
@@ -111,6 +111,14 @@ fn warm_up_is_linear_in_images_seen() {
     assert_eq!(rule.lr_at(500, 100), 0.5e-4);
     assert_eq!(rule.lr_at(1000, 100), 1e-4);
     assert_eq!(rule.lr_at(1 << 40, 100), 1e-4);
+
+    // A part of an epoch is whole steps.
+    let short = Optim {
+        warmup_epochs: 0.04,
+        ..rule
+    };
+    assert_eq!(short.lr_at(5, 251), 0.5e-4);
+    assert_eq!(short.lr_at(10, 251), 1e-4);
 }
 
 #[test]

@@ -93,7 +93,7 @@ pub fn optim() -> Optim {
         epsilon: 1e-8,
         form: Form::Torch,
         halve_every: 2,
-        warmup_epochs: 1,
+        warmup_epochs: 1.0,
         clip_norm: 1.0,
     }
 }
