@@ -21,6 +21,11 @@ pub enum Init {
     GlorotUniform,
     /// Normal with std sqrt(2 / fan_in), for kernels followed by a ReLU.
     HeNormal,
+    /// Uniform within `1 / sqrt(fan_in)`: PyTorch's default for kernels, and for biases, whose fan is that
+    /// of their kernel.
+    FanIn {
+        fan_in: usize,
+    },
     /// The first `drawn` outputs `as_in` another, the rest zero.
     FirstOutputs {
         drawn: usize,
@@ -73,8 +78,11 @@ impl Init {
             Self::Permutation => noise.permutation(n).into_iter().map(|i| i as f32).collect(),
             Self::Normal { std } => scaled(noise.normals(n), std),
             Self::HeNormal => scaled(noise.normals(n), (2.0 / fan_in as f64).sqrt()),
-            Self::GlorotUniform => {
-                let limit = (6.0 / (fan_in + fan_out) as f64).sqrt();
+            Self::GlorotUniform | Self::FanIn { .. } => {
+                let limit = match self {
+                    Self::FanIn { fan_in } => 1.0 / (fan_in as f64).sqrt(),
+                    _ => (6.0 / (fan_in + fan_out) as f64).sqrt(),
+                };
                 let u = noise.uniform(shape.clone(), DType::F32, &Device::Cpu)?;
                 return ((u * (2.0 * limit))? - limit)?
                     .to_dtype(dtype)?

@@ -3,6 +3,7 @@
 pub mod act_norm;
 pub mod batch_norm;
 pub mod bijector;
+pub mod categorical;
 pub mod channel;
 pub mod conv;
 pub mod conv_layer;
@@ -13,6 +14,7 @@ pub mod cuda;
 pub mod dense;
 pub mod device;
 pub mod fused;
+pub mod gate;
 pub mod glow_conv;
 pub mod init;
 pub mod inv_conv;

@@ -11,11 +11,12 @@
 pub mod channel;
 pub mod conv;
 pub mod coupling;
+mod exp;
 pub mod micro;
 pub mod pack;
 pub mod patches;
 pub mod residual;
-mod simd;
+pub mod simd;
 
 #[cfg(test)]
 mod tests;
@@ -43,6 +44,8 @@ pub trait Real:
 {
     fn new(value: f64) -> Self;
     fn f64(self) -> f64;
+    /// e to the power of this; within a few units in the last place.
+    fn exp(self) -> Self;
     /// Lends this thread's buffers. Nothing inside may wait for other tasks, whose work this
     /// thread might then take up.
     fn scratch<R>(f: impl FnOnce(&mut Scratch<Self>) -> R) -> R;
@@ -67,7 +70,7 @@ pub struct Scratch<T> {
 }
 
 macro_rules! real {
-    ($type:ident, $scratch:ident) => {
+    ($type:ident, $scratch:ident, $exp:path) => {
         thread_local! {
             static $scratch: RefCell<Scratch<$type>> = RefCell::default();
         }
@@ -79,11 +82,15 @@ macro_rules! real {
             fn f64(self) -> f64 {
                 self as f64
             }
+            #[inline(always)]
+            fn exp(self) -> Self {
+                $exp(self)
+            }
             fn scratch<R>(f: impl FnOnce(&mut Scratch<Self>) -> R) -> R {
                 $scratch.with_borrow_mut(f)
             }
         }
     };
 }
-real!(f32, SCRATCH32);
-real!(f64, SCRATCH64);
+real!(f32, SCRATCH32, exp::exp);
+real!(f64, SCRATCH64, f64::exp);

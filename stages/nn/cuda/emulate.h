@@ -20,6 +20,7 @@ using std::floor;
 using std::fma;
 using std::log;
 using std::sqrt;
+using std::tanh;
 
 struct Triple {
     unsigned x, y, z;

@@ -55,7 +55,7 @@ fn compile(source: &Source, real: &str, key: &str) -> Library {
         let body = source.text.split(&format!("KERNEL {kernel}(")).nth(1);
         let body = body.and_then(|rest| rest.split("\n}\n").next());
         let body = body.expect("a kernel has a body");
-        let barriers = ["__syncthreads", "lanes_together"]
+        let barriers = ["__syncthreads", "lanes_together", "log_sum"]
             .iter()
             .any(|b| body.contains(b));
         program += &format!("DOOR({kernel}, {barriers})\n");

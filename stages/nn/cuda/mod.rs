@@ -13,6 +13,7 @@ pub mod machine;
 pub mod matrix;
 pub mod noise;
 pub mod optim;
+pub mod pixel;
 pub mod pool;
 pub mod resize;
 pub mod source;
@@ -38,6 +39,8 @@ pub mod library;
 pub mod matrix_op;
 #[cfg(feature = "cuda")]
 pub mod noise_op;
+#[cfg(feature = "cuda")]
+pub mod pixel_op;
 #[cfg(feature = "cuda")]
 pub mod pool_op;
 #[cfg(feature = "cuda")]

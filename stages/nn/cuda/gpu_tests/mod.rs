@@ -8,7 +8,9 @@ use candle_core::{DType, Device, Result, Tensor, Var};
 
 use super::gpu::compile;
 use super::source::Source;
-use super::{channel, conv, coupling, coupling_parameters, matrix, noise, optim, pool, resize};
+use super::{
+    channel, conv, coupling, coupling_parameters, matrix, noise, optim, pixel, pool, resize,
+};
 use crate::nn::channel::{Activation, affine, batch_norm, sum};
 use crate::nn::conv::{Padding, conv_transpose2d_bias, conv2d, conv2d_bias};
 use crate::nn::device;
@@ -35,6 +37,7 @@ fn every_kernel_compiles() -> Result<()> {
         &matrix::MATRIX,
         &noise::NOISE,
         &optim::OPTIM,
+        &pixel::PIXEL,
         &pool::POOL,
         &resize::RESIZE,
     ];

@@ -10,7 +10,9 @@ use super::super::resize_op::resize;
 use super::{case, evaluate, gap, gpu};
 use crate::metrics::resize::Resize;
 use crate::models::pool::Pool;
+use crate::nn::categorical::bits;
 use crate::nn::conv::{Padding, conv2d_bias};
+use crate::nn::gate::gate;
 use crate::nn::inv_conv::log_abs_det;
 use crate::nn::noise::Noise;
 
@@ -139,5 +141,31 @@ fn steps_give_their_memory_back() -> Result<()> {
         "{} {after_two}",
         lowest.get()
     );
+    Ok(())
+}
+
+#[test]
+fn gates_and_bits_agree() -> Result<()> {
+    let Some(device) = gpu("gates_and_bits_agree") else {
+        return Ok(());
+    };
+    let chosen: Vec<f64> = (0..600).map(|i| f64::from(i * 37 % 256)).collect();
+    let chosen = Tensor::new(&chosen[..], &Device::Cpu)?;
+    let cases = [
+        case("gate", &[&[3, 50, 48]], |x| gate(&x[0])),
+        case("bits", &[&[600, 256]], |x| {
+            let values = chosen.to_dtype(x[0].dtype())?.to_device(x[0].device())?;
+            bits(&x[0], &values)
+        }),
+    ];
+    for case in cases {
+        let exact = evaluate(&case, DType::F64, &Device::Cpu)?;
+        for (dtype, tolerance) in [(DType::F64, 1e-12), (DType::F32, 1e-4)] {
+            let ours = evaluate(&case, dtype, &device)?;
+            for (a, b) in ours.iter().zip(&exact) {
+                assert!(gap(a, b)? < tolerance, "{dtype:?}");
+            }
+        }
+    }
     Ok(())
 }

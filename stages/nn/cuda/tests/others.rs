@@ -1,18 +1,21 @@
 //! Noise, matrices, the optimiser, pooling.
 
-use candle_core::{DType, Result, Var};
+use candle_core::{DType, Result, Tensor, Var};
 
 use super::super::channel::{self, Size};
-use super::super::emulate::emulator;
-use super::super::machine::{At, Machine};
+use super::super::emulate::{Emulator, emulator};
+use super::super::machine::{At, Machine, Scalar};
 use super::super::matrix;
 use super::super::noise::{Law, Position, fill};
 use super::super::optim::{self, Numbers, Tables};
+use super::super::pixel;
 use super::super::pool::{bias_relu, pool};
 use super::super::resize::{Table, resize};
 use super::{CPU, Room, at, close, draw, values};
 use crate::metrics::resize::Resize;
 use crate::models::pool::Pool;
+use crate::nn::categorical;
+use crate::nn::gate::gate;
 use crate::nn::inv_conv::log_abs_det;
 use crate::nn::noise::{Noise, philox};
 
@@ -255,5 +258,50 @@ fn sizes_that_kernels_cannot_count_are_refused() -> Result<()> {
     // Memory of one machine is its own: nothing was launched.
     let memory = m.alloc::<f32>(1)?;
     assert!(memory.borrow()[0].is_nan());
+    Ok(())
+}
+
+/// The gate and the bits of PixelCNN, and their gradients.
+#[test]
+fn gates_and_bits_are_as_on_the_cpu() -> Result<()> {
+    fn on<T: Scalar>(m: &Emulator, tolerance: f64) -> Result<()> {
+        for (rows, width) in [(1, 1), (70, 24), (300, 7)] {
+            let x = Var::from_tensor(&(draw(1, &[rows, 2 * width])? * 3.0)?)?;
+            let dy = draw(2, &[rows, width])?;
+            let y = gate(x.as_tensor())?;
+            let grads = (&y * &dy)?.sum_all()?.backward()?;
+            let (xs, ds) = (values::<T>(&x)?, values::<T>(&dy)?);
+            let [mut ours, mut dx] = [rows * width, 2 * rows * width].map(Room::<T>::new);
+            pixel::gate(m, [rows, width], at(&xs), ours.at())?;
+            ours.equals(&y, tolerance)?;
+            pixel::gate_gradient(m, [rows, width], [at(&xs), at(&ds)], dx.at())?;
+            dx.equals(grads.get(&x).unwrap(), tolerance)?;
+        }
+        // Fewer levels than a block has threads, as many, more.
+        for (rows, levels) in [(3, 1), (40, 3), (20, 256), (5, 700)] {
+            let x = Var::from_tensor(&(draw(3, &[rows, levels])? * 20.0)?)?;
+            let dy = draw(4, &[rows])?;
+            let chosen: Vec<f64> = (0..rows).map(|i| (i * 37 % levels) as f64).collect();
+            let chosen = Tensor::new(&chosen[..], &CPU)?;
+            let y = categorical::bits(x.as_tensor(), &chosen)?;
+            let grads = (&y * &dy)?.sum_all()?.backward()?;
+            let (xs, ds, vs) = (values::<T>(&x)?, values::<T>(&dy)?, values::<T>(&chosen)?);
+            let [mut ours, mut dx] = [rows, rows * levels].map(Room::<T>::new);
+            pixel::bits(m, [rows, levels], [at(&xs), at(&vs)], ours.at())?;
+            ours.equals(&y, tolerance)?;
+            let from = [at(&xs), at(&vs), at(&ds)];
+            pixel::bits_gradient(m, [rows, levels], from, dx.at())?;
+            dx.equals(grads.get(&x).unwrap(), 4.0 * tolerance)?;
+        }
+        Ok(())
+    }
+    for backwards in [false, true] {
+        let Some(m) = emulator("gates_and_bits_are_as_on_the_cpu") else {
+            return Ok(());
+        };
+        let m = Emulator { backwards, ..m };
+        on::<f64>(&m, 1e-13)?;
+        on::<f32>(&m, 1e-5)?;
+    }
     Ok(())
 }
