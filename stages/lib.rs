@@ -10,6 +10,7 @@ pub mod tools;
 mod train;
 
 mod bits_per_dim;
+mod crps;
 mod dataset;
 mod extractor;
 mod features;
@@ -21,6 +22,8 @@ mod grid;
 mod interpolation;
 mod kid;
 mod latents;
+mod pixelcnn;
+mod pixeliqn;
 mod precision_recall;
 mod prior;
 mod sample;
@@ -38,6 +41,8 @@ use anyhow::Result;
 use candle_core::Device;
 use contract::{StageDef, define};
 use models::glow::Glow;
+use models::pixelcnn::PixelCnn;
+use models::pixeliqn::PixelIqn;
 use models::vae_with_flow::VaeWithFlow;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -61,8 +66,12 @@ pub const STAGES: &[StageDef] = &[
     define::<prior::Prior>(&[code::PRIOR]),
     define::<flow_layer::FlowLayer>(&[code::FLOW_LAYER]),
     define::<glow::Glow>(&[code::GLOW]),
+    define::<pixelcnn::PixelCnn>(&[code::PIXELCNN]),
+    define::<pixeliqn::PixelIqn>(&[code::PIXELIQN]),
     define::<sample::Sample<VaeWithFlow>>(&[code::SAMPLE, code::models::VAE_WITH_FLOW]),
     define::<sample::Sample<Glow>>(&[code::SAMPLE, code::models::GLOW]),
+    define::<sample::Sample<PixelCnn>>(&[code::SAMPLE, code::models::PIXELCNN]),
+    define::<sample::Sample<PixelIqn>>(&[code::SAMPLE, code::models::PIXELIQN]),
     define::<features::Features>(&[code::FEATURES]),
     define::<fid::Fid>(&[code::FID]),
     define::<vectors::Vectors>(&[code::VECTORS]),
@@ -73,10 +82,19 @@ pub const STAGES: &[StageDef] = &[
         code::models::VAE_WITH_FLOW,
     ]),
     define::<bits_per_dim::BitsPerDim<Glow>>(&[code::BITS_PER_DIM, code::models::GLOW]),
+    define::<bits_per_dim::BitsPerDim<PixelCnn>>(&[code::BITS_PER_DIM, code::models::PIXELCNN]),
+    define::<crps::Crps>(&[code::CRPS]),
     define::<grid::Grid>(&[code::GRID]),
     define::<flow_vs_vae::FlowVsVae>(&[code::FLOW_VS_VAE]),
     define::<interpolation::Interpolation>(&[code::INTERPOLATION]),
-    define::<timing::Timing>(&[code::TIMING, code::VAE, code::FLOW_LAYER, code::GLOW]),
+    define::<timing::Timing>(&[
+        code::TIMING,
+        code::VAE,
+        code::FLOW_LAYER,
+        code::GLOW,
+        code::PIXELCNN,
+        code::PIXELIQN,
+    ]),
 ];
 
 /// A model whose training `timing` can time: the parameters of the kind that trains it.
@@ -86,6 +104,10 @@ enum Timed {
     Vae(vae::Params),
     FlowLayer(flow_layer::OnVae),
     Glow(glow::Params),
+    #[serde(rename = "pixelcnn")]
+    PixelCnn(pixelcnn::Params),
+    #[serde(rename = "pixeliqn")]
+    PixelIqn(pixeliqn::Params),
 }
 
 impl Timed {
@@ -94,6 +116,8 @@ impl Timed {
             Self::Vae(params) => params.trained(shape, device),
             Self::FlowLayer(params) => params.trained(shape, device),
             Self::Glow(params) => params.trained(shape, device),
+            Self::PixelCnn(params) => params.trained(shape, device),
+            Self::PixelIqn(params) => params.trained(shape, device),
         }
     }
 }

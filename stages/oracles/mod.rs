@@ -5,5 +5,7 @@ mod cifar;
 mod flow_parity;
 mod golden;
 mod parity;
+mod pixel_parity;
+pub mod stream;
 mod vae_with_flow;
 mod vae_with_flow_parity;

@@ -13,11 +13,13 @@ use crate::bits_per_dim::BitsPerDim;
 use crate::data::images::Images;
 use crate::flow_layer::FlowLayer;
 use crate::models::glow::Glow;
-use crate::models::image_model::Density;
+use crate::models::image_model::{Density, ImageModel};
+use crate::models::pixelcnn::PixelCnn;
+use crate::models::pixeliqn::PixelIqn;
 use crate::models::vae_with_flow::VaeWithFlow;
 use crate::nn::noise::Noise;
 use crate::sample::Sample;
-use crate::{glow, vae};
+use crate::{crps, glow, pixelcnn, pixeliqn, vae};
 
 /// An input port of a model, and the output of the training that makes it.
 type Made = (&'static str, &'static str);
@@ -25,10 +27,49 @@ type Made = (&'static str, &'static str);
 /// Trains by kind `T` on inputs, takes what it `made` and the inputs `besides` as model `M`, and asks.
 fn ask<T: Stage, M: Density>(
     inputs: &[(&str, &Path)],
-    mut params: Value,
+    params: Value,
     made: &[Made],
     besides: &[(&str, &Path)],
 ) -> Result<()> {
+    let whole = ask_to_draw::<T, M>(inputs, params, made, besides)?;
+    let files = made
+        .iter()
+        .map(|(port, output)| (*port, whole.output::<T>(output)));
+    let files: Vec<(&str, PathBuf)> = files.collect();
+    let files = files.iter().map(|(port, path)| (*port, path.as_path()));
+    let parts: Vec<(&str, &Path)> = files.chain(besides.iter().copied()).collect();
+    let images = inputs.iter().find(|(port, _)| *port == "valid");
+    let images = images.context("no held-out images")?.1;
+
+    // Every image has a likelihood, and the same one each time.
+    let measure = |draws: usize| -> Result<Value> {
+        let given: Vec<_> = [("images", images)]
+            .into_iter()
+            .chain(parts.iter().copied())
+            .collect();
+        let bench = Bench::new::<BitsPerDim<M>>(&given);
+        bench.run::<BitsPerDim<M>>(&json!({ "seed": 0, "batch": 5, "n": 0, "draws": draws }))?;
+        let text = std::fs::read_to_string(bench.output::<BitsPerDim<M>>("metrics"))?;
+        Ok(serde_json::from_str::<Value>(&text)?["metrics"][0].clone())
+    };
+    let bits = measure(1)?;
+    let value = bits["value"].as_f64().context("no number")?;
+    assert!(
+        value.is_finite() && value > 0.0 && bits["n"] == Images::load(images)?.n,
+        "{bits}"
+    );
+    assert_eq!(bits, measure(1)?);
+    assert!(measure(0).is_err());
+    Ok(())
+}
+
+/// The same of a model that may have no likelihood. Gives its training.
+fn ask_to_draw<T: Stage, M: ImageModel>(
+    inputs: &[(&str, &Path)],
+    mut params: Value,
+    made: &[Made],
+    besides: &[(&str, &Path)],
+) -> Result<Bench> {
     params["train"]["epochs"] = json!(2);
     let whole = Bench::new::<T>(inputs);
     whole.run::<T>(&params)?;
@@ -85,27 +126,7 @@ fn ask<T: Stage, M: Density>(
     let (one, again, other) = (draw(0, 2)?, draw(0, 2)?, draw(1, 2)?);
     assert_eq!((one.n, one.shape()), (5, Images::load(images)?.shape()));
     assert!(bytes(&one) == bytes(&again) && bytes(&one) != bytes(&other));
-
-    // Every image has a likelihood, and the same one each time.
-    let measure = |draws: usize| -> Result<Value> {
-        let given: Vec<_> = [("images", images)]
-            .into_iter()
-            .chain(parts.iter().copied())
-            .collect();
-        let bench = Bench::new::<BitsPerDim<M>>(&given);
-        bench.run::<BitsPerDim<M>>(&json!({ "seed": 0, "batch": 5, "n": 0, "draws": draws }))?;
-        let text = std::fs::read_to_string(bench.output::<BitsPerDim<M>>("metrics"))?;
-        Ok(serde_json::from_str::<Value>(&text)?["metrics"][0].clone())
-    };
-    let bits = measure(1)?;
-    let value = bits["value"].as_f64().context("no number")?;
-    assert!(
-        value.is_finite() && value > 0.0 && bits["n"] == Images::load(images)?.n,
-        "{bits}"
-    );
-    assert_eq!(bits, measure(1)?);
-    assert!(measure(0).is_err());
-    Ok(())
+    Ok(whole)
 }
 
 /// Pictures to learn from, in a folder.
@@ -149,4 +170,47 @@ fn glows() -> Result<()> {
     let [train, valid] = pictures(dir.path(), 3)?;
     let inputs = [("train", train.as_path()), ("valid", &valid)];
     ask::<glow::Glow, Glow>(&inputs, glow::tests::params(), &[("glow", "model")], &[])
+}
+
+#[test]
+fn pixelcnns() -> Result<()> {
+    for channels in [3, 1] {
+        let dir = tempfile::tempdir()?;
+        let [train, valid] = pictures(dir.path(), channels)?;
+        let inputs = [("train", train.as_path()), ("valid", &valid)];
+        let mut params = pixelcnn::tests::params();
+        params["images"] = json!(32);
+        ask::<pixelcnn::PixelCnn, PixelCnn>(&inputs, params, &[("pixelcnn", "model")], &[])?;
+    }
+    Ok(())
+}
+
+#[test]
+fn pixeliqns() -> Result<()> {
+    for tau in [
+        json!({ "kind": "linear" }),
+        json!({ "kind": "head", "features": 4 }),
+    ] {
+        let dir = tempfile::tempdir()?;
+        let [train, valid] = pictures(dir.path(), 3)?;
+        let inputs = [("train", train.as_path()), ("valid", &valid)];
+        let (mut params, made) = (pixeliqn::tests::params(), [("pixeliqn", "model")]);
+        params["tau"] = tau;
+        // It starts with all quantiles at one half, where all images are alike.
+        params["train"]["optim"]["lr"] = json!(0.02);
+        let trained = ask_to_draw::<pixeliqn::PixelIqn, PixelIqn>(&inputs, params, &made, &[])?;
+
+        // Held-out images have the score that training last saw, within errors.
+        let model = trained.output::<pixeliqn::PixelIqn>("model");
+        let measured = Bench::new::<crps::Crps>(&[("images", &valid), ("pixeliqn", &model)]);
+        measured.run::<crps::Crps>(&json!({ "seed": 0, "batch": 4, "n": 0 }))?;
+        let text = std::fs::read_to_string(measured.output::<crps::Crps>("metrics"))?;
+        let score = serde_json::from_str::<Value>(&text)?["metrics"][0].clone();
+        let history = trained.output::<pixeliqn::PixelIqn>("history");
+        let seen = contract::history::load(&history)?[1].valid["CRPS"];
+        let number = |field: &str| score[field].as_f64().context("no number");
+        let gap = (number("value")? - seen).abs();
+        assert!(gap < 6.0 * number("std_error")?, "{score} {seen}");
+    }
+    Ok(())
 }

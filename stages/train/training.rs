@@ -87,6 +87,24 @@ impl Trained {
 pub struct ImageSets {
     pub train: Images,
     pub valid: Images,
+    /// Training images that are used, from the first on.
+    used: usize,
+}
+
+/// The first examples of a set.
+struct First<'a> {
+    set: &'a ImageSet<'a>,
+    n: usize,
+}
+
+impl Dataset<Tensor> for First<'_> {
+    fn len(&self) -> usize {
+        self.n
+    }
+
+    fn batch(&self, indices: &[usize]) -> Result<Tensor> {
+        self.set.batch(indices)
+    }
 }
 
 impl ImageSets {
@@ -100,7 +118,19 @@ impl ImageSets {
             train.shape(),
             valid.shape()
         );
-        Ok(Self { train, valid })
+        let used = train.n;
+        Ok(Self { train, valid, used })
+    }
+
+    /// The same, of whose training images only the first `n` are used; 0: all. An error if there are fewer.
+    pub fn first(self, n: usize) -> Result<Self> {
+        ensure!(
+            n <= self.train.n,
+            "images = {n}, and there are {} training images; hint: 0 takes all",
+            self.train.n
+        );
+        let used = if n == 0 { self.train.n } else { n };
+        Ok(Self { used, ..self })
     }
 
     /// Height, width, channels.
@@ -135,6 +165,10 @@ impl ImageSets {
             device,
         };
         let (train, valid) = (set(&self.train), set(&self.valid));
+        let train = First {
+            set: &train,
+            n: self.used,
+        };
         training.run(named, weights, model, [&train, &valid], job)
     }
 }

@@ -18,7 +18,16 @@ use crate::kills::{alive, kill, next, wanted};
 const TINY: &str = include_str!("training.toml");
 
 /// The stages that train, each after those it reads from.
-const TRAINED: [&str; 6] = ["extractor", "vae", "prior", "second-vae", "flow", "glow"];
+const TRAINED: [&str; 8] = [
+    "extractor",
+    "vae",
+    "prior",
+    "second-vae",
+    "flow",
+    "glow",
+    "pixelcnn",
+    "pixeliqn",
+];
 
 /// A checkpoint at every step.
 const RUN: [&str; 3] = ["run", "--checkpoint-every", "0"];
