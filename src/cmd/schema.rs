@@ -55,8 +55,8 @@ pub fn schema(kinds: &[StageDef]) -> Value {
                 },
             },
             "profile": {"type": "object", "additionalProperties": {"type": "object", "additionalProperties": {"type": "object"}}},
-            "table": {"type": "object"},
-            "figure": {"type": "object"},
+            "table": {"type": "object", "additionalProperties": table()},
+            "figure": {"type": "object", "additionalProperties": figure()},
             "check": {"type": "object", "additionalProperties": {
                 "type": "object",
                 "required": ["claim", "metric", "stage", "than"],
@@ -72,6 +72,74 @@ pub fn schema(kinds: &[StageDef]) -> Value {
         },
         "$defs": defs,
     })
+}
+
+/// What a row or a panel may say besides: it stands for one for each value.
+fn each() -> Value {
+    described(
+        &texts(),
+        "axes: one for each of their values; {axis} stands for the value in texts and stages",
+    )
+}
+
+fn table() -> Value {
+    let better = json!({"enum": ["lower", "higher"]});
+    let text = json!({"type": "string"});
+    let cell = json!({"type": "object", "additionalProperties": false, "properties": {
+        "published": {"type": "number", "description": "the value in the literature"},
+        "bound": {"type": "boolean", "description": "true if the published value is a bound"},
+        "source": {"type": "string", "description": "where the published value stands"},
+        "stage": {"type": "string", "description": "what measures it; `*` takes all values of an axis and shows their mean"},
+        "metric": {"type": "string", "description": "in place of the column's"},
+    }});
+    json!({"type": "object", "required": ["title", "columns"], "additionalProperties": false, "properties": {
+        "title": text,
+        "head": {"type": "string", "description": "head of the column of rows' names"},
+        "group_head": {"type": "string", "description": "head of the column of groups"},
+        "columns": {"type": "array", "items": {
+            "type": "object",
+            "required": ["id", "metric", "better", "digits"],
+            "additionalProperties": false,
+            "properties": {
+                "id": {"type": "string", "description": "the key under which rows give their cell"},
+                "metric": text,
+                "published": {"type": "string", "description": "what the published numbers are, such as FID"},
+                "better": better,
+                "digits": {"type": "integer", "minimum": 0, "maximum": 255},
+                "varies": {"type": "array", "items": text},
+            },
+        }},
+        "row": {"type": "array", "items": {
+            "type": "object",
+            "anyOf": [{"required": ["name"]}, {"required": ["each"]}],
+            "properties": {
+                "name": text,
+                "each": each(),
+                "group": {"type": "string", "description": "rows of a group compete for the best value"},
+                "note": {"type": "string", "description": "a footnote"},
+                "part": {"type": "boolean", "description": "true if it shows a part of another row"},
+            },
+            "additionalProperties": cell,
+        }},
+    }})
+}
+
+fn figure() -> Value {
+    json!({"type": "object", "required": ["title"], "additionalProperties": false, "properties": {
+        "title": {"type": "string"},
+        "graph": {"type": "boolean", "description": "true if the figure is the graph of stages"},
+        "panel": {"type": "array", "items": {
+            "type": "object",
+            "required": ["stage"],
+            "additionalProperties": false,
+            "properties": {
+                "stage": {"type": "string", "description": "the instance that draws it"},
+                "caption": {"type": "string"},
+                "each": each(),
+                "output": {"type": "string", "description": "which of its pictures"},
+            },
+        }},
+    }})
 }
 
 fn common() -> Map<String, Value> {

@@ -7,6 +7,7 @@ use serde::de::{Deserializer, MapAccess, Visitor};
 use toml::Spanned;
 
 use crate::base::diag::{Diagnostic, suggest};
+use crate::pipeline::each::{self, Axes, Each};
 use crate::pipeline::graph::{Graph, Id};
 use crate::pipeline::spec::{Spec, names};
 
@@ -33,6 +34,9 @@ pub struct PanelDecl {
     /// What this part shows; may be empty where a figure has one part only.
     #[serde(default)]
     pub caption: String,
+    /// Axes for each value of which it stands for a panel; none once figures are loaded.
+    #[serde(default)]
+    pub each: Each,
     /// The instance that draws it.
     pub stage: Spanned<String>,
     /// Which of its pictures, where it has several.
@@ -85,7 +89,7 @@ impl<'de> Deserialize<'de> for Figures {
 impl Figures {
     /// The figures of a pipeline, or the first thing wrong with them.
     pub fn load(spec: &Spec, graph: &Graph) -> Result<Self, Diagnostic> {
-        let (source, figure) = (&spec.source, spec.figures.clone());
+        let (source, figure) = (&spec.source, spec.figures.expanded(spec)?);
         for figure in &figure.0 {
             let name = figure.id.get_ref();
             if let Some(why) = names::problem(name, &['/', '\\']) {
@@ -109,7 +113,73 @@ impl Figures {
     }
 }
 
+impl Figures {
+    /// With a panel for each value in the place of every panel that has `each`.
+    fn expanded(&self, spec: &Spec) -> Result<Self, Diagnostic> {
+        let mut figures = self.clone();
+        let mut all = figures.0.iter().flat_map(|figure| &figure.panels);
+        if all.all(|panel| panel.each.0.is_empty()) {
+            return Ok(figures);
+        }
+        let axes = Axes::of(spec);
+        for figure in &mut figures.0 {
+            let place = format!("figure {}", figure.id.get_ref());
+            for panel in std::mem::take(&mut figure.panels) {
+                match panel.each.0.is_empty() {
+                    true => figure.panels.push(panel),
+                    false => figure.panels.extend(panel.expanded(&place, &axes, spec)?),
+                }
+            }
+        }
+        Ok(figures)
+    }
+}
+
 impl PanelDecl {
+    /// A panel for each value of the axes that `each` names.
+    fn expanded(&self, place: &str, axes: &Axes, spec: &Spec) -> Result<Vec<Self>, Diagnostic> {
+        let span = self.stage.span();
+        let choices = axes.choices(place, &self.each, &[&self.stage])?;
+        let mut panels = Vec::with_capacity(choices.len());
+        for choice in &choices {
+            // The values are those of its own stage.
+            let Some(stage) = axes.stage(&self.stage, choice)? else {
+                continue;
+            };
+            if stage.contains('*') && !self.stage.get_ref().contains('@') {
+                let message = format!(
+                    "{place}: {} has more axes than this `each`",
+                    self.stage.get_ref()
+                );
+                let hint =
+                    format!("a panel shows one picture: name all axes, or say which: {stage}");
+                return Err(spec.error(&span, message).hint(hint));
+            }
+            let caption = match self.caption.as_str() {
+                "" => each::values(choice),
+                text => axes.text(text, choice, &span)?,
+            };
+            let panel = Self {
+                caption,
+                each: Each::default(),
+                stage: Spanned::new(span.clone(), stage),
+                output: self.output.clone(),
+            };
+            panels.push((panel, choice));
+        }
+        let named = panels
+            .iter()
+            .map(|(panel, choice)| (&panel.caption, *choice));
+        if let Some((one, other)) = each::alike(named) {
+            let (one, other) = (each::described(one), each::described(other));
+            let message =
+                format!("{place}: a panel has the same caption for {one} and for {other}");
+            let hint = "put the axes into the caption, as in \"lr {lr}\", or leave the caption out";
+            return Err(spec.error(&span, message).hint(hint));
+        }
+        Ok(panels.into_iter().map(|(panel, _)| panel).collect())
+    }
+
     /// The instance and the number of its output.
     pub fn find(
         &self,

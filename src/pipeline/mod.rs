@@ -2,6 +2,7 @@
 
 pub mod claims;
 pub mod command;
+pub mod each;
 pub mod figures;
 pub mod graph;
 pub mod kinds;

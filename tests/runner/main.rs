@@ -5,6 +5,7 @@ mod common;
 
 mod archives;
 mod command;
+mod each;
 mod environment;
 mod faults;
 mod files;

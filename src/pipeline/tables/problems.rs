@@ -36,7 +36,7 @@ impl<'a> Stages<'a> {
 }
 
 /// Keys of a row that are not cells.
-const RESERVED: &[&str] = &["name", "group", "note", "part"];
+const RESERVED: &[&str] = &["name", "group", "note", "part", "each"];
 
 impl Tables {
     /// Everything wrong with the declarations. `stages` names every instance and says whether it
@@ -178,7 +178,10 @@ impl CellDecl {
         let mut matching = stages.matching(name).peekable();
         if matching.peek().is_none() {
             let names = stages.all.iter().filter(|(_, has)| *has);
-            let hint = suggest(name, names.map(|(s, _)| s.as_str()));
+            let hint = match name.contains('{') {
+                true => "a row with `each` has values in the place of `{axis}`".into(),
+                false => suggest(name, names.map(|(s, _)| s.as_str())),
+            };
             return Some((stage.span(), format!("there is no stage {name}"), hint));
         }
         let (without, _) = matching.find(|(_, has_metrics)| !has_metrics)?;
