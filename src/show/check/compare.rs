@@ -140,7 +140,7 @@ pub fn compare(
             if baseline.find(stage, &metric.name).is_none() {
                 lines.push(Line {
                     cells: cells(stage, &metric.name),
-                    verdict: Verdict::New,
+                    verdict: no_number(metric.value).unwrap_or(Verdict::New),
                     better: metric.better,
                     baseline: None,
                     tolerance: None,
@@ -234,6 +234,12 @@ fn expected(
     line
 }
 
+/// NaN and infinity are never what was expected, whatever a baseline says.
+fn no_number(value: f64) -> Option<Verdict> {
+    let reason = format!("it is {value}, which no baseline can hold");
+    (!value.is_finite()).then_some(Verdict::Changed { reason })
+}
+
 fn judge(entry: &Entry, numbers: usize, metric: &Metric, platform: Option<&str>) -> Verdict {
     let changed = |what: &str, was: String, is: String| Verdict::Changed {
         reason: format!("{what} was {was} and is {is}"),
@@ -244,6 +250,9 @@ fn judge(entry: &Entry, numbers: usize, metric: &Metric, platform: Option<&str>)
     if metric.n != entry.n {
         let count = |n: Option<u64>| n.map_or("not given".into(), |n| n.to_string());
         return changed("n", count(entry.n), count(metric.n));
+    }
+    if let Some(verdict) = no_number(metric.value) {
+        return verdict;
     }
     if metric.value == entry.value {
         return Verdict::Same;

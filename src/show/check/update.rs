@@ -15,6 +15,7 @@ pub fn update(old: &Baseline, report: &Report, spread: &[Report], version: &str)
     for line in &report.lines {
         let before = old.find(&line.stage, &line.metric);
         match (line.now, &line.verdict) {
+            (Some(value), _) if !value.is_finite() => entries.extend(before.cloned()),
             (Some(value), verdict) => {
                 entries.push(entry(line, value, verdict, before, spread, version))
             }
