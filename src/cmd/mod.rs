@@ -16,6 +16,7 @@ pub mod memo;
 mod path;
 mod report;
 mod run;
+mod runs;
 mod schema;
 mod space;
 mod status;
@@ -72,6 +73,8 @@ pub enum Command {
     Check(check::Args),
     /// What a stage has said while it ran
     Log(log::Args),
+    /// What was run here: when, how long, with which settings, and how it ended
+    Runs(runs::Args),
     /// Where an output of a stage is, for notebooks and scripts
     Path(path::Args),
     /// The stages and what flows between them
@@ -191,6 +194,7 @@ fn dispatch(cli: &Cli, kinds: &'static [StageDef]) -> Result<Ended> {
         Command::Tensorboard(args) => tensorboard::run(&cli.pipeline, args, kinds),
         Command::Check(args) => check::run(&cli.pipeline, args, kinds),
         Command::Log(args) => log::run(&cli.pipeline, args, kinds),
+        Command::Runs(args) => runs::run(&cli.pipeline, args),
         Command::Path(args) => path::run(&cli.pipeline, args, kinds),
         Command::Graph(args) => graph::run(&cli.pipeline, args, kinds),
         Command::Accept(args) => accept::run(&cli.pipeline, args, kinds),

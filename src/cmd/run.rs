@@ -17,6 +17,7 @@ use crate::exec::{self, Options, Summary};
 use crate::pipeline::graph::{Graph, Id, Kind};
 use crate::plan::project::{PipelineArgs, Project, Request, data_folder};
 use crate::plan::{Planner, Start, Verdict};
+use crate::store::runs::{self, Asked, Came};
 use crate::store::{Lock, Store};
 
 #[derive(Debug, clap::Args)]
@@ -139,18 +140,48 @@ pub fn run(pipeline: &PipelineArgs, args: &Args, kinds: &'static [StageDef]) -> 
     };
     let mut progress = progress::choose(args.json);
     let mut planner = Planner::new(&project.graph, &mut project.store, &project.facts, true);
+    let running = runs::begin(
+        &root,
+        Asked {
+            profile: project.facts.profile.clone(),
+            stages: named.clone(),
+            set: pipeline.set.clone(),
+            force: args.force,
+        },
+    );
     let summary = exec::run(
         &mut planner,
         &project.facts,
         &wanted,
         &options,
         &mut *progress,
-    )?;
+    );
+    let summary = match summary {
+        Ok(summary) => summary,
+        Err(error) => {
+            running.ended(Came {
+                exit: Ended::Failed as i32,
+                ..Came::default()
+            });
+            return Err(error);
+        }
+    };
     if wanted.iter().all(|id| planner.is_named(*id)) {
         memo::remember(&mut planner, &wanted, key);
     }
     let imported = memo::imported(&planner, &wanted);
     let ended = conclude(&project.graph, &summary, wanted.len(), imported);
+    let name = |id: &Id| project.graph.stages[*id].name.clone();
+    running.ended(Came {
+        exit: ended as i32,
+        ran: summary.ran.len(),
+        fresh: wanted
+            .len()
+            .saturating_sub(summary.ran.len() + summary.failed.len() + summary.left.len()),
+        failed: summary.failed.iter().map(name).collect(),
+        left: summary.left.len(),
+        git: summary.git.clone(),
+    });
     let whole = named.is_empty() && !summary.ran.is_empty() && ended == Ended::Done;
     if whole && !args.json && !project.tables.0.is_empty() {
         super::tables::after_run(pipeline, kinds)?;

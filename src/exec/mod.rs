@@ -39,7 +39,7 @@ use std::sync::mpsc;
 use anyhow::Result;
 use contract::{CheckpointEvery, Event};
 
-use crate::base::provenance;
+use crate::base::provenance::{self, Git};
 use crate::exec::observe::Observer;
 use crate::exec::progress::Progress;
 use crate::pipeline::graph::Id;
@@ -77,6 +77,8 @@ pub struct Summary {
     pub interrupted: bool,
     /// Seconds of all stages that ran.
     pub seconds: f64,
+    /// The commit that the pipeline lay in, if git said so in time.
+    pub git: Option<Git>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -148,6 +150,7 @@ pub fn run(
     run.begin(wanted);
     run.go(&receiver);
     run.end(wanted)?;
+    run.summary.git = run.git.get().cloned().flatten();
     Ok(run.summary)
 }
 

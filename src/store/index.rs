@@ -300,7 +300,7 @@ fn file_line(path: &str, stamp: Stamp, digest: Digest) -> Line {
 }
 
 /// Opens for appending whole lines, also after a line that was torn.
-fn open_append(path: &Path) -> io::Result<File> {
+pub(super) fn open_append(path: &Path) -> io::Result<File> {
     use std::os::unix::fs::FileExt;
     let mut file = read::open_own(
         OpenOptions::new().create(true).read(true).append(true),

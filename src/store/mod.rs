@@ -6,6 +6,7 @@
 //!   lock                   held by the run that writes
 //!   readers                held by those who read results for long; `gc` waits for them
 //!   key                    for digests of secrets (secret.rs); never leaves the store
+//!   runs                   which runs there were, a line when each begins and ends (runs.rs)
 //!   fresh                  what was looked at when all was last found fresh (memo.rs)
 //!   results/FINGERPRINT/   manifest.txt record.json reads.json log, the outputs, state/ — never edited
 //!   work/FINGERPRINT/      job.json log checkpoint/ reached.json spent.json seen result/ — result/ is
@@ -26,6 +27,7 @@ pub mod places;
 mod reached;
 mod reads;
 pub mod record;
+pub mod runs;
 mod seal;
 mod spent;
 pub mod stat;
@@ -469,7 +471,7 @@ fn check_place(root: &Path) -> Result<()> {
         return Ok(());
     }
     let known = [
-        "index", "lock", "readers", "fresh", "trash", "key", "python",
+        "index", "lock", "readers", "runs", "fresh", "trash", "key", "python",
     ];
     let ours = |name: &str| known.contains(&name) || FOLDERS.contains(&name);
     let usual = |name: &str| [".gitignore", ".gitkeep", "CACHEDIR.TAG"].contains(&name);

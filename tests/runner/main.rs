@@ -26,6 +26,7 @@ mod python;
 mod records;
 mod request;
 mod resume;
+mod runs;
 mod signals;
 mod staleness;
 #[cfg(feature = "kinds")]
