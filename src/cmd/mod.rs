@@ -3,6 +3,7 @@
 mod accept;
 mod archive;
 mod check;
+mod compare;
 mod doctor;
 mod explain;
 #[cfg(feature = "kinds")]
@@ -71,6 +72,8 @@ pub enum Command {
     Tensorboard(tensorboard::Args),
     /// Hold the numbers to the committed baseline; exit with 4 if one got worse
     Check(check::Args),
+    /// Two settings, profiles, stages or revisions side by side: parameters, code, metrics
+    Compare(compare::Args),
     /// What a stage has said while it ran
     Log(log::Args),
     /// What was run here: when, how long, with which settings, and how it ended
@@ -193,6 +196,7 @@ fn dispatch(cli: &Cli, kinds: &'static [StageDef]) -> Result<Ended> {
         Command::Report(args) => report::run(&cli.pipeline, args, kinds),
         Command::Tensorboard(args) => tensorboard::run(&cli.pipeline, args, kinds),
         Command::Check(args) => check::run(&cli.pipeline, args, kinds),
+        Command::Compare(args) => compare::run(&cli.pipeline, args, kinds),
         Command::Log(args) => log::run(&cli.pipeline, args, kinds),
         Command::Runs(args) => runs::run(&cli.pipeline, args),
         Command::Path(args) => path::run(&cli.pipeline, args, kinds),

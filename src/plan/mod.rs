@@ -7,6 +7,7 @@ mod damage;
 pub mod project;
 mod reads;
 mod resume;
+pub mod revision;
 
 use std::collections::{BTreeMap, HashMap};
 use std::io;
@@ -135,6 +136,14 @@ impl<'a> Planner<'a> {
     /// The manifest without what runs are found to read; known if every input is.
     pub fn manifest(&self, id: Id) -> Option<&Manifest> {
         self.manifests[id].as_ref()
+    }
+
+    /// The same of any stage, without the inputs that are not known.
+    pub fn declared(&mut self, id: Id) -> Manifest {
+        match &self.manifests[id] {
+            Some(manifest) => manifest.clone(),
+            None => self.describe(id),
+        }
     }
 
     pub fn judge(&mut self, id: Id) {

@@ -15,6 +15,22 @@ impl Planner<'_> {
         code && self.codes[id].contains_key(path) || manifest.get(&format!("file.{path}")).is_some()
     }
 
+    /// Files that the run behind a stage's result was found to read, or else its last run.
+    pub fn found_files(&mut self, id: Id) -> Vec<String> {
+        let reads = match self.fresh(id) {
+            Some(fp) => self.store.reads(&fp),
+            None => self.last(id).map(|(_, reads)| reads),
+        };
+        let reads = reads.iter().flat_map(|reads| reads.iter());
+        let contents = reads.filter(|read| read.what == What::Content);
+        contents.map(|read| read.path.clone()).collect()
+    }
+
+    /// Digest of what is in a file of the project now, if there is such a file.
+    pub fn digest_now(&mut self, path: &str) -> Option<String> {
+        Some(self.content(path)).filter(|digest| digest != MISSING)
+    }
+
     pub(super) fn changed_reads(
         &mut self,
         id: Id,

@@ -1,11 +1,12 @@
 //! What the store has of the stages that measure something: what tables and checks are made of.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use contract::measured;
 use contract::metrics::Better;
 
 use crate::pipeline::graph::{Id, Kind};
+use crate::pipeline::tables::Tables;
 use crate::plan::project::Project;
 use crate::plan::{Planner, Verdict};
 use crate::show::table::{Evidence, Found, Outcome, Profile};
@@ -43,6 +44,17 @@ pub fn collect(project: &mut Project, machine: bool) -> Evidence {
         profile,
         stages: wanted.iter().map(found).collect(),
     }
+}
+
+/// What the store has of those of these stages that measure something; they are judged already.
+pub fn of_judged(planner: &Planner, tables: &Tables, ids: &[Id]) -> BTreeMap<String, Found> {
+    let better = |metric: &str| tables.better(metric);
+    let measuring = (ids.iter()).filter(|id| planner.graph.stages[**id].metrics_port().is_some());
+    let found = |id: &Id| {
+        let name = planner.graph.stages[*id].name.clone();
+        (name, find(planner, &Platforms::new(), &better, *id))
+    };
+    measuring.map(found).collect()
 }
 
 /// Which direction of a metric is an improvement, where its file does not say so.

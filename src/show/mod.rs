@@ -1,6 +1,7 @@
 //! Results as people see them: tables, figures, the report, and what is held to a baseline.
 
 pub mod check;
+pub mod compare;
 pub mod evidence;
 pub mod figures;
 pub mod history;

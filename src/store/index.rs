@@ -14,6 +14,7 @@ use super::durable::sync_folder;
 use super::facts::{Entry, Home, Line, Names};
 use super::stat::Stamp;
 use crate::base::digest::{Digest, Fingerprint};
+use crate::base::files;
 use crate::base::read;
 
 #[derive(Debug, Default)]
@@ -196,6 +197,17 @@ impl Index {
         }
     }
 
+    /// Believes of files below `to` what it knows of those below `from`: links lead from there to here, and a
+    /// stamp tells whether it is the same file. Nothing of it is written.
+    pub fn believe_below(&mut self, from: &Path, to: &Path) {
+        let [from, to] = [from, to].map(|folder| format!("{}/", files::text(folder)));
+        let below = |(path, known): (&String, &(Stamp, Digest))| {
+            Some((to.clone() + path.strip_prefix(from.as_str())?, *known))
+        };
+        let more: Vec<_> = self.files.iter().filter_map(below).collect();
+        self.files.extend(more);
+    }
+
     pub fn add_gone(&mut self, fp: Fingerprint) {
         self.note(Line::Gone(fp));
     }
@@ -330,6 +342,23 @@ pub fn boot_id() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_known_below_one_folder_is_believed_below_another() -> anyhow::Result<()> {
+        let dir = tempfile::tempdir()?;
+        let path = dir.path().join("index");
+        let stamp: Stamp = serde_json::from_str("[1,2,3,4,5]")?;
+        let mut index = Index::load(&path)?;
+        for name in ["/here/data/x", "/hereafter/x"] {
+            index.add_file(name, stamp, Digest::of(b"x"));
+        }
+        index.flush()?;
+        index.believe_below(Path::new("/here"), Path::new("/there"));
+        assert!(index.files.contains_key("/there/data/x"));
+        assert_eq!(index.files.len(), 3);
+        assert!(!index.has_notes(), "it is not written");
+        Ok(())
+    }
 
     #[test]
     fn what_was_written_shortly_before_it_was_read_is_believed_until_the_machine_goes_down()

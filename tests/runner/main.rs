@@ -5,6 +5,7 @@ mod common;
 
 mod archives;
 mod command;
+mod compare;
 mod each;
 mod environment;
 mod faults;

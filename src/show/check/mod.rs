@@ -12,4 +12,5 @@ mod update;
 pub use baseline::{Baseline, Entry};
 pub use claims::{Held, Holds};
 pub use compare::{Line, Report, Verdict, compare};
+pub use spread::Scale;
 pub use update::{accept_better, differences, update};

@@ -56,7 +56,7 @@ pub fn render(tables: &[Table]) -> Result<String> {
 
 /// A spreadsheet takes a field that begins so for a formula, which may start programs and call hosts.
 /// An apostrophe tells it that this is text.
-fn harmless(field: &str) -> Cow<'_, str> {
+pub fn harmless(field: &str) -> Cow<'_, str> {
     let formula = field.starts_with(['=', '+', '-', '@', '\t', '\r', '＝', '＋', '－', '＠']);
     match formula && field.parse::<f64>().is_err() {
         true => Cow::Owned(format!("'{field}")),

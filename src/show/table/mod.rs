@@ -11,14 +11,14 @@
 mod build;
 pub mod columns;
 pub mod content;
-mod csv;
+pub mod csv;
 pub mod html;
 pub mod layout;
-mod md;
+pub mod md;
 mod remarks;
 #[cfg(test)]
 mod tests;
-mod tex;
+pub mod tex;
 pub mod versus;
 
 pub use build::{Evidence, Found, Outcome, build};
