@@ -17,15 +17,14 @@ pub enum Init {
     TruncatedNormal {
         std: f64,
     },
+    /// Uniform within `limit` of 0.
+    Uniform {
+        limit: f64,
+    },
     /// Uniform within sqrt(6 / (fan_in + fan_out)); TensorFlow's default for kernels.
     GlorotUniform,
     /// Normal with std sqrt(2 / fan_in), for kernels followed by a ReLU.
     HeNormal,
-    /// Uniform within `1 / sqrt(fan_in)`: PyTorch's default for kernels, and for biases, whose fan is that
-    /// of their kernel.
-    FanIn {
-        fan_in: usize,
-    },
     /// The first `drawn` outputs `as_in` another, the rest zero.
     FirstOutputs {
         drawn: usize,
@@ -43,6 +42,12 @@ pub enum Init {
 impl Init {
     pub const Zeros: Self = Self::Const(0.0);
     pub const Ones: Self = Self::Const(1.0);
+
+    /// Uniform within `1 / sqrt(fan_in)`: PyTorch's default for kernels.
+    pub fn fan_in(fan_in: usize) -> Self {
+        let limit = 1.0 / (fan_in as f64).sqrt();
+        Self::Uniform { limit }
+    }
 
     /// Draws a tensor. In every dtype the same f32 numbers.
     pub fn draw(
@@ -78,11 +83,11 @@ impl Init {
             Self::Permutation => noise.permutation(n).into_iter().map(|i| i as f32).collect(),
             Self::Normal { std } => scaled(noise.normals(n), std),
             Self::HeNormal => scaled(noise.normals(n), (2.0 / fan_in as f64).sqrt()),
-            Self::GlorotUniform | Self::FanIn { .. } => {
-                let limit = match self {
-                    Self::FanIn { fan_in } => 1.0 / (fan_in as f64).sqrt(),
-                    _ => (6.0 / (fan_in + fan_out) as f64).sqrt(),
-                };
+            Self::GlorotUniform => {
+                let limit = (6.0 / (fan_in + fan_out) as f64).sqrt();
+                return Self::Uniform { limit }.draw(shape, noise, dtype, device);
+            }
+            Self::Uniform { limit } => {
                 let u = noise.uniform(shape.clone(), DType::F32, &Device::Cpu)?;
                 return ((u * (2.0 * limit))? - limit)?
                     .to_dtype(dtype)?

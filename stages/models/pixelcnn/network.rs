@@ -149,8 +149,7 @@ impl Masked {
         padding: Padding,
         w: &Weights,
     ) -> Result<Self> {
-        let fan_in = kh * kw * inputs;
-        let init = Init::FanIn { fan_in };
+        let init = Init::fan_in(kh * kw * inputs);
         Ok(Self {
             weight: w.get((kh, kw, inputs, outputs), "weight", init)?,
             bias: Some(w.get(outputs, "bias", Init::Zeros)?),
@@ -187,7 +186,7 @@ pub struct Told {
 
 impl Told {
     pub fn new(features: usize, maps: &[usize], colours: usize, w: &Weights) -> Result<Self> {
-        let (rows, init) = (colours * features, Init::FanIn { fan_in: features });
+        let (rows, init) = (colours * features, Init::fan_in(features));
         let own = |row: usize| maps.iter().map(move |c| f32::from(*c == row / features));
         let mask: Vec<f32> = (0..rows).flat_map(own).collect();
         let mask = Tensor::from_vec(mask, (rows, maps.len()), &candle_core::Device::Cpu)?;

@@ -124,7 +124,7 @@ impl PixelIqn {
                 let (w, maps) = (w.pp("tau"), of.len());
                 let own = Tensor::from_vec(own, (colours, maps), &Device::Cpu)?;
                 Some(Embedding {
-                    weight: w.get((features, maps), "weight", Init::FanIn { fan_in: features })?,
+                    weight: w.get((features, maps), "weight", Init::fan_in(features))?,
                     bias: w.get(maps, "bias", Init::Zeros)?,
                     own: own.to_dtype(w.dtype())?.to_device(w.device())?,
                 })

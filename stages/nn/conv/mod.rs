@@ -70,6 +70,42 @@ pub fn conv2d_bias(
         .apply_op3(&w.contiguous()?, &bias.contiguous()?, Conv { g, map })
 }
 
+/// The gradient of [`conv2d`]'s images `[n, h, w, cin]` from that of its result, at stride 1. It has no
+/// gradient itself.
+pub fn conv2d_input_gradient(
+    dy: &Tensor,
+    w: &Tensor,
+    (height, width): (usize, usize),
+    padding: Padding,
+) -> Result<Tensor> {
+    let x = Shape::from((dy.dim(0)?, height, width, w.dim(2)?));
+    let g = geometry(&x, w.shape(), 1, padding)?;
+    if dy.dims() != [g.n, g.oh, g.ow, g.cout] {
+        bail!("conv2d: {:?} is no gradient of {g:?}", dy.dims());
+    }
+    let map = Map::Input;
+    dy.contiguous()?
+        .apply_op2_no_bwd(&w.contiguous()?, &Conv { g, map })
+}
+
+/// The gradient of [`conv2d`]'s kernel, of `size` (height, width), from that of its result, at stride 1.
+/// It has no gradient itself.
+pub fn conv2d_kernel_gradient(
+    x: &Tensor,
+    dy: &Tensor,
+    (kh, kw): (usize, usize),
+    padding: Padding,
+) -> Result<Tensor> {
+    let w = Shape::from((kh, kw, x.dim(3)?, dy.dim(3)?));
+    let g = geometry(x.shape(), &w, 1, padding)?;
+    if dy.dims() != [g.n, g.oh, g.ow, g.cout] {
+        bail!("conv2d: {:?} is no gradient of {g:?}", dy.dims());
+    }
+    let map = Map::Kernel;
+    x.contiguous()?
+        .apply_op2_no_bwd(&dy.contiguous()?, &Conv { g, map })
+}
+
 /// The transpose of [`conv2d`] as a linear map: `y[stride i + k - crop] += x[i] w[k]`, of size
 /// `(h - 1) stride + kh - crop`.
 #[cfg(test)]

@@ -3,7 +3,7 @@
 //! From the inside out: `simd` (vectors of either element type), `micro` (the inner loops),
 //! `pack` (weights in the order in which those read them), `patches` (where a window's values
 //! lie), `conv` (convolutions and their gradients), `coupling` and
-//! `residual` (whole blocks), `channel` (passes per channel).
+//! `residual` (whole blocks), `channel` (passes per channel), `lip_swish` (an activation).
 //!
 //! How work is cut into tasks depends on shapes only, never on the number of threads, so neither
 //! does any rounding.
@@ -12,6 +12,7 @@ pub mod channel;
 pub mod conv;
 pub mod coupling;
 mod exp;
+pub mod lip_swish;
 pub mod micro;
 pub mod pack;
 pub mod patches;
