@@ -16,6 +16,8 @@ pub enum Augment {
     /// Each is moved by up to a tenth of its height and of its width, in whole pixels, and its
     /// border repeated where nothing is left: the official Glow's augmentation of CIFAR-10.
     Shift,
+    /// Each is mirrored left to right with probability 1/2.
+    Flip,
 }
 
 impl Augment {
@@ -24,12 +26,13 @@ impl Augment {
         match self {
             Self::None => Ok(images.clone()),
             Self::Shift => shift(images, noise),
+            Self::Flip => flip(images, noise),
         }
     }
 }
 
 fn shift(images: &Tensor, noise: &mut Draws) -> Result<Tensor> {
-    let (n, height, width, channels) = images.dims4()?;
+    let (n, height, width, _) = images.dims4()?;
     let mut from = Vec::with_capacity(n * height * width);
     for (i, moves) in noise.words(2 * n).chunks_exact(2).enumerate() {
         let (down, right) = (offset(moves[0], height), offset(moves[1], width));
@@ -38,11 +41,28 @@ fn shift(images: &Tensor, noise: &mut Draws) -> Result<Tensor> {
             from.extend((0..width).map(|x| (row * width + inside(x, right, width)) as u32));
         }
     }
+    gather(images, from)
+}
+
+fn flip(images: &Tensor, noise: &mut Draws) -> Result<Tensor> {
+    let (n, height, width, _) = images.dims4()?;
+    let mut from = Vec::with_capacity(n * height * width);
+    for (i, word) in noise.words(n).into_iter().enumerate() {
+        let mirrored = word >> 31 == 1;
+        for row in i * height..(i + 1) * height {
+            let column = |x: usize| if mirrored { width - 1 - x } else { x };
+            from.extend((0..width).map(|x| (row * width + column(x)) as u32));
+        }
+    }
+    gather(images, from)
+}
+
+/// Images whose pixels are those of `images` at these places, all images end to end.
+fn gather(images: &Tensor, from: Vec<u32>) -> Result<Tensor> {
+    let (n, height, width, channels) = images.dims4()?;
     let from = Tensor::from_vec(from, n * height * width, images.device())?;
     let pixels = images.reshape((n * height * width, channels))?;
-    Ok(pixels
-        .index_select(&from, 0)?
-        .reshape((n, height, width, channels))?)
+    Ok(pixels.index_select(&from, 0)?.reshape(images.shape())?)
 }
 
 /// A whole number of pixels within a tenth of `side`, either way.
@@ -63,6 +83,25 @@ mod tests {
 
     use super::*;
     use crate::nn::noise::Noise;
+
+    #[test]
+    fn a_flip_mirrors_about_half_of_the_images() -> Result<()> {
+        let (n, height, width) = (400, 2, 3);
+        let all = (0..n * height * width * 2).map(|i| i as f64);
+        let images = Tensor::from_iter(all, &Device::Cpu)?.reshape((n, height, width, 2))?;
+        let flipped = Augment::Flip.apply(&images, &mut Noise::new(0, "flip").at(0))?;
+        assert_eq!(flipped.dims(), images.dims());
+        let mut mirrored = 0;
+        let rows = |t: &Tensor| t.reshape((n, height * width, 2))?.to_vec3::<f64>();
+        for (new, old) in rows(&flipped)?.iter().zip(rows(&images)?) {
+            let turned = [2, 1, 0, 5, 4, 3].map(|i: usize| old[i].clone());
+            assert!(*new == old || *new == turned, "{new:?}");
+            mirrored += usize::from(*new == turned);
+        }
+        // Four deviations of 400 coins.
+        assert!((160..=240).contains(&mirrored), "{mirrored}");
+        Ok(())
+    }
 
     #[test]
     fn a_shift_moves_whole_images_and_repeats_their_borders() -> Result<()> {
