@@ -79,6 +79,9 @@ impl<M: Density> Stage for BitsPerDim<M> {
         if M::LATENT == Latent::Drawn {
             protocol["draws"] = params.draws.into();
         }
+        for (name, value) in model.protocol().as_object().into_iter().flatten() {
+            protocol[name] = value.clone();
+        }
         let metric = bits::metric(&label, &bits, &protocol);
         metrics::save(job.output("metrics")?, &[metric])
     }

@@ -46,7 +46,11 @@ impl<M: ImageModel> Stage for Sample<M> {
         let size = [params.n, params.batch];
         draw(size, model.shape(), params.pixels, job, |i, n| {
             model.sample(n, params.temperature, &mut noise.at(i))
-        })
+        })?;
+        if let Some(remark) = model.remark() {
+            job.note(remark);
+        }
+        Ok(())
     }
 }
 

@@ -4,6 +4,7 @@
 use anyhow::Result;
 use candle_core::{Device, Tensor};
 use contract::{Input, Job};
+use serde_json::Value;
 
 use crate::nn::noise::Draws;
 
@@ -22,6 +23,11 @@ pub trait ImageModel: Sized {
 
     /// `n` images `[n, h, w, c]`, floats on the scale of bytes.
     fn sample(&self, n: usize, temperature: f64, noise: &mut Draws) -> Result<Tensor>;
+
+    /// What is worth saying of the images drawn so far.
+    fn remark(&self) -> Option<String> {
+        None
+    }
 }
 
 /// A model whose likelihood of an image is known, exactly or by a bound.
@@ -36,6 +42,11 @@ pub trait Density: ImageModel {
 
     /// Bits per dimension of images 0 to 255, `[n, h, w, c]` to `[n]`.
     fn bits(&self, x: &Tensor, draws: usize, noise: &mut Draws) -> Result<Tensor>;
+
+    /// A table of what else belongs to the number's protocol, such as how its parts are estimated.
+    fn protocol(&self) -> Value {
+        Value::Null
+    }
 }
 
 #[derive(Clone, Copy, Debug)]

@@ -24,6 +24,12 @@ pub trait Trainable<B> {
 
     /// The same on held-out data, changing nothing.
     fn validate(&self, batch: &B, noise: &mut Draws) -> Result<Loss>;
+
+    /// After trained tensors were set, by a step of the optimiser or to their average: brings up to date
+    /// what is kept beside them.
+    fn moved(&self) -> Result<()> {
+        Ok(())
+    }
 }
 
 /// Examples by number.

@@ -62,7 +62,7 @@ pub fn fit<B>(
         run.start_average()?;
     }
     run.train(model, train, valid, job)?;
-    run.finish(job)
+    run.finish(model, job)
 }
 
 /// A training run between two steps.
@@ -192,6 +192,7 @@ impl<'a> Run<'a> {
             self.check_pending()?;
         }
         self.optimiser.step(&loss.total.backward()?, self.at.step)?;
+        model.moved()?;
         self.at.step += 1;
         self.update_average()
     }
@@ -228,9 +229,12 @@ impl<'a> Run<'a> {
     }
 
     /// Keeps the state for a longer run, then makes the weights the result.
-    fn finish(self, job: &mut Job) -> Result<Fitted> {
+    fn finish<B>(self, model: &dyn Trainable<B>, job: &mut Job) -> Result<Fitted> {
         checkpoint::save(&job.spec().state, &self.at, &self.groups()?)?;
         self.keep()?;
+        if let Keep::Average { .. } = self.plan.training.keep {
+            model.moved()?;
+        }
         if let (Keep::Best {}, Some((epoch, loss))) = (self.plan.training.keep, self.at.best) {
             job.note(format!(
                 "kept the weights of epoch {epoch}: held-out loss {loss:.4}"
