@@ -26,6 +26,7 @@ mod pixelcnn;
 mod pixeliqn;
 mod precision_recall;
 mod prior;
+mod residual_flow;
 mod sample;
 mod second_vae;
 mod timing;
@@ -43,6 +44,7 @@ use contract::{StageDef, define};
 use models::glow::Glow;
 use models::pixelcnn::PixelCnn;
 use models::pixeliqn::PixelIqn;
+use models::residual_flow::ResidualFlow;
 use models::vae_with_flow::VaeWithFlow;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -68,10 +70,12 @@ pub const STAGES: &[StageDef] = &[
     define::<glow::Glow>(&[code::GLOW]),
     define::<pixelcnn::PixelCnn>(&[code::PIXELCNN]),
     define::<pixeliqn::PixelIqn>(&[code::PIXELIQN]),
+    define::<residual_flow::ResidualFlow>(&[code::RESIDUAL_FLOW]),
     define::<sample::Sample<VaeWithFlow>>(&[code::SAMPLE, code::models::VAE_WITH_FLOW]),
     define::<sample::Sample<Glow>>(&[code::SAMPLE, code::models::GLOW]),
     define::<sample::Sample<PixelCnn>>(&[code::SAMPLE, code::models::PIXELCNN]),
     define::<sample::Sample<PixelIqn>>(&[code::SAMPLE, code::models::PIXELIQN]),
+    define::<sample::Sample<ResidualFlow>>(&[code::SAMPLE, code::models::RESIDUAL_FLOW]),
     define::<features::Features>(&[code::FEATURES]),
     define::<fid::Fid>(&[code::FID]),
     define::<vectors::Vectors>(&[code::VECTORS]),
@@ -83,6 +87,10 @@ pub const STAGES: &[StageDef] = &[
     ]),
     define::<bits_per_dim::BitsPerDim<Glow>>(&[code::BITS_PER_DIM, code::models::GLOW]),
     define::<bits_per_dim::BitsPerDim<PixelCnn>>(&[code::BITS_PER_DIM, code::models::PIXELCNN]),
+    define::<bits_per_dim::BitsPerDim<ResidualFlow>>(&[
+        code::BITS_PER_DIM,
+        code::models::RESIDUAL_FLOW,
+    ]),
     define::<crps::Crps>(&[code::CRPS]),
     define::<grid::Grid>(&[code::GRID]),
     define::<flow_vs_vae::FlowVsVae>(&[code::FLOW_VS_VAE]),
@@ -94,6 +102,7 @@ pub const STAGES: &[StageDef] = &[
         code::GLOW,
         code::PIXELCNN,
         code::PIXELIQN,
+        code::RESIDUAL_FLOW,
     ]),
 ];
 
@@ -108,6 +117,7 @@ enum Timed {
     PixelCnn(pixelcnn::Params),
     #[serde(rename = "pixeliqn")]
     PixelIqn(pixeliqn::Params),
+    ResidualFlow(residual_flow::Params),
 }
 
 impl Timed {
@@ -118,6 +128,7 @@ impl Timed {
             Self::Glow(params) => params.trained(shape, device),
             Self::PixelCnn(params) => params.trained(shape, device),
             Self::PixelIqn(params) => params.trained(shape, device),
+            Self::ResidualFlow(params) => params.trained(shape, device),
         }
     }
 }

@@ -22,6 +22,8 @@ pub mod pool;
 pub mod prior;
 pub mod pth;
 pub mod real_nvp;
+pub mod residual_flow;
+pub mod residual_flow_training;
 pub mod resnet;
 pub mod second_vae;
 pub mod step;

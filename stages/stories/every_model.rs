@@ -16,10 +16,11 @@ use crate::models::glow::Glow;
 use crate::models::image_model::{Density, ImageModel};
 use crate::models::pixelcnn::PixelCnn;
 use crate::models::pixeliqn::PixelIqn;
+use crate::models::residual_flow::ResidualFlow;
 use crate::models::vae_with_flow::VaeWithFlow;
 use crate::nn::noise::Noise;
 use crate::sample::Sample;
-use crate::{crps, glow, pixelcnn, pixeliqn, vae};
+use crate::{crps, glow, pixelcnn, pixeliqn, residual_flow, vae};
 
 /// An input port of a model, and the output of the training that makes it.
 type Made = (&'static str, &'static str);
@@ -213,4 +214,13 @@ fn pixeliqns() -> Result<()> {
         assert!(gap < 6.0 * number("std_error")?, "{score} {seen}");
     }
     Ok(())
+}
+
+#[test]
+fn residual_flows() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let [train, valid] = pictures(dir.path(), 3)?;
+    let inputs = [("train", train.as_path()), ("valid", &valid)];
+    let (params, made) = (residual_flow::tests::params(), [("flow", "model")]);
+    ask::<residual_flow::ResidualFlow, ResidualFlow>(&inputs, params, &made, &[])
 }

@@ -175,9 +175,7 @@ fn rounded(q: f64) -> f64 {
 fn start_near_a_half(inner: usize, colours: usize, w: &Weights) -> Result<()> {
     let w = w.pp("head2");
     // A tenth of what is uniform within 1 / sqrt(n) is uniform within 1 / sqrt(100 n).
-    let init = Init::FanIn {
-        fan_in: 100 * inner,
-    };
+    let init = Init::fan_in(100 * inner);
     w.get((1, 1, inner, colours), "weight", init)?;
     w.get(colours, "bias", Init::Const(0.5))?;
     Ok(())

@@ -1,0 +1,301 @@
+//! A residual block `y = x + g(x)` whose g is a contraction.
+//!
+//! With J the Jacobian of g, `ln det(I + J) = sum over k of (-1)^(k+1) / k tr J^k`, and `tr J^k` is
+//! estimated by `e' J^k e` (Chen et al. 2019, section 3.1). Products `s' J` are written out by hand: back
+//! through g with the slopes of its activations, tracking nothing.
+
+use anyhow::Result;
+use candle_core::{Tensor, bail};
+
+use super::solve::Inverse;
+use crate::nn::init::Init;
+use crate::nn::lip_swish::{lip_swish, product, softplus, with_slope, with_tangent};
+use crate::nn::spectral_conv::{Power, Size, SpectralConv};
+use crate::nn::weights::Weights;
+
+/// Sizes of a block.
+#[derive(Clone, Copy, Debug)]
+pub struct Sizes {
+    /// Height, width, channels of its images.
+    pub image: [usize; 3],
+    /// Channels inside.
+    pub width: usize,
+    /// Side of the outer kernels; the inner one has side 1.
+    pub kernel: usize,
+    /// Whether g begins with an activation: in all blocks but the first of a flow.
+    pub leading: bool,
+}
+
+/// `g = [LipSwish] conv LipSwish conv 1x1 LipSwish conv`, each convolution of norm below `coefficient`.
+pub struct Block {
+    image: [usize; 3],
+    convs: [SpectralConv; 3],
+    /// What [`softplus`] makes the `b` of each activation of; the leading one may not be there.
+    raw: [Option<Tensor>; 3],
+    coefficient: f64,
+}
+
+impl Block {
+    pub fn new(sizes: Sizes, coefficient: f64, w: &Weights) -> Result<Self> {
+        let [height, width, channels] = sizes.image;
+        let conv = |i: usize, kernel, input, output| {
+            let image = (height, width);
+            let size = Size {
+                kernel,
+                input,
+                output,
+                image,
+            };
+            SpectralConv::new(size, &w.pp(format!("conv{i}")))
+        };
+        let raw = |i: usize| w.get(1, &format!("beta{i}"), Init::Const(0.5));
+        let leading = sizes.leading.then(|| raw(0)).transpose()?;
+        Ok(Self {
+            image: sizes.image,
+            convs: [
+                conv(0, sizes.kernel, channels, sizes.width)?,
+                conv(1, 1, sizes.width, sizes.width)?,
+                conv(2, sizes.kernel, sizes.width, channels)?,
+            ],
+            raw: [leading, Some(raw(1)?), Some(raw(2)?)],
+            coefficient,
+        })
+    }
+
+    /// Height, width, channels of its images.
+    pub fn image(&self) -> [usize; 3] {
+        self.image
+    }
+
+    /// All that is trained.
+    pub fn trained(&self) -> impl Iterator<Item = &Tensor> {
+        let of_convs = self.convs.iter().flat_map(SpectralConv::trained);
+        of_convs.chain(self.raw.iter().flatten())
+    }
+
+    /// Values of an image inside the block.
+    pub fn inside(&self) -> usize {
+        let [h, w, _] = self.image;
+        let width = self.convs[0].bias().elem_count();
+        2 * h * w * width
+    }
+
+    pub fn convs(&self) -> &[SpectralConv; 3] {
+        &self.convs
+    }
+
+    /// Brings the singular vectors of all layers up to date.
+    pub fn settle(&self, power: Power) -> candle_core::Result<()> {
+        self.convs.iter().try_for_each(|conv| {
+            conv.settle(power)?;
+            Ok(())
+        })
+    }
+
+    /// The block with its weights as they are now, normalised once for as many passes as are made.
+    pub fn ready(&self) -> candle_core::Result<Ready<'_>> {
+        let kernel = |i: usize| self.convs[i].kernel(self.coefficient);
+        let mut swishes = [None, None, None];
+        for (i, raw) in self.raw.iter().enumerate() {
+            if let Some(raw) = raw {
+                // The bias of the convolution before it is the activation's to add.
+                let bias = match i.checked_sub(1) {
+                    Some(before) => self.convs[before].bias().clone(),
+                    None => Tensor::zeros(self.image[2], raw.dtype(), raw.device())?,
+                };
+                swishes[i] = Some((bias, softplus(raw)?));
+            }
+        }
+        let kernels = [kernel(0)?, kernel(1)?, kernel(2)?];
+        Ok(Ready {
+            block: self,
+            fixed: kernels.each_ref().map(Tensor::detach),
+            kernels,
+            swishes,
+        })
+    }
+}
+
+pub struct Ready<'a> {
+    block: &'a Block,
+    kernels: [Tensor; 3],
+    /// The same without gradients.
+    fixed: [Tensor; 3],
+    /// Bias and `b` of each activation.
+    swishes: [Option<(Tensor, Tensor)>; 3],
+}
+
+/// The slopes of a block's activations at some images, where there are activations.
+pub type Slopes = [Option<Tensor>; 3];
+
+impl Ready<'_> {
+    /// `g(x)`. No gradient.
+    pub fn g(&self, x: &Tensor) -> candle_core::Result<Tensor> {
+        let mut h = x.clone();
+        for (i, conv) in self.block.convs.iter().enumerate() {
+            if let Some((bias, b)) = &self.swishes[i] {
+                h = lip_swish(&h, bias, b)?;
+            }
+            h = conv.apply(&h, &self.fixed[i])?;
+        }
+        h.broadcast_add(&self.block.convs[2].bias().detach())
+    }
+
+    /// `g(x)` and the slopes there. No gradient.
+    pub fn g_and_slopes(&self, x: &Tensor) -> candle_core::Result<(Tensor, Slopes)> {
+        let (mut h, mut slopes) = (x.clone(), [None, None, None]);
+        for (i, conv) in self.block.convs.iter().enumerate() {
+            if let Some((bias, b)) = &self.swishes[i] {
+                let (y, slope) = with_slope(&h, bias, b)?;
+                (h, slopes[i]) = (y, Some(slope));
+            }
+            h = conv.apply(&h, &self.fixed[i])?;
+        }
+        Ok((
+            h.broadcast_add(&self.block.convs[2].bias().detach())?,
+            slopes,
+        ))
+    }
+
+    /// `s' J` where the slopes are. No gradient.
+    pub fn vjp(&self, s: &Tensor, slopes: &Slopes) -> candle_core::Result<Tensor> {
+        let mut s = s.clone();
+        for (i, conv) in self.block.convs.iter().enumerate().rev() {
+            s = conv.transposed(&s, &self.fixed[i])?;
+            if let Some(slope) = &slopes[i] {
+                s = product(&s, slope)?;
+            }
+        }
+        Ok(s)
+    }
+
+    /// `x + g(x)`, and an estimate of `ln det(I + J)` of each image, `[n]`: `weights` of the terms from the
+    /// first on, for each image or for all. No gradient.
+    pub fn estimate(
+        &self,
+        x: &Tensor,
+        e: &Tensor,
+        weights: &[Vec<f64>],
+    ) -> candle_core::Result<(Tensor, Tensor)> {
+        let (g, slopes) = self.g_and_slopes(x)?;
+        let mut log_det = Tensor::zeros(x.dim(0)?, x.dtype(), x.device())?;
+        let mut s = e.clone();
+        for (k, weights) in (1..).zip(weights) {
+            s = self.vjp(&s, &slopes)?;
+            let trace = product(&s, e)?.flatten_from(1)?.sum(1)?;
+            let sign = if k % 2 == 1 { 1.0 } else { -1.0 };
+            let factor = per_image(weights, sign / f64::from(k), &trace)?;
+            log_det = (log_det + trace.broadcast_mul(&factor)?)?;
+        }
+        Ok(((x + g)?, log_det))
+    }
+
+    /// For training: `x + g(x)`, and what has the gradient of such an estimate (equation 8), `[n]`.
+    ///
+    /// That is `S J e` with `S = e' + sum over k of (-1)^k w_k e' J^k` held fixed. Its value is not
+    /// `ln det(I + J)`. J e goes forward beside the activations as a tangent, so that its gradient is a
+    /// gradient of the first order.
+    pub fn surrogate(
+        &self,
+        x: &Tensor,
+        e: &Tensor,
+        weights: &[Vec<f64>],
+    ) -> candle_core::Result<(Tensor, Tensor)> {
+        let mut slopes = [None, None, None];
+        let both = self.with_tangent(x, e, |i, h, (bias, b)| {
+            slopes[i] = Some(with_slope(h, bias, b)?.1);
+            Ok(())
+        })?;
+        let fixed = self.neumann(e, &slopes, weights)?;
+        self.finish(x, &both, &fixed)
+    }
+
+    /// `x + g(x)` and S of [`Ready::surrogate`]. No gradient.
+    pub fn fixed(
+        &self,
+        x: &Tensor,
+        e: &Tensor,
+        weights: &[Vec<f64>],
+    ) -> candle_core::Result<(Tensor, Tensor)> {
+        let (g, slopes) = self.g_and_slopes(x)?;
+        Ok(((x + g)?, self.neumann(e, &slopes, weights)?))
+    }
+
+    /// [`Ready::surrogate`] where S is known.
+    pub fn surrogate_of(
+        &self,
+        x: &Tensor,
+        e: &Tensor,
+        fixed: &Tensor,
+    ) -> candle_core::Result<(Tensor, Tensor)> {
+        let both = self.with_tangent(x, e, |_, _, _| Ok(()))?;
+        self.finish(x, &both, fixed)
+    }
+
+    /// g without its last bias, and J e, one half after the other. `see` is shown what goes into each
+    /// activation.
+    fn with_tangent(
+        &self,
+        x: &Tensor,
+        e: &Tensor,
+        mut see: impl FnMut(usize, &Tensor, &(Tensor, Tensor)) -> candle_core::Result<()>,
+    ) -> candle_core::Result<Tensor> {
+        let (n, mut h) = (x.dim(0)?, Tensor::cat(&[x, e], 0)?);
+        for (i, conv) in self.block.convs.iter().enumerate() {
+            if let Some(swish) = &self.swishes[i] {
+                see(i, &h.narrow(0, 0, n)?, swish)?;
+                h = with_tangent(&h, &swish.0, &swish.1)?;
+            }
+            h = conv.apply(&h, &self.kernels[i])?;
+        }
+        Ok(h)
+    }
+
+    fn neumann(
+        &self,
+        e: &Tensor,
+        slopes: &Slopes,
+        weights: &[Vec<f64>],
+    ) -> candle_core::Result<Tensor> {
+        let (mut s, mut sum) = (e.clone(), e.clone());
+        for (k, weights) in (1..).zip(weights) {
+            s = self.vjp(&s, slopes)?;
+            let sign = if k % 2 == 1 { -1.0 } else { 1.0 };
+            sum = (sum + s.broadcast_mul(&per_image(weights, sign, &s)?)?)?;
+        }
+        Ok(sum)
+    }
+
+    fn finish(
+        &self,
+        x: &Tensor,
+        both: &Tensor,
+        fixed: &Tensor,
+    ) -> candle_core::Result<(Tensor, Tensor)> {
+        let n = x.dim(0)?;
+        let g = both
+            .narrow(0, 0, n)?
+            .broadcast_add(self.block.convs[2].bias())?;
+        let along = (both.narrow(0, n, n)? * fixed)?;
+        Ok(((x + g)?, along.flatten_from(1)?.sum(1)?))
+    }
+
+    /// The x with `x + g(x) = y`.
+    pub fn inverse(&self, y: &Tensor, rule: Inverse) -> candle_core::Result<super::solve::Solved> {
+        super::solve::solve(|x| self.g(x), y, rule)
+    }
+}
+
+/// Weights times a number, to multiply something of one row for each image.
+fn per_image(weights: &[f64], times: f64, of: &Tensor) -> candle_core::Result<Tensor> {
+    let n = of.dim(0)?;
+    if weights.len() != 1 && weights.len() != n {
+        bail!("BUG: {} weights of {n} images", weights.len());
+    }
+    let mut shape = vec![1; of.rank()];
+    shape[0] = weights.len();
+    let values: Vec<f64> = weights.iter().map(|w| w * times).collect();
+    Tensor::from_vec(values, shape, &candle_core::Device::Cpu)?
+        .to_dtype(of.dtype())?
+        .to_device(of.device())
+}
