@@ -18,7 +18,7 @@ use crate::kills::{alive, kill, next, wanted};
 const TINY: &str = include_str!("training.toml");
 
 /// The stages that train, each after those it reads from.
-const TRAINED: [&str; 8] = [
+const TRAINED: [&str; 9] = [
     "extractor",
     "vae",
     "prior",
@@ -27,6 +27,7 @@ const TRAINED: [&str; 8] = [
     "glow",
     "pixelcnn",
     "pixeliqn",
+    "residual-flow",
 ];
 
 /// A checkpoint at every step.
