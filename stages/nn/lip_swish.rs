@@ -78,7 +78,8 @@ fn none() -> candle_core::Error {
 fn composed(x: &Tensor, bias: &Tensor, b: &Tensor) -> Result<(Tensor, Tensor)> {
     let a = x.broadcast_add(bias)?;
     let ba = a.broadcast_mul(b)?;
-    let s = ((ba.neg()?.exp()? + 1.0)?).recip()?;
+    // Beyond, the slope of an infinite exponential would be no number.
+    let s = ((ba.clamp(-60.0, 60.0)?.neg()?.exp()? + 1.0)?).recip()?;
     let y = ((&a * &s)? / 1.1)?;
     let inner = ((&ba * (1.0 - &s)?)? + 1.0)?;
     Ok((y, ((s * inner)? / 1.1)?))
@@ -140,7 +141,10 @@ fn of_type<T: Logistic + WithDType>(
 }
 
 /// Lends the values of contiguous tensors on the CPU.
-fn with_slices<T: WithDType, R>(operands: &[&Tensor], f: impl FnOnce(&[&[T]]) -> R) -> Result<R> {
+pub fn with_slices<T: WithDType, R>(
+    operands: &[&Tensor],
+    f: impl FnOnce(&[&[T]]) -> R,
+) -> Result<R> {
     let stored: Vec<_> = operands.iter().map(|t| t.storage_and_layout()).collect();
     let mut slices = Vec::with_capacity(stored.len());
     for (storage, layout) in &stored {

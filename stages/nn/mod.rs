@@ -4,6 +4,7 @@ pub mod act_norm;
 pub mod batch_norm;
 pub mod bijector;
 pub mod categorical;
+pub mod chain;
 pub mod channel;
 pub mod conv;
 pub mod conv_layer;

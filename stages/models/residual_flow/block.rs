@@ -5,9 +5,10 @@
 //! through g with the slopes of its activations, tracking nothing.
 
 use anyhow::Result;
-use candle_core::{Tensor, bail};
+use candle_core::{Device, Tensor};
 
 use super::solve::Inverse;
+use crate::nn::chain;
 use crate::nn::init::Init;
 use crate::nn::lip_swish::{lip_swish, product, softplus, with_slope, with_tangent};
 use crate::nn::spectral_conv::{Power, Size, SpectralConv};
@@ -178,16 +179,20 @@ impl Ready<'_> {
         weights: &[Vec<f64>],
     ) -> candle_core::Result<(Tensor, Tensor)> {
         let (g, slopes) = self.g_and_slopes(x)?;
-        let mut log_det = Tensor::zeros(x.dim(0)?, x.dtype(), x.device())?;
-        let mut s = e.clone();
-        for (k, weights) in (1..).zip(weights) {
-            s = self.vjp(&s, &slopes)?;
-            let trace = product(&s, e)?.flatten_from(1)?.sum(1)?;
-            let sign = if k % 2 == 1 { 1.0 } else { -1.0 };
-            let factor = per_image(weights, sign / f64::from(k), &trace)?;
-            log_det = (log_det + trace.broadcast_mul(&factor)?)?;
-        }
-        Ok(((x + g)?, log_det))
+        let factors = signed(weights);
+        let traces = self.powers(e, &slopes, &factors)?.1;
+        let terms = factors.len();
+        let shared = factors.iter().all(|f| f.len() == 1);
+        let images = if shared { 1 } else { x.dim(0)? };
+        // Of term k: -f_k / k.
+        let each = (0..images).flat_map(|i| {
+            let of_term = move |(k, f): (f64, &Vec<f64>)| -f[i.min(f.len() - 1)] / k;
+            let counted = (1..).map(f64::from).zip(&factors);
+            counted.map(of_term)
+        });
+        let shares = Tensor::from_iter(each, &Device::Cpu)?.reshape((images, terms))?;
+        let shares = shares.to_dtype(x.dtype())?.to_device(x.device())?;
+        Ok(((x + g)?, traces.broadcast_mul(&shares)?.sum(1)?))
     }
 
     /// For training: `x + g(x)`, and what has the gradient of such an estimate (equation 8), `[n]`.
@@ -257,13 +262,38 @@ impl Ready<'_> {
         slopes: &Slopes,
         weights: &[Vec<f64>],
     ) -> candle_core::Result<Tensor> {
-        let (mut s, mut sum) = (e.clone(), e.clone());
-        for (k, weights) in (1..).zip(weights) {
-            s = self.vjp(&s, slopes)?;
-            let sign = if k % 2 == 1 { -1.0 } else { 1.0 };
-            sum = (sum + s.broadcast_mul(&per_image(weights, sign, &s)?)?)?;
+        Ok(self.powers(e, slopes, &signed(weights))?.0)
+    }
+
+    /// `e + sum over k of f_k e' J^k`, and `e' J^k e` `[n, terms]`, which may be 0 where f is. No gradient.
+    fn powers(
+        &self,
+        e: &Tensor,
+        slopes: &Slopes,
+        factors: &[Vec<f64>],
+    ) -> candle_core::Result<(Tensor, Tensor)> {
+        if e.device().is_cpu() {
+            return chain::powers(&self.fixed, slopes, e, factors);
         }
-        Ok(sum)
+        self.powers_term_by_term(e, slopes, factors)
+    }
+
+    fn powers_term_by_term(
+        &self,
+        e: &Tensor,
+        slopes: &Slopes,
+        factors: &[Vec<f64>],
+    ) -> candle_core::Result<(Tensor, Tensor)> {
+        let (mut s, mut sum) = (e.clone(), e.clone());
+        let mut traces = Vec::with_capacity(factors.len());
+        for factors in factors {
+            s = self.vjp(&s, slopes)?;
+            traces.push(product(&s, e)?.flatten_from(1)?.sum(1)?);
+            let factors = Tensor::from_slice(factors, (factors.len(), 1, 1, 1), &Device::Cpu)?;
+            let factors = factors.to_dtype(s.dtype())?.to_device(s.device())?;
+            sum = (sum + s.broadcast_mul(&factors)?)?;
+        }
+        Ok((sum, Tensor::stack(&traces, 1)?))
     }
 
     fn finish(
@@ -286,16 +316,61 @@ impl Ready<'_> {
     }
 }
 
-/// Weights times a number, to multiply something of one row for each image.
-fn per_image(weights: &[f64], times: f64, of: &Tensor) -> candle_core::Result<Tensor> {
-    let n = of.dim(0)?;
-    if weights.len() != 1 && weights.len() != n {
-        bail!("BUG: {} weights of {n} images", weights.len());
+/// `(-1)^k w_k`, k from 1 on.
+fn signed(weights: &[Vec<f64>]) -> Vec<Vec<f64>> {
+    let signs = [-1.0, 1.0].into_iter().cycle();
+    let term = |(weights, sign): (&Vec<f64>, f64)| weights.iter().map(|w| w * sign).collect();
+    weights.iter().zip(signs).map(term).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::DType;
+
+    use super::*;
+    use crate::nn::noise::Noise;
+
+    /// All powers of a few images at a time, against one power of all after the other.
+    #[test]
+    fn powers_are_those_of_one_product_after_the_other() -> Result<()> {
+        for (dtype, limit) in [(DType::F64, 1e-12), (DType::F32, 1e-4)] {
+            for (image, kernel, leading) in [([5, 4, 3], 3, false), ([1, 1, 40], 1, true)] {
+                let w = Weights::new(8, dtype, &Device::Cpu);
+                let sizes = Sizes {
+                    image,
+                    width: 6,
+                    kernel,
+                    leading,
+                };
+                let block = Block::new(sizes, 0.98, &w)?;
+                let power = Power {
+                    tolerance: 1e-3,
+                    most: 50,
+                };
+                block.settle(power)?;
+                let (ready, n, [h, wide, c]) = (block.ready()?, 27, image);
+                let draw = |step| {
+                    let mut noise = Noise::new(3, "powers").at(step);
+                    noise.normal((n, h, wide, c), dtype, &Device::Cpu)
+                };
+                let (x, e) = (draw(0)?, draw(1)?);
+                let slopes = ready.g_and_slopes(&x)?.1;
+                // The second half of the images has fewer terms.
+                let short = |f: f64| (0..n).map(|i| if i < 14 { f } else { 0.0 }).collect();
+                let factors = [vec![-1.0], vec![0.5], short(-1.3), short(2.0)];
+                let (sum, traces) = ready.powers(&e, &slopes, &factors)?;
+                let (by_term, of_term) = ready.powers_term_by_term(&e, &slopes, &factors)?;
+                let far = |a: &Tensor, b: &Tensor| -> Result<f64> {
+                    let gap = ((a - b)?.abs()? / (b.abs()? + 1.0)?)?;
+                    Ok(gap.max_all()?.to_dtype(DType::F64)?.to_scalar()?)
+                };
+                assert!(far(&sum, &by_term)? < limit);
+                assert!(far(&traces.narrow(0, 0, 14)?, &of_term.narrow(0, 0, 14)?)? < limit);
+                let [ours, theirs] = [&traces, &of_term].map(|t| t.narrow(0, 14, 13));
+                let [ours, theirs] = [ours?.narrow(1, 0, 2)?, theirs?.narrow(1, 0, 2)?];
+                assert!(far(&ours, &theirs)? < limit);
+            }
+        }
+        Ok(())
     }
-    let mut shape = vec![1; of.rank()];
-    shape[0] = weights.len();
-    let values: Vec<f64> = weights.iter().map(|w| w * times).collect();
-    Tensor::from_vec(values, shape, &candle_core::Device::Cpu)?
-        .to_dtype(of.dtype())?
-        .to_device(of.device())
 }

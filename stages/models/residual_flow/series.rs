@@ -73,8 +73,8 @@ impl Series {
             self.law
         );
         ensure!(
-            self.exact > 0 || self.mean > 0.0,
-            "{table} has no terms; hint: exact = 2"
+            self.exact > 0,
+            "{table}.exact = 0: the first term, at least, must be exact; hint: exact = 2"
         );
         Ok(())
     }

@@ -3,11 +3,13 @@
 //! From the inside out: `simd` (vectors of either element type), `micro` (the inner loops),
 //! `pack` (weights in the order in which those read them), `patches` (where a window's values
 //! lie), `conv` (convolutions and their gradients), `coupling` and
-//! `residual` (whole blocks), `channel` (passes per channel), `lip_swish` (an activation).
+//! `residual` (whole blocks), `channel` (passes per channel), `lip_swish` (an
+//! activation), `chain` (powers of a Jacobian).
 //!
 //! How work is cut into tasks depends on shapes only, never on the number of threads, so neither
 //! does any rounding.
 
+pub mod chain;
 pub mod channel;
 pub mod conv;
 pub mod coupling;

@@ -1,0 +1,73 @@
+//! Powers of a Jacobian of three convolutions with slopes between them, on tensors.
+
+use candle_core::{DType, Device, Result, Tensor, WithDType, bail};
+
+use super::cpu::Real;
+use super::cpu::chain::Chain;
+use super::lip_swish::with_slices;
+
+/// On the CPU: `e + sum over k of f_k e' J^k` of e's shape, and `e' J^k e`, `[n, terms]`, where
+/// `J = K2 D2 K1 D1 K0 D0`. `factors` of terms 1, 2, ..., for each image or for all; terms whose factors are
+/// zero are at an image's end and not computed. No gradient.
+pub fn powers(
+    kernels: &[Tensor; 3],
+    slopes: &[Option<Tensor>; 3],
+    e: &Tensor,
+    factors: &[Vec<f64>],
+) -> Result<(Tensor, Tensor)> {
+    match e.dtype() {
+        DType::F32 => of_type::<f32>(kernels, slopes, e, factors),
+        DType::F64 => of_type::<f64>(kernels, slopes, e, factors),
+        other => bail!("powers: wants f32 or f64, got {other:?}"),
+    }
+}
+
+fn of_type<T: Real + WithDType>(
+    kernels: &[Tensor; 3],
+    slopes: &[Option<Tensor>; 3],
+    e: &Tensor,
+    factors: &[Vec<f64>],
+) -> Result<(Tensor, Tensor)> {
+    let (n, h, w, c) = e.dims4()?;
+    let mut dims = [[0; 4]; 3];
+    for (i, kernel) in kernels.iter().enumerate() {
+        let (kh, kw, input, output) = kernel.dims4()?;
+        dims[i] = [kh, kw, input, output];
+        let shape = [n, h, w, input];
+        let fits = slopes[i].as_ref().is_none_or(|s| s.dims() == shape);
+        let next = kernels.get(i + 1).map_or(Ok(c), |k| k.dim(2))?;
+        if !fits || next != output || kernels[0].dim(2)? != c {
+            bail!(
+                "powers: kernel {:?} and slopes do not fit {:?}",
+                dims[i],
+                e.dims()
+            );
+        }
+    }
+    if !factors.iter().all(|f| f.len() == 1 || f.len() == n) {
+        bail!("powers: factors of {n} images or of one");
+    }
+    let e = e.contiguous()?;
+    let kernels = kernels
+        .iter()
+        .map(Tensor::contiguous)
+        .collect::<Result<Vec<_>>>()?;
+    let mut operands: Vec<&Tensor> = vec![&e];
+    operands.extend(&kernels);
+    operands.extend(slopes.iter().flatten());
+    let (sum, traces) = with_slices::<T, _>(&operands, |slices| {
+        let (own, mut rest) = (&slices[1..4], slices[4..].iter());
+        let chain = Chain {
+            size: (h, w),
+            kernels: [0, 1, 2].map(|i| (own[i], dims[i])),
+            slopes: slopes
+                .each_ref()
+                .map(|s| s.as_ref().and_then(|_| rest.next().copied())),
+        };
+        chain.powers(slices[0], factors)
+    })?;
+    Ok((
+        Tensor::from_vec(sum, e.shape().clone(), &Device::Cpu)?,
+        Tensor::from_vec(traces, (n, factors.len()), &Device::Cpu)?,
+    ))
+}
