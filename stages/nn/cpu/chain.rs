@@ -159,8 +159,8 @@ fn dot<T: Real>(a: &[T], b: &[T]) -> f64 {
     let mut parts = [T::default(); PARTS];
     let (a, b) = (a.as_chunks::<PARTS>(), b.as_chunks::<PARTS>());
     for (a, b) in a.0.iter().zip(b.0) {
-        for i in 0..PARTS {
-            parts[i] += a[i] * b[i];
+        for ((part, a), b) in parts.iter_mut().zip(a).zip(b) {
+            *part += *a * *b;
         }
     }
     let rest = a.1.iter().zip(b.1).map(|(a, b)| a.f64() * b.f64());
