@@ -1,7 +1,7 @@
 //! Kind `residual-flow`: trains a Residual Flow.
 
 use anyhow::Result;
-use candle_core::DType;
+use candle_core::{DType, Device};
 use contract::{Input, Job, Output, Stage};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -12,7 +12,7 @@ use crate::models::residual_flow_training::{How, ResidualFlowTraining};
 use crate::nn::device;
 use crate::nn::spectral_conv::Power;
 use crate::nn::weights::Weights;
-use crate::train::{ImageSets, Training};
+use crate::train::{ImageSets, Trained, Training};
 
 pub struct ResidualFlow;
 
@@ -20,6 +20,8 @@ pub struct ResidualFlow;
 #[serde(deny_unknown_fields)]
 pub struct Params {
     pub seed: u64,
+    /// Training images: the first ones; 0: all.
+    pub images: usize,
     pub augment: Augment,
     pub network: Network,
     /// When the power iteration that follows every step stops.
@@ -57,6 +59,11 @@ impl Params {
         ResidualFlowTraining::new(&self.config(shape), how, w)
     }
 
+    /// All that its training begins with, in f32.
+    pub fn trained(&self, shape: [usize; 3], device: &Device) -> Result<Trained> {
+        Trained::new((self.seed, &self.train), device, |w| self.build(shape, w))
+    }
+
     fn config(&self, shape: [usize; 3]) -> Config {
         Config {
             network: self.network.clone(),
@@ -82,7 +89,7 @@ impl Stage for ResidualFlow {
 
     fn run(params: &Params, job: &mut Job) -> Result<()> {
         let device = device::open(&job.spec().device)?;
-        let images = ImageSets::load(job)?;
+        let images = ImageSets::load(job)?.first(params.images)?;
         let weights = Weights::new(params.seed, DType::F32, &device);
         let model = params.build(images.shape(), &weights)?;
         let named = (Self::KIND, params.seed);
@@ -109,7 +116,7 @@ pub mod tests {
         );
         train["keep"] = json!({ "kind": "average", "decay": 0.9 });
         json!({
-            "seed": 0, "init_images": 16, "augment": "flip", "probe": "gaussian",
+            "seed": 0, "images": 0, "init_images": 16, "augment": "flip", "probe": "gaussian",
             "network": {
                 "blocks": [1, 1], "width": 6, "dense_blocks": 1, "dense_width": 5,
                 "coefficient": 0.98, "alpha": 0.05,
