@@ -127,6 +127,7 @@ impl Clock<'_> {
             let start = Instant::now();
             let loss = model.loss(&images, &mut noise.at(step))?;
             optimiser.step(&loss.total.backward()?, step)?;
+            model.moved()?;
             self.set.device.synchronize()?;
             if step >= self.params.warmup_steps {
                 seconds.push(start.elapsed().as_secs_f64() * steps.full_batches());

@@ -81,6 +81,7 @@ impl Block {
         2 * h * w * width
     }
 
+    #[cfg(test)]
     pub fn convs(&self) -> &[SpectralConv; 3] {
         &self.convs
     }
