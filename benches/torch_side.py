@@ -40,12 +40,13 @@ def train(name, device, precision, how):
     import torch
 
     from torch_models.glow import FlowLayer, Glow
+    from torch_models.pixelcnn import PixelCnn
     from torch_models.vae import Vae
 
     autocast = start(torch, device, precision)
     torch.manual_seed(0)
     plan = settings.of(name, device)
-    model = {"vae": Vae, "flow-layer": lambda: FlowLayer(Vae()), "glow": Glow}[name]()
+    model = {"vae": Vae, "flow-layer": lambda: FlowLayer(Vae()), "glow": Glow, "pixelcnn": PixelCnn}[name]()
     model = model.to(memory_format=torch.channels_last)
     count = sum(p.numel() for p in model.parameters())
     assert count == plan.parameters, f"{name}: {count} parameters, not {plan.parameters}"
@@ -147,6 +148,7 @@ def work(name, weights):
     from torch.utils.flop_counter import FlopCounterMode
 
     from torch_models.glow import FlowLayer, Glow
+    from torch_models.pixelcnn import PixelCnn
     from torch_models.vae import Vae
 
     if name == "features":
@@ -157,7 +159,7 @@ def work(name, weights):
         model = module.InceptionV3([3]).eval()
         passes, run = 1, lambda: model(torch.zeros(1, 3, 32, 32))
     else:
-        model = {"vae": Vae, "flow-layer": lambda: FlowLayer(Vae()), "glow": Glow}[name]()
+        model = {"vae": Vae, "flow-layer": lambda: FlowLayer(Vae()), "glow": Glow, "pixelcnn": PixelCnn}[name]()
         passes, run = 3, lambda: model.loss(torch.zeros((1, 32, 32, 3), dtype=torch.uint8))
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         run()

@@ -4,7 +4,7 @@
     pip install torch==2.11.0 torchvision==0.26.0 pytorch-fid safetensors
     python benches/train_step.py target/release/examples/train_step [MODEL...] [--rounds N] [--device cuda]
 
-Models: vae (phase 1), flow-layer (phase 2), glow (the baseline), features (Inception, against
+Models: vae (phase 1), flow-layer (phase 2), glow (the baseline), pixelcnn, features (Inception, against
 pytorch-fid). Data, noise, forward, backward, optimiser; each measurement in a process of its own, best
 of the rounds. The number of parameters must be the known one. `ceiling` is the share of the fastest
 matrix product or 1x1 convolution that PyTorch shows in the same precision on this machine.

@@ -15,10 +15,10 @@ class Plan(NamedTuple):
     parameters: Optional[int]
 
 
-PARAMETERS = {"vae": 5_191_334 + 18_383_872, "flow-layer": 2_426_016, "glow": 38_395_668, "features": None}
+PARAMETERS = {"vae": 5_191_334 + 18_383_872, "flow-layer": 2_426_016, "glow": 38_395_668, "pixelcnn": 14_130_816, "features": None}
 # Batch and steps.
-CPU = {"vae": (64, 12), "flow-layer": (16, 4), "glow": (16, 4), "features": (32, 5)}
-GPU = {"vae": (64, 128), "flow-layer": (64, 128), "glow": (64, 128), "features": (64, 60)}
+CPU = {"vae": (64, 12), "flow-layer": (16, 4), "glow": (16, 4), "pixelcnn": (8, 3), "features": (32, 5)}
+GPU = {"vae": (64, 128), "flow-layer": (64, 128), "glow": (64, 128), "pixelcnn": (64, 128), "features": (64, 60)}
 # Ours reads losses back every so many steps; the first time, kernels have been compiled.
 READ_BACK = 32
 

@@ -2,7 +2,7 @@
 //! data, noise, forward, backward, optimiser, through the same door the runner uses. Prints one
 //! line of JSON. `benches/train_step.py` compares with PyTorch; see docs/performance.md.
 //!
-//!     cargo run --release -p stages --example train_step -- vae|flow-layer|glow [STEPS] [BATCH]
+//!     cargo run --release -p stages --example train_step -- vae|flow-layer|glow|pixelcnn [STEPS] [BATCH]
 //!     cargo run --release -p stages --example train_step -- features WEIGHTS [BATCHES] [BATCH]
 //!
 //! `REPRO_DEVICE` names the device, such as `cuda:0`; without it they run on the CPU.
@@ -138,6 +138,7 @@ fn main() -> Result<()> {
     let marks = match model.as_str() {
         "vae" => bench.run("vae", &params("vae", short)?, &images)?,
         "glow" => bench.run("glow", &params("glow-baseline", started)?, &images)?,
+        "pixelcnn" => bench.run("pixelcnn", &params("pixelcnn", short)?, &images)?,
         "flow-layer" => {
             bench.images("few", 4)?;
             let few = json!({ "train": { "epochs": 1, "batch": 4 } });
@@ -158,7 +159,7 @@ fn main() -> Result<()> {
             ];
             bench.run("features", &params("reference", all)?, &inputs)?
         }
-        other => bail!("{other}: vae, flow-layer, glow or features"),
+        other => bail!("{other}: vae, flow-layer, glow, pixelcnn or features"),
     };
     let marks = marks.lock().map_err(|_| anyhow::anyhow!("BUG: poisoned"))?;
     let (Some(first), Some(last)) = (marks.first(), marks.last()) else {

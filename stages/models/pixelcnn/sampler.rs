@@ -21,9 +21,12 @@ pub struct Scale {
     pub plus: f64,
 }
 
+/// From a number that is told to a sub-pixel to its features.
+pub type Features<'a, T> = dyn Fn(f64, &mut [T]) + Send + Sync + 'a;
+
 /// How a number that is told to a sub-pixel becomes features, and where they go.
 pub struct ToldBy<'a, T> {
-    pub features: Box<dyn Fn(f64, &mut [T]) + Send + Sync + 'a>,
+    pub features: Box<Features<'a, T>>,
     pub count: usize,
     /// What the head's first maps are multiplied with: weight `[features, maps]` and bias.
     pub head: Option<(&'a Tensor, &'a Tensor)>,
@@ -500,7 +503,7 @@ impl<'a, T: Real + WithDType> Drawing<'a, T> {
                     for (f, row) in features.iter().zip(weight.chunks_exact(read)) {
                         e += *f * row[at];
                     }
-                    *v = *v * e;
+                    *v *= e;
                 }
             }
         }
