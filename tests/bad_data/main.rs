@@ -23,7 +23,7 @@ fn dataset(source: &str) -> Space {
 }
 
 /// Runs with `data` as the folder of `--data`. The run fails, says so in a line with the file and
-/// a hint, and leaves no result, no download and no scratch file: a log and the job that failed.
+/// a hint, and leaves no result, no download and no scratch file: a log, the job that failed, and the line of the run.
 #[track_caller]
 fn fails(space: &Space, file: &str, why: &str) -> Said {
     let said = space.repro("run --device cpu --data data").ends(1);
@@ -37,6 +37,7 @@ fn fails(space: &Space, file: &str, why: &str) -> Said {
         "lock",
         "index",
         "key",
+        "runs",
         "log",
         "job.json",
         ".gitignore",
