@@ -67,6 +67,7 @@ pub fn schema(kinds: &[StageDef]) -> Value {
                     "stage": {"type": "string", "description": "the instance whose number is better ..."},
                     "than": {"type": "string", "description": "... than the number of this one"},
                     "varies": described(&texts, "keys of the metric's protocol that may differ between the two"),
+                    "profiles": described(&texts, "the profiles whose numbers are held to it; left out: all"),
                 },
             }},
         },

@@ -26,6 +26,16 @@ pub struct Claim {
     /// Keys of the metric's protocol that may differ between the two.
     #[serde(default)]
     pub varies: Vec<String>,
+    /// The profiles whose numbers are held to it; empty: all. Elsewhere it is only told.
+    #[serde(default)]
+    pub profiles: Vec<Spanned<String>>,
+}
+
+impl Claim {
+    /// Whether the numbers of a profile are held to it.
+    pub fn binds(&self, profile: &str) -> bool {
+        self.profiles.is_empty() || self.profiles.iter().any(|p| p.get_ref() == profile)
+    }
 }
 
 impl<'de> Deserialize<'de> for Claims {
@@ -42,6 +52,16 @@ impl Claims {
     pub fn load(spec: &Spec, graph: &Graph) -> Result<Self, Diagnostic> {
         let (source, Self(claims)) = (&spec.source, spec.claims.clone());
         for (name, claim) in &claims {
+            for profile in &claim.profiles {
+                let known = || spec.profiles.iter().map(|p| p.name.as_str());
+                if !known().any(|p| p == profile.get_ref()) {
+                    let (name, profile_name) = (name.get_ref(), profile.get_ref());
+                    let message = format!("check {name}: there is no profile {profile_name}");
+                    return Err(source
+                        .error(&profile.span(), message)
+                        .hint(suggest(profile_name, known())));
+                }
+            }
             for stage in [&claim.stage, &claim.than] {
                 let found = graph.find(stage.get_ref());
                 let measures = found.is_some_and(|id| graph.stages[id].metrics_port().is_some());

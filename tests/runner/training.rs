@@ -183,6 +183,9 @@ fn more_epochs_continue_a_finished_run_and_give_the_bytes_of_one_from_scratch() 
         "second-vae.train.epochs=1",
         "flow.train.epochs=1",
         "glow.train.epochs=1",
+        "pixelcnn.train.epochs=1",
+        "pixeliqn.train.epochs=1",
+        "residual-flow.train.epochs=1",
     ];
     space.ran(&["run", "--json", "vae", "--set", "vae.train.epochs=1"]);
     let sets = shorter.iter().flat_map(|set| ["--set", set]);

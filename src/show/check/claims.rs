@@ -45,14 +45,21 @@ pub struct Held {
     #[serde(default)]
     pub bounds: (bool, bool),
     pub holds: Holds,
+    /// Whether this profile's numbers are held to it; else it fails nothing.
+    #[serde(default = "yes")]
+    pub binds: bool,
     /// Bytes of pipeline.toml.
     #[serde(skip)]
     pub span: Range<usize>,
 }
 
+fn yes() -> bool {
+    true
+}
+
 impl Claims {
-    /// Looks whether each claim holds.
-    pub fn judge(&self, evidence: &Evidence) -> Vec<Held> {
+    /// Looks whether each claim holds for the numbers of a profile.
+    pub fn judge(&self, evidence: &Evidence, profile: &str) -> Vec<Held> {
         let held = |(name, claim): &(Spanned<String>, Claim)| {
             let Judged {
                 values,
@@ -68,6 +75,7 @@ impl Claims {
                 values,
                 bounds,
                 holds,
+                binds: claim.binds(profile),
                 span: name.span(),
             }
         };
@@ -171,7 +179,7 @@ impl Held {
     /// are as it says.
     pub fn fails(&self) -> bool {
         // What is undecided is said, whichever way it leans: it contradicts nothing.
-        matches!(self.holds, Holds::No | Holds::Unknown { .. })
+        self.binds && matches!(self.holds, Holds::No | Holds::Unknown { .. })
     }
 
     /// `the flow layer lowers bits/dim: glow 5.41, vae 5.44 (bound)`.
@@ -198,7 +206,11 @@ impl Held {
                     ),
                     _ => String::new(),
                 };
-                format!("{claim}: {stage} {a}, {than} {b}{by}")
+                let told = match (self.binds, holds) {
+                    (false, Holds::No) => "; this profile is not held to it",
+                    _ => "",
+                };
+                format!("{claim}: {stage} {a}, {than} {b}{by}{told}")
             }
             (_, None) => claim.clone(),
         }

@@ -153,7 +153,7 @@ pub fn compare(
     Report {
         profile: evidence.profile.name.clone(),
         lines,
-        claims: claims.judge(evidence),
+        claims: claims.judge(evidence, &evidence.profile.name),
     }
 }
 

@@ -78,8 +78,10 @@ pub fn text(report: &Report) -> String {
 fn word(held: &Held) -> &'static str {
     match held.holds {
         Holds::Yes => "holds",
+        Holds::No if !held.binds => "no",
         Holds::No => "FAILS",
         Holds::Undecided { .. } => "undecided",
+        Holds::Unknown { .. } if !held.binds => "unknown",
         Holds::Unknown { .. } => "UNKNOWN",
     }
 }

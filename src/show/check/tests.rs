@@ -133,7 +133,7 @@ fn claim(a: serde_json::Value, b: serde_json::Value, varies: &str) -> (Held, boo
             }),
         );
     }
-    let held = claims.judge(&evidence).remove(0);
+    let held = claims.judge(&evidence, "brief").remove(0);
     let fails = held.fails();
     (held, fails)
 }
@@ -143,6 +143,16 @@ fn a_claim_is_decided_by_the_errors_of_its_numbers() {
     let value = |value: f64, error: f64| json!({"value": value, "std_error": error});
     let (held, fails) = claim(value(1.0, 0.3), value(3.0, 0.4), "");
     assert_eq!((held.holds, fails), (Holds::Yes, false));
+    // A claim that is of other profiles is told, and fails nothing.
+    for (varies, expected) in [
+        ("profiles = [\"paper\"]", false),
+        ("profiles = [\"paper\", \"brief\"]", true),
+    ] {
+        let (held, fails) = claim(value(3.0, 0.3), value(1.0, 0.4), varies);
+        assert_eq!((&held.holds, fails), (&Holds::No, expected));
+        let told = held.sentence().ends_with("this profile is not held to it");
+        assert_eq!(told, !expected, "{}", held.sentence());
+    }
     let (held, fails) = claim(value(1.0, 0.3), value(1.75, 0.4), "");
     assert_eq!(
         (&held.holds, fails),
