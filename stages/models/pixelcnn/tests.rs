@@ -370,24 +370,66 @@ fn drawing_in_order_is_one_pass_over_the_result() -> Result<()> {
     Ok(())
 }
 
-/// P9: probabilities of all images of two values sum to 1.
-#[test]
-fn probabilities_sum_to_one() -> Result<()> {
-    let w = weights();
-    let trunk = Trunk::new(&tiny(2, 5, 3), 3, 2, 0, &w)?;
-    fill_trunk(&trunk, Fill::Signed, 0)?;
+/// Bits of all images of two values, 2 x 2 pixels of three colours.
+fn bits_of_all(trunk: &Trunk) -> Result<Vec<f64>> {
     let all = (0..4096).flat_map(|i| (0..12).map(move |b| f64::from(i >> b & 1)));
     let values = Tensor::from_iter(all, &Device::Cpu)?.reshape((4096, 2, 2, 3))?;
     // 2 x - 1, as for the two ends of a byte's range.
     let x = values.affine(2.0, -1.0)?;
     let logits = trunk.read(&trunk.maps(&x, None)?)?;
     let bits = categorical::bits(&logits.reshape((4096, 2, 2, 3, 2))?, &values)?;
-    let bits = bits.flatten_from(1)?.sum(1)?.to_vec1::<f64>()?;
-    near(bits.iter().map(|b| (-b).exp2()).sum(), 1.0, 1e-13);
+    Ok(bits.flatten_from(1)?.sum(1)?.to_vec1::<f64>()?)
+}
+
+fn total(bits: &[f64]) -> f64 {
+    bits.iter().map(|b| (-b).exp2()).sum()
+}
+
+/// P9: probabilities of all images of two values sum to 1.
+#[test]
+fn probabilities_sum_to_one() -> Result<()> {
+    let trunk = Trunk::new(&tiny(2, 5, 3), 3, 2, 0, &weights())?;
+    fill_trunk(&trunk, Fill::Signed, 0)?;
+    let bits = bits_of_all(&trunk)?;
+    near(total(&bits), 1.0, 1e-13);
     let most = bits.iter().copied().fold(0.0, f64::max) / 12.0;
     let least = bits.iter().copied().fold(f64::INFINITY, f64::min) / 12.0;
     near(most, 1.09649489578, 1e-10);
     near(least, 0.894724095277, 1e-10);
+    Ok(())
+}
+
+/// P10: colours in groups over both halves of a gate at once let a colour see itself. What tests P2 and P9
+/// look at shows it.
+#[test]
+fn wrong_groups_are_noticed() -> Result<()> {
+    let wrong = |layers: usize, outputs: usize, how: Fill| -> Result<Trunk> {
+        let w = weights();
+        let network = tiny(layers, 5, 3);
+        let mut trunk = Trunk::new(&network, 3, outputs, 0, &w)?;
+        let both = Colours::Contiguous.of(2 * network.width, 3);
+        for (i, block) in trunk.blocks.iter_mut().enumerate() {
+            let (seen, from, mask) = match i {
+                0 => (3, vec![0, 1, 2], Mask::Before),
+                _ => (2, network.colours.of(network.width, 3), Mask::UpToOwn),
+            };
+            let left = crate::nn::conv::Padding::new(0, 0, seen - 1, 0);
+            let w = w.pp(format!("block{i}")).pp("horizontal");
+            block.horizontal = Masked::new([1, seen], (&from, &both), mask, left, &w)?;
+        }
+        fill_trunk(&trunk, how, 0)?;
+        Ok(trunk)
+    };
+    near(
+        total(&bits_of_all(&wrong(0, 2, Fill::Signed)?)?),
+        1.00222885373,
+        1e-10,
+    );
+    let trunk = wrong(1, 4, Fill::Positive)?;
+    let x = Var::from_tensor(&images(stream::uniform(9002, 60), [1, 3, 4, 5])?)?;
+    let y = trunk.read(&trunk.maps(x.as_tensor(), None)?)?;
+    let [below, on, above] = entries(&x, &y.reshape((1, 4, 5, 3, 4))?.sum(4)?)?;
+    assert_eq!([below, on + above, on], [1626, 60, 40]);
     Ok(())
 }
 
