@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use candle_core::backprop::GradStore;
 use candle_core::{DType, Tensor, Var};
 use schemars::JsonSchema;
@@ -86,6 +86,11 @@ struct Slot {
 
 impl Optimiser {
     pub fn new(rule: &Optim, trained: Vec<(String, Var)>, steps_per_epoch: u64) -> Result<Self> {
+        ensure!(
+            rule.warmup_epochs.is_finite() && rule.warmup_epochs >= 0.0,
+            "train.optim.warmup_epochs = {} must be a finite number, 0 or more; hint: 0 for no warm-up",
+            rule.warmup_epochs
+        );
         let beta2 = match rule.kind {
             Rule::Adamax if rule.beta2 == 0.0 => 1.0 - 1.0 / steps_per_epoch as f64,
             _ => rule.beta2,

@@ -119,6 +119,17 @@ fn warm_up_is_linear_in_images_seen() {
     };
     assert_eq!(short.lr_at(5, 251), 0.5e-4);
     assert_eq!(short.lr_at(10, 251), 1e-4);
+
+    // It was a whole number, whose type said what must hold.
+    for wrong in [-1.0, f64::NAN, f64::INFINITY] {
+        let rule = Optim {
+            warmup_epochs: wrong,
+            ..short.clone()
+        };
+        let error = Optimiser::new(&rule, Vec::new(), 10).err();
+        let error = error.map(|e| e.to_string()).unwrap_or_default();
+        assert!(error.contains("train.optim.warmup_epochs"), "{error}");
+    }
 }
 
 #[test]
