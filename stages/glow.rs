@@ -1,7 +1,7 @@
 //! Kind `glow`: trains the multi-scale Glow baseline.
 
 use anyhow::Result;
-use candle_core::{DType, Device};
+use candle_core::Device;
 use contract::{Input, Job, Output, Stage};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -9,9 +9,8 @@ use serde::{Deserialize, Serialize};
 use crate::models::augment::Augment;
 use crate::models::glow::{Config, Flow};
 use crate::models::glow_training::GlowTraining;
-use crate::nn::device;
 use crate::nn::weights::Weights;
-use crate::train::{ImageSets, Trained, Training};
+use crate::train::{Trained, Training, train_images};
 
 pub struct Glow;
 
@@ -59,13 +58,11 @@ impl Stage for Glow {
     type Params = Params;
 
     fn run(params: &Params, job: &mut Job) -> Result<()> {
-        let device = device::open(&job.spec().device)?;
-        let images = ImageSets::load(job)?;
-        let weights = Weights::new(params.seed, DType::F32, &device);
-        let model = params.build(images.shape(), &weights)?;
         let named = (Self::KIND, params.seed);
-        images.fit(&params.train, named, &weights, &model, job)?;
-        weights.save(job.output("model")?, &params.config(images.shape()))
+        let config = |shape| params.config(shape);
+        train_images(named, (0, &params.train), job, config, |config, w| {
+            params.build(config.image, w)
+        })
     }
 }
 

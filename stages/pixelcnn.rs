@@ -1,7 +1,7 @@
 //! Kind `pixelcnn`: trains a Gated PixelCNN.
 
 use anyhow::Result;
-use candle_core::{DType, Device};
+use candle_core::Device;
 use contract::{Input, Job, Output, Stage};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -10,9 +10,7 @@ use crate::models::augment::Augment;
 use crate::models::pixelcnn::network::Network;
 use crate::models::pixelcnn::{Config, Range};
 use crate::models::pixelcnn_training::PixelCnnTraining;
-use crate::nn::device;
-use crate::nn::weights::Weights;
-use crate::train::{ImageSets, Trained, Training};
+use crate::train::{Trained, Training, train_images};
 
 pub struct PixelCnn;
 
@@ -59,14 +57,12 @@ impl Stage for PixelCnn {
     type Params = Params;
 
     fn run(params: &Params, job: &mut Job) -> Result<()> {
-        let device = device::open(&job.spec().device)?;
-        let images = ImageSets::load(job)?.first(params.images)?;
-        let weights = Weights::new(params.seed, DType::F32, &device);
-        let config = params.config(images.shape());
-        let model = PixelCnnTraining::new(&config, params.augment, &weights)?;
         let named = (Self::KIND, params.seed);
-        images.fit(&params.train, named, &weights, &model, job)?;
-        weights.save(job.output("model")?, &config)
+        let of = (params.images, &params.train);
+        let config = |shape| params.config(shape);
+        train_images(named, of, job, config, |config, w| {
+            PixelCnnTraining::new(config, params.augment, w)
+        })
     }
 }
 

@@ -1,7 +1,7 @@
 //! Kind `pixeliqn`: trains a PixelIQN.
 
 use anyhow::Result;
-use candle_core::{DType, Device};
+use candle_core::Device;
 use contract::{Input, Job, Output, Stage};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -11,9 +11,7 @@ use crate::models::pixelcnn::Range;
 use crate::models::pixelcnn::network::Network;
 use crate::models::pixeliqn::{Config, Tau};
 use crate::models::pixeliqn_training::PixelIqnTraining;
-use crate::nn::device;
-use crate::nn::weights::Weights;
-use crate::train::{ImageSets, Trained, Training};
+use crate::train::{Trained, Training, train_images};
 
 pub struct PixelIqn;
 
@@ -65,14 +63,12 @@ impl Stage for PixelIqn {
     type Params = Params;
 
     fn run(params: &Params, job: &mut Job) -> Result<()> {
-        let device = device::open(&job.spec().device)?;
-        let images = ImageSets::load(job)?.first(params.images)?;
-        let weights = Weights::new(params.seed, DType::F32, &device);
-        let config = params.config(images.shape());
-        let model = PixelIqnTraining::new(&config, params.augment, params.kappa, &weights)?;
         let named = (Self::KIND, params.seed);
-        images.fit(&params.train, named, &weights, &model, job)?;
-        weights.save(job.output("model")?, &config)
+        let of = (params.images, &params.train);
+        let config = |shape| params.config(shape);
+        train_images(named, of, job, config, |config, w| {
+            PixelIqnTraining::new(config, params.augment, params.kappa, w)
+        })
     }
 }
 

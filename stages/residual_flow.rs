@@ -1,7 +1,7 @@
 //! Kind `residual-flow`: trains a Residual Flow.
 
 use anyhow::Result;
-use candle_core::{DType, Device};
+use candle_core::Device;
 use contract::{Input, Job, Output, Stage};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -9,10 +9,9 @@ use serde::{Deserialize, Serialize};
 use crate::models::augment::Augment;
 use crate::models::residual_flow::{Config, Inverse, Network, Probe, Series};
 use crate::models::residual_flow_training::{How, ResidualFlowTraining};
-use crate::nn::device;
 use crate::nn::spectral_conv::Power;
 use crate::nn::weights::Weights;
-use crate::train::{ImageSets, Trained, Training};
+use crate::train::{Trained, Training, train_images};
 
 pub struct ResidualFlow;
 
@@ -88,13 +87,12 @@ impl Stage for ResidualFlow {
     type Params = Params;
 
     fn run(params: &Params, job: &mut Job) -> Result<()> {
-        let device = device::open(&job.spec().device)?;
-        let images = ImageSets::load(job)?.first(params.images)?;
-        let weights = Weights::new(params.seed, DType::F32, &device);
-        let model = params.build(images.shape(), &weights)?;
         let named = (Self::KIND, params.seed);
-        images.fit(&params.train, named, &weights, &model, job)?;
-        weights.save(job.output("model")?, &params.config(images.shape()))
+        let of = (params.images, &params.train);
+        let config = |shape| params.config(shape);
+        train_images(named, of, job, config, |config, w| {
+            params.build(config.image, w)
+        })
     }
 }
 

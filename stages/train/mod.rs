@@ -9,7 +9,7 @@ pub mod trainable;
 pub mod training;
 
 pub use trainable::{Dataset, ImageSet, Loss, Trainable};
-pub use training::{ImageSets, Trained, Training};
+pub use training::{ImageSets, Trained, Training, train_images};
 
 #[cfg(all(test, feature = "cuda"))]
 mod gpu_tests;

@@ -13,6 +13,7 @@ use super::optim::Optim;
 use super::steps::{LastBatch, Steps};
 use super::trainable::{Dataset, ImageSet, Trainable};
 use crate::data::images::Images;
+use crate::nn::device;
 use crate::nn::weights::Weights;
 
 /// Epochs, batches, the optimiser, and which weights are the result.
@@ -81,6 +82,26 @@ impl Trained {
             training: training.clone(),
         })
     }
+}
+
+/// What every kind that trains a model of images does: reads `in.train`, of which the first `images` are used
+/// (0: all), and `in.valid`, builds, trains, and writes `history` and `model`, with `config` in it.
+///
+/// Errors: those of [`ImageSets`] and of [`Training::run`].
+pub fn train_images<C: Serialize, M: Trainable<Tensor>>(
+    named: (&str, u64),
+    (images, training): (usize, &Training),
+    job: &mut Job,
+    config: impl FnOnce([usize; 3]) -> C,
+    build: impl FnOnce(&C, &Weights) -> Result<M>,
+) -> Result<()> {
+    let device = device::open(&job.spec().device)?;
+    let images = ImageSets::load(job)?.first(images)?;
+    let weights = Weights::new(named.1, DType::F32, &device);
+    let config = config(images.shape());
+    let model = build(&config, &weights)?;
+    images.fit(training, named, &weights, &model, job)?;
+    weights.save(job.output("model")?, &config)
 }
 
 /// What a model of images learns from: `in.train` and `in.valid`.
