@@ -6,6 +6,7 @@ mod flow_parity;
 mod golden;
 mod parity;
 mod pixel_parity;
+mod residual_flow_parity;
 pub mod stream;
 mod vae_with_flow;
 mod vae_with_flow_parity;

@@ -11,6 +11,25 @@ use crate::oracles::stream;
 mod estimates;
 mod oracles;
 
+/// What comparisons with golden files ask for.
+impl ResidualFlow {
+    /// Noise and estimated log-determinants of images as [`logit::logit`] gives them.
+    pub fn noise_of(&self, x: &Tensor, probes: &Probes) -> Result<(Tensor, Tensor)> {
+        Ok(self.forward(x, |i, block, x| {
+            let (e, weights) = (&probes.vectors[i], &probes.weights[i]);
+            block.ready()?.estimate(x, e, weights)
+        })?)
+    }
+
+    /// [`ResidualFlow::objective`], whichever way its size would choose.
+    pub fn objective_by(&self, y: &Tensor, probes: &Probes, layers: bool) -> Result<Tensor> {
+        Ok(match layers {
+            true => self.objective_by_layers(y, probes)?,
+            false => self.objective_at_once(y, probes)?,
+        })
+    }
+}
+
 /// Blocks (2, 1), width 5, one dense block of 4, on images of 4x4 pixels.
 fn tiny() -> Config {
     Config {
