@@ -35,25 +35,38 @@ def compiled(torch, function, how):
     return function if mode is None else torch.compile(function, mode=mode)
 
 
-def train(name, device, precision, how):
+def build(name, network):
+    """A model by its name, of other sizes than its own where these are given."""
+    from torch_models.glow import FlowLayer, Glow
+    from torch_models.pixelcnn import PixelCnn, PixelIqn
+    from torch_models.residual_flow import ResidualFlow
+    from torch_models.vae import Vae
+
+    if name in settings.NETWORKS:
+        models = {"pixelcnn": PixelCnn, "pixeliqn": PixelIqn, "residual-flow": ResidualFlow}
+        return models[name.removeprefix("sample-")]({**settings.NETWORKS[name], **(network or {})})
+    return {"vae": Vae, "flow-layer": lambda: FlowLayer(Vae()), "glow": Glow}[name]()
+
+
+def train(name, device, precision, how, options="{}"):
     """Images per second of training steps of a model."""
     import torch
 
-    from torch_models.glow import FlowLayer, Glow
-    from torch_models.pixelcnn import PixelCnn
-    from torch_models.vae import Vae
-
     autocast = start(torch, device, precision)
     torch.manual_seed(0)
-    plan = settings.of(name, device)
-    model = {"vae": Vae, "flow-layer": lambda: FlowLayer(Vae()), "glow": Glow, "pixelcnn": PixelCnn}[name]()
-    model = model.to(memory_format=torch.channels_last)
+    plan, network = settings.of(name, device, json.loads(options))
+    model = build(name, network).to(memory_format=torch.channels_last)
     count = sum(p.numel() for p in model.parameters())
-    assert count == plan.parameters, f"{name}: {count} parameters, not {plan.parameters}"
+    assert plan.parameters in (None, count), f"{name}: {count} parameters, not {plan.parameters}"
     rule = torch.optim.Adamax if name == "glow" else torch.optim.Adam
     optim = rule(model.parameters(), 1e-4)
     data = torch.randint(0, 256, (plan.steps * plan.batch, 32, 32, 3), dtype=torch.uint8)
-    loss = compiled(torch, model.loss, how)
+    loss = model.loss
+    if hasattr(model, "compile_parts"):
+        model.compile_parts(lambda part: compiled(torch, part, how))
+    else:
+        loss = compiled(torch, loss, how)
+    moved = getattr(model, "moved", lambda: None)
 
     def step(images):
         optim.zero_grad(set_to_none=True)
@@ -61,6 +74,7 @@ def train(name, device, precision, how):
             value = loss(images)
         value.backward()
         optim.step()
+        moved()
 
     for _ in range(plan.warmup):
         step(data[: plan.batch])
@@ -74,7 +88,36 @@ def train(name, device, precision, how):
     return report(torch, device, len(data) / (time.perf_counter() - begin))
 
 
-def features(weights, device, precision, how):
+def sample(name, device, precision, how, options="{}"):
+    """Images per second of drawing them by a loop that passes over the whole image for each of its sub-pixels. All
+    passes cost the same, and a few of them, all over the image, are timed."""
+    import torch
+
+    autocast = start(torch, device, precision)
+    torch.manual_seed(0)
+    plan, network = settings.of(name, device, json.loads(options))
+    model = build(name, network).to(memory_format=torch.channels_last)
+    model.run = compiled(torch, model.run, how)
+    images = torch.zeros((plan.batch, 32, 32, 3), dtype=torch.uint8)
+    places = images[0].numel()
+
+    def draw(place):
+        y, x, colour = place // 96, place // 3 % 32, place % 3
+        with torch.no_grad(), autocast:
+            images[:, y, x, colour] = model.draw(images, y, x, colour)
+
+    for _ in range(plan.warmup):
+        draw(0)
+    synchronize(torch, device)
+    begin = time.perf_counter()
+    for i in range(plan.steps):
+        draw(i * places // plan.steps)
+    synchronize(torch, device)
+    each = (time.perf_counter() - begin) / plan.steps
+    return report(torch, device, plan.batch / (each * places))
+
+
+def features(weights, device, precision, how, options="{}"):
     """pytorch-fid's network on the weights we also read, from uint8 images to features and their
     covariance."""
     import numpy as np
@@ -86,7 +129,7 @@ def features(weights, device, precision, how):
     module.fid_inception_v3 = lambda: net
     model = module.InceptionV3([3]).eval().to(memory_format=torch.channels_last)
     model = compiled(torch, model.to(device), how)
-    plan = settings.of("features", device)
+    plan, _ = settings.of("features", device, json.loads(options))
     # As pytorch-fid has them: on the host.
     data = torch.randint(0, 256, (plan.steps * plan.batch, 32, 32, 3), dtype=torch.uint8, device="cpu")
 
@@ -142,15 +185,13 @@ def report(torch, device, rate):
     return {"images_per_second": rate, "peak_mb": peak}
 
 
-def work(name, weights):
-    """GFLOP in convolutions and products of one image: a step counts as three forward passes."""
+def work(name, weights, options="{}"):
+    """GFLOP in convolutions and products of one image: a step counts as three forward passes; of Residual Flow, where
+    four terms of a series are expected, as ten; drawing an image as one."""
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
-    from torch_models.glow import FlowLayer, Glow
-    from torch_models.pixelcnn import PixelCnn
-    from torch_models.vae import Vae
-
+    image = torch.zeros((1, 32, 32, 3), dtype=torch.uint8)
     if name == "features":
         import pytorch_fid.inception as module
 
@@ -159,8 +200,10 @@ def work(name, weights):
         model = module.InceptionV3([3]).eval()
         passes, run = 1, lambda: model(torch.zeros(1, 3, 32, 32))
     else:
-        model = {"vae": Vae, "flow-layer": lambda: FlowLayer(Vae()), "glow": Glow, "pixelcnn": PixelCnn}[name]()
-        passes, run = 3, lambda: model.loss(torch.zeros((1, 32, 32, 3), dtype=torch.uint8))
+        model = build(name, json.loads(options).get("network"))
+        passes, run = 1 if name.startswith("sample-") else 3, lambda: model.loss(image)
+        if name == "residual-flow":
+            passes, run = 10, lambda: model.once(image)
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         run()
     return {"gflop": passes * counter.get_total_flops() / 1e9}
@@ -195,5 +238,6 @@ def ceiling(device, precision):
 
 
 if __name__ == "__main__":
-    doors = {"train": train, "features": features, "make-weights": make_weights, "work": work, "ceiling": ceiling}
+    doors = {"train": train, "sample": sample, "features": features, "make-weights": make_weights}
+    doors |= {"work": work, "ceiling": ceiling}
     print(json.dumps(doors[sys.argv[1]](*sys.argv[2:])))

@@ -4,10 +4,18 @@
     pip install torch==2.11.0 torchvision==0.26.0 pytorch-fid safetensors
     python benches/train_step.py target/release/examples/train_step [MODEL...] [--rounds N] [--device cuda]
 
-Models: vae (phase 1), flow-layer (phase 2), glow (the baseline), pixelcnn, features (Inception, against
-pytorch-fid). Data, noise, forward, backward, optimiser; each measurement in a process of its own, best
-of the rounds. The number of parameters must be the known one. `ceiling` is the share of the fastest
-matrix product or 1x1 convolution that PyTorch shows in the same precision on this machine.
+Models: vae (phase 1), flow-layer (phase 2), glow (the baseline), pixelcnn, pixeliqn, residual-flow (one block at each
+scale and one dense block, of the published widths), features (Inception, against pytorch-fid). Data, noise, forward,
+backward, optimiser; each measurement in a process of its own, best of the rounds. The number of parameters must be
+the known one. `ceiling` is the share of the fastest matrix product or 1x1 convolution that PyTorch shows in the same
+precision on this machine.
+
+If named, sample-pixelcnn and sample-pixeliqn: images drawn in place of training, from networks of the quick profile.
+PyTorch passes over the whole image for each sub-pixel; some of the 3,072 passes are timed, as they all cost the same.
+
+--network takes sizes as JSON, in place of those in benches/torch_models/settings.py:
+
+    ... residual-flow --network '{"blocks": [16, 16, 16], "dense_blocks": 4}' --batch 2 --steps 2
 
 One line for each way in which either side runs; `ratio` is how much faster the fastest of ours is than
 that of PyTorch. PyTorch is always channels_last.
@@ -57,9 +65,9 @@ def torch(*arguments):
 
 
 class Bench:
-    def __init__(self, binary, device, rounds, weights, variants):
+    def __init__(self, binary, device, rounds, weights, variants, options):
         self.binary, self.device, self.rounds, self.weights = binary, device, rounds, weights
-        self.variants = variants
+        self.variants, self.options = variants, options
         if device == "cpu":
             os.environ.update(OMP_NUM_THREADS=str(THREADS), RAYON_NUM_THREADS=str(THREADS))
         precisions = sorted({v.split("-")[0] for v in variants} | {"f32"} | ({"tf32"} if device != "cpu" else set()))
@@ -77,9 +85,13 @@ class Bench:
 
     def measure(self, name):
         """The best of the rounds of each variant, of either side."""
-        plan = settings.of(name, self.device)
+        plan, network = settings.of(name, self.device, self.options)
         extra = [self.weights] if name == "features" else []
-        command = [self.binary, name, *extra, str(plan.steps + plan.warmup), str(plan.batch)]
+        # One batch that is not timed and one that is; of PyTorch, steps are single passes.
+        steps = 2 if name.startswith("sample-") else plan.steps + plan.warmup
+        command = [self.binary, name, *extra, str(steps), str(plan.batch)]
+        if name in settings.NETWORKS:
+            command.append(json.dumps({**settings.NETWORKS[name], **(network or {})}))
         found = {}
 
         def note(label, result):
@@ -95,8 +107,9 @@ class Bench:
                 if variant in failed:
                     continue
                 precision, how = variant.split("-")
-                what = ["features", self.weights] if name == "features" else ["train", name]
-                result, why = call(torch(*what, self.device, precision, how))
+                what = ["sample" if name.startswith("sample-") else "train", name]
+                what = ["features", self.weights] if name == "features" else what
+                result, why = call(torch(*what, self.device, precision, how, json.dumps(self.options)))
                 if result is None:
                     failed.add(variant)
                     print(f"{name}: PyTorch {variant} did not run: {why.splitlines()[-1]}", file=sys.stderr)
@@ -108,14 +121,15 @@ class Bench:
 
     def print_rows(self, name):
         plan, found = self.measure(name)
-        work = need(torch("work", name, self.weights))["gflop"]
+        work = need(torch("work", name, self.weights, json.dumps(self.options)))["gflop"]
         ours = max(r["images_per_second"] for (side, _), r in found.items() if side == "ours")
         for (side, label), result in found.items():
             rate = result["images_per_second"]
             share = rate * work / self.top[label.split("-")[0]]["gflops"]
             ratio = f"{ours / rate:5.2f}" if side == "PyTorch" else ""
+            digits = 1 if rate >= 10 else 4
             print(
-                f"{name:10} {plan.batch:5}  {side:7} {label:13} {rate:9.1f}  {ratio:5}  {share:7.1%}"
+                f"{name:15} {plan.batch:5}  {side:7} {label:13} {rate:9.{digits}f}  {ratio:5}  {share:7.1%}"
                 f"  {EPOCH / rate:8.1f}  {result['peak_mb']:7}",
                 flush=True,
             )
@@ -128,11 +142,17 @@ def main():
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--variants", help="of PyTorch: f32|tf32|bf16, a dash, eager|compiled|graphs; with commas")
+    parser.add_argument("--network", type=json.loads, help="sizes of the one model that is named")
+    parser.add_argument("--batch", type=int)
+    parser.add_argument("--steps", type=int)
     args = parser.parse_args()
-    models = args.models or list(settings.PARAMETERS)
+    models = args.models or [name for name in settings.PARAMETERS if not name.startswith("sample-")]
     for name in models:
         if name not in settings.PARAMETERS:
             parser.error(f"{name}: one of {', '.join(settings.PARAMETERS)}")
+    if args.network and (len(models) > 1 or models[0] not in settings.NETWORKS):
+        parser.error(f"--network: name one of {', '.join(settings.NETWORKS)}")
+    options = {key: value for key in ("network", "batch", "steps") if (value := getattr(args, key))}
     precisions, ways = (("f32", "bf16"), ("eager", "compiled"))
     if args.device != "cpu":
         precisions, ways = (("f32", "tf32", "bf16"), ("eager", "compiled", "graphs"))
@@ -146,10 +166,10 @@ def main():
         weights = os.path.join(folder, "inception.safetensors")
         if "features" in models:
             need(torch("make-weights", weights))
-        bench = Bench(args.binary, args.device, args.rounds, weights, variants)
+        bench = Bench(args.binary, args.device, args.rounds, weights, variants, options)
         tops = ", ".join(f"{p} {t['gflops'] / 1e3:.2f} TFLOP/s" for p, t in bench.top.items())
         print(f"{bench.top['f32']['device']}; fastest products: {tops}")
-        print(f"{'model':10} {'batch':>5}  {'side':7} {'how':13} {'images/s':>9}  ratio  ceiling  {'s/epoch':>8}  peak MB")
+        print(f"{'model':15} {'batch':>5}  {'side':7} {'how':13} {'images/s':>9}  ratio  ceiling  {'s/epoch':>8}  peak MB")
         for name in models:
             bench.print_rows(name)
 

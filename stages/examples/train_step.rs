@@ -2,8 +2,12 @@
 //! data, noise, forward, backward, optimiser, through the same door the runner uses. Prints one
 //! line of JSON. `benches/train_step.py` compares with PyTorch; see docs/performance.md.
 //!
-//!     cargo run --release -p stages --example train_step -- vae|flow-layer|glow|pixelcnn [STEPS] [BATCH]
+//!     cargo run --release -p stages --example train_step -- vae|flow-layer|glow [STEPS] [BATCH]
+//!     cargo run --release -p stages --example train_step -- pixelcnn|pixeliqn|residual-flow [STEPS] [BATCH] [NETWORK]
+//!     cargo run --release -p stages --example train_step -- sample-pixelcnn|sample-pixeliqn [BATCHES] [BATCH] [NETWORK]
 //!     cargo run --release -p stages --example train_step -- features WEIGHTS [BATCHES] [BATCH]
+//!
+//! NETWORK holds sizes as JSON, in place of those in pipeline.toml.
 //!
 //! `REPRO_DEVICE` names the device, such as `cuda:0`; without it they run on the CPU.
 
@@ -54,7 +58,7 @@ impl Bench {
             kind: kind.into(),
             params: params.clone(),
             inputs: inputs.collect(),
-            outputs: ["model", "prior", "flow", "history", "gaussian"]
+            outputs: ["model", "prior", "flow", "history", "gaussian", "images"]
                 .map(|p| (p.to_string(), at(&format!("{kind}.{p}"))))
                 .into(),
             checkpoint: at("checkpoint"),
@@ -125,6 +129,10 @@ fn main() -> Result<()> {
     let default = if model == "vae" { 64 } else { 16 };
     let (steps, batch) = (number(8)?, number(default)?);
     ensure!(steps > 1, "the first step is not measured");
+    let network: Value = args
+        .next()
+        .map_or(Ok(json!({})), |a| serde_json::from_str(&a))
+        .context("the network is no JSON")?;
     let dir = tempfile::tempdir()?;
     let bench = Bench {
         dir: dir.path().to_path_buf(),
@@ -134,11 +142,25 @@ fn main() -> Result<()> {
     let of = |name: &'static str| (name, Path::new(name));
     let images = [of("train"), of("valid")];
     let short = json!({ "train": { "epochs": 1, "batch": batch } });
+    let sized = json!({ "train": { "epochs": 1, "batch": batch }, "network": network });
     let started = json!({ "train": { "epochs": 1, "batch": batch }, "init_images": batch });
     let marks = match model.as_str() {
         "vae" => bench.run("vae", &params("vae", short)?, &images)?,
         "glow" => bench.run("glow", &params("glow-baseline", started)?, &images)?,
-        "pixelcnn" => bench.run("pixelcnn", &params("pixelcnn", short)?, &images)?,
+        "pixelcnn" | "pixeliqn" | "residual-flow" => {
+            bench.run(&model, &params(&model, sized)?, &images)?
+        }
+        "sample-pixelcnn" | "sample-pixeliqn" => {
+            bench.images("few", 2)?;
+            let few = json!({ "train": { "epochs": 1, "batch": 1 }, "network": network });
+            let inputs = [("train", Path::new("few")), of("valid")];
+            let kind = model.trim_start_matches("sample-");
+            bench.run(kind, &params(kind, few)?, &inputs)?;
+            let size = json!({ "n": steps * batch, "batch": batch });
+            let file = format!("{kind}.model");
+            let inputs = [(kind, Path::new(&file))];
+            bench.run(&model, &params(&model, size)?, &inputs)?
+        }
         "flow-layer" => {
             bench.images("few", 4)?;
             let few = json!({ "train": { "epochs": 1, "batch": 4 } });
@@ -159,13 +181,15 @@ fn main() -> Result<()> {
             ];
             bench.run("features", &params("reference", all)?, &inputs)?
         }
-        other => bail!("{other}: vae, flow-layer, glow, pixelcnn or features"),
+        other => bail!(
+            "{other}: vae, flow-layer, glow, pixelcnn, pixeliqn, residual-flow, sample-pixelcnn, sample-pixeliqn or features"
+        ),
     };
     let marks = marks.lock().map_err(|_| anyhow::anyhow!("BUG: poisoned"))?;
     let (Some(first), Some(last)) = (marks.first(), marks.last()) else {
         bail!("no progress was reported");
     };
-    let each = if model == "features" {
+    let each = if model == "features" || model.starts_with("sample-") {
         1.0
     } else {
         batch as f64
