@@ -2,18 +2,11 @@
 
 use candle_core::{Result, Tensor};
 
-/// ln(2 pi) / 2.
-pub const HALF_LN_TAU: f64 = 0.918_938_533_204_672_7;
+pub use crate::nn::normal_density::{HALF_LN_TAU, log_density};
 
 /// Sum over all but the first dimension: `[n, ...]` to `[n]`.
 pub fn per_example(x: &Tensor) -> Result<Tensor> {
     x.flatten_from(1)?.sum(1)
-}
-
-/// ln N(x; mean, exp(log_std)^2), `[n]`; `log_std` may broadcast.
-pub fn log_density(x: &Tensor, mean: &Tensor, log_std: &Tensor) -> Result<Tensor> {
-    let scaled = (x - mean)?.broadcast_mul(&log_std.neg()?.exp()?)?;
-    per_example(&((scaled.sqr()? * -0.5)?.broadcast_sub(log_std)? - HALF_LN_TAU)?)
 }
 
 /// ln N(x; 0, I), `[n]`.

@@ -102,9 +102,7 @@ impl Encoder {
         let leaky = Leaky(0.2);
         let [(conv0, s0), (conv1, s1)] = &self.convs;
         let [(dense0, s2), (dense1, s3)] = &self.dense;
-        let h = conv0.forward_with(y, &s0.normalise(conv0.weight(), mode)?)?;
-        // max(h, 0.2 h)
-        let h = h.maximum(&(&h * 0.2)?)?;
+        let h = conv0.activated_with(y, &s0.normalise(conv0.weight(), mode)?, leaky)?;
         let h = conv1.forward_with(&h, &s1.normalise(conv1.weight(), mode)?)?;
         let h = self.norms[0].forward(&h, mode, leaky)?.flatten_from(1)?;
         let h = dense0.forward_with(&h, &s2.normalise(dense0.weight(), mode)?)?;

@@ -11,6 +11,7 @@ use super::cpu::simd::dispatch;
 use super::cpu::{Real, slice};
 #[cfg(feature = "cuda")]
 use super::cuda::pixel_op;
+use super::slices::with_slices;
 
 /// `-log2 softmax(logits)[value]`: logits `[.., levels]` and values `[..]`, whole numbers below `levels`
 /// as floats, to `[..]`. Values get no gradient.
@@ -141,34 +142,23 @@ impl Bits {
 
     /// `(softmax - [value]) dy / ln 2`.
     fn backward<T: Real + WithDType>(x: &Tensor, v: &Tensor, dy: &Tensor) -> Result<Tensor> {
-        let stored = [x, v, dy].map(|t| t.storage_and_layout());
-        let mut slices = Vec::with_capacity(3);
-        for (storage, layout) in &stored {
-            let candle_core::Storage::Cpu(storage) = &**storage else {
-                bail!("bits: wants tensors on the CPU")
-            };
-            slices.push(slice("bits", storage.as_slice::<T>()?, layout)?);
-        }
-        let [xs, vs, dys] = slices[..] else {
-            bail!("BUG: three tensors")
-        };
         let levels = levels(x.shape(), v.shape())?;
-        let mut dx = vec![T::default(); xs.len()];
-        dx.par_chunks_mut(step(levels) * levels)
-            .zip(xs.par_chunks(step(levels) * levels))
-            .zip(
-                vs.par_chunks(step(levels))
-                    .zip(dys.par_chunks(step(levels))),
-            )
-            .for_each(|((dx, x), (v, dy))| {
-                dispatch(Backward {
-                    x,
-                    v,
-                    dy,
-                    dx,
-                    levels,
-                })
-            });
+        let mut dx = vec![T::default(); x.elem_count()];
+        with_slices::<T, 3, _>("bits", [x, v, dy], |[x, v, dy]| {
+            let rows = v.par_chunks(step(levels)).zip(dy.par_chunks(step(levels)));
+            dx.par_chunks_mut(step(levels) * levels)
+                .zip(x.par_chunks(step(levels) * levels))
+                .zip(rows)
+                .for_each(|((dx, x), (v, dy))| {
+                    dispatch(Backward {
+                        x,
+                        v,
+                        dy,
+                        dx,
+                        levels,
+                    })
+                });
+        })?;
         Tensor::from_vec(dx, x.shape().clone(), x.device())
     }
 }

@@ -1,10 +1,13 @@
-//! Powers of a Jacobian of three convolutions with slopes between them, on tensors.
+//! Three convolutions one after the other on the CPU: powers of their Jacobian, and the inverse of a step
+//! through them, on tensors.
 
 use candle_core::{DType, Device, Result, Tensor, WithDType, bail};
 
 use super::cpu::Real;
 use super::cpu::chain::Chain;
-use super::lip_swish::with_slices;
+use super::cpu::fixed_point::{Contraction, Rounds, Until, row_of};
+use super::cpu::lip_swish::{LipSwish, Logistic};
+use super::slices::with_all;
 
 /// On the CPU: `e + sum over k of f_k e' J^k` of e's shape, and `e' J^k e`, `[n, terms]`, where
 /// `J = K2 D2 K1 D1 K0 D0`. `factors` of terms 1, 2, ..., for each image or for all; terms whose factors are
@@ -55,7 +58,7 @@ fn of_type<T: Real + WithDType>(
     let mut operands: Vec<&Tensor> = vec![&e];
     operands.extend(&kernels);
     operands.extend(slopes.iter().flatten());
-    let (sum, traces) = with_slices::<T, _>(&operands, |slices| {
+    let (sum, traces) = with_all::<T, _>("powers", &operands, |slices| {
         let (own, mut rest) = (&slices[1..4], slices[4..].iter());
         let chain = Chain {
             size: (h, w),
@@ -69,5 +72,60 @@ fn of_type<T: Real + WithDType>(
     Ok((
         Tensor::from_vec(sum, e.shape().clone(), &Device::Cpu)?,
         Tensor::from_vec(traces, (n, factors.len()), &Device::Cpu)?,
+    ))
+}
+
+/// On the CPU: the x with `x + g(x) = y`, where `g = K2 s2 K1 s1 K0 s0 + bias` with activations s, where there
+/// are any, given by their bias and `b`; and how it went for each image. No gradient.
+pub fn inverse(
+    kernels: &[Tensor; 3],
+    swishes: &[Option<(Tensor, Tensor)>; 3],
+    bias: &Tensor,
+    y: &Tensor,
+    until: Until,
+) -> Result<(Tensor, Vec<Rounds>)> {
+    match y.dtype() {
+        DType::F32 => inverse_of_type::<f32>(kernels, swishes, bias, y, until),
+        DType::F64 => inverse_of_type::<f64>(kernels, swishes, bias, y, until),
+        other => bail!("inverse: wants f32 or f64, got {other:?}"),
+    }
+}
+
+fn inverse_of_type<T: Logistic + WithDType>(
+    kernels: &[Tensor; 3],
+    swishes: &[Option<(Tensor, Tensor)>; 3],
+    bias: &Tensor,
+    y: &Tensor,
+    until: Until,
+) -> Result<(Tensor, Vec<Rounds>)> {
+    let (_, h, w, c) = y.dims4()?;
+    let mut dims = [[0; 4]; 3];
+    for (i, kernel) in kernels.iter().enumerate() {
+        let (kh, kw, input, output) = kernel.dims4()?;
+        dims[i] = [kh, kw, input, output];
+        let next = kernels.get(i + 1).map_or(Ok(c), |k| k.dim(2))?;
+        let fits = swishes[i].as_ref().is_none_or(|s| s.0.dims() == [input]);
+        if next != output || kernels[0].dim(2)? != c || !fits || bias.dims() != [c] {
+            bail!("inverse: kernel {:?} does not fit {:?}", dims[i], y.dims());
+        }
+    }
+    let flat = |t: &Tensor| t.flatten_all()?.to_vec1::<T>();
+    let weights = [flat(&kernels[0])?, flat(&kernels[1])?, flat(&kernels[2])?];
+    let mut own = [None, None, None];
+    for (own, swish) in own.iter_mut().zip(swishes) {
+        if let Some((bias, b)) = swish {
+            *own = Some(LipSwish::new(&flat(bias)?, flat(b)?[0]));
+        }
+    }
+    let contraction = Contraction {
+        size: (h, w),
+        kernels: [0, 1, 2].map(|i| (&weights[i][..], dims[i])),
+        swishes: own,
+        bias: row_of(&flat(bias)?),
+    };
+    let (x, rounds) = contraction.inverse(&flat(y)?, until);
+    Ok((
+        Tensor::from_vec(x, y.shape().clone(), &Device::Cpu)?,
+        rounds,
     ))
 }

@@ -3,7 +3,8 @@
 use anyhow::Result;
 use candle_core::Tensor;
 
-use super::conv::{Padding, conv_transpose2d_bias, conv2d_bias};
+use super::channel::{self, Activation};
+use super::conv::{Padding, conv_transpose2d_bias, conv2d, conv2d_bias};
 use super::init::Init;
 use super::weights::Weights;
 
@@ -67,9 +68,26 @@ impl Conv {
 
     /// Convolves with another kernel in the weight's place, as spectral normalisation wants.
     pub fn forward_with(&self, x: &Tensor, weight: &Tensor) -> candle_core::Result<Tensor> {
-        let (_, h, w, _) = x.dims4()?;
-        let padding = Padding::tensorflow((h, w), self.window.kernel, self.window.stride);
+        let padding = self.padding(x)?;
         conv2d_bias(x, weight, &self.bias, self.window.stride, padding)
+    }
+
+    /// The same, and an activation in the pass that adds the bias.
+    pub fn activated_with(
+        &self,
+        x: &Tensor,
+        weight: &Tensor,
+        activation: Activation,
+    ) -> candle_core::Result<Tensor> {
+        let h = conv2d(x, weight, self.window.stride, self.padding(x)?)?;
+        let ones = self.bias.ones_like()?.detach();
+        channel::affine(&h, &ones, &self.bias, activation)
+    }
+
+    fn padding(&self, x: &Tensor) -> candle_core::Result<Padding> {
+        let (_, h, w, _) = x.dims4()?;
+        let Window { kernel, stride, .. } = self.window;
+        Ok(Padding::tensorflow((h, w), kernel, stride))
     }
 }
 

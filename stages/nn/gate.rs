@@ -9,6 +9,7 @@ use super::cpu::simd::dispatch;
 use super::cpu::{Real, slice};
 #[cfg(feature = "cuda")]
 use super::cuda::pixel_op;
+use super::slices::with_slices;
 
 /// `[.., 2p]` to `[.., p]`.
 pub fn gate(x: &Tensor) -> Result<Tensor> {
@@ -106,18 +107,13 @@ impl Gate {
 
     fn backward<T: Real + WithDType>(x: &Tensor, dy: &Tensor) -> Result<Tensor> {
         let width = width(x.shape())?;
-        let (stored, dy) = (x.storage_and_layout(), dy.storage_and_layout());
-        let (candle_core::Storage::Cpu(xs), candle_core::Storage::Cpu(dys)) = (&*stored.0, &*dy.0)
-        else {
-            bail!("gate: wants tensors on the CPU")
-        };
-        let x_values = slice("gate", xs.as_slice::<T>()?, stored.1)?;
-        let dy_values = slice("gate", dys.as_slice::<T>()?, dy.1)?;
-        let mut dx = vec![T::default(); x_values.len()];
-        dx.par_chunks_mut(step(width) * 2 * width)
-            .zip(x_values.par_chunks(step(width) * 2 * width))
-            .zip(dy_values.par_chunks(step(width) * width))
-            .for_each(|((dx, x), dy)| dispatch(Slopes { x, dy, dx, width }));
+        let mut dx = vec![T::default(); x.elem_count()];
+        with_slices::<T, 2, _>("gate", [x, dy], |[x, dy]| {
+            dx.par_chunks_mut(step(width) * 2 * width)
+                .zip(x.par_chunks(step(width) * 2 * width))
+                .zip(dy.par_chunks(step(width) * width))
+                .for_each(|((dx, x), dy)| dispatch(Slopes { x, dy, dx, width }));
+        })?;
         Tensor::from_vec(dx, x.shape().clone(), x.device())
     }
 }

@@ -1,11 +1,10 @@
 //! LipSwish as operations of candle: alone, with its slope, and with a tangent beside it.
 
-use candle_core::{
-    CpuStorage, CustomOp3, Device, Layout, Result, Shape, Storage, Tensor, WithDType, bail,
-};
+use candle_core::{CpuStorage, CustomOp3, Device, Layout, Result, Shape, Tensor, WithDType, bail};
 
 use super::cpu::lip_swish::{self as cpu, Logistic};
 use super::cpu::slice;
+use super::slices::with_all;
 
 const NAME: &str = "lip-swish";
 
@@ -134,26 +133,10 @@ fn of_type<T: Logistic + WithDType>(
     what: impl Slices,
 ) -> Result<Vec<Tensor>> {
     let shape = operands[0].shape();
-    let results = with_slices(operands, |slices| what.run::<T>(slices))?.into_iter();
+    let results = with_all(NAME, operands, |slices| what.run::<T>(slices))?.into_iter();
     results
         .map(|values| Tensor::from_vec(values, shape.clone(), &Device::Cpu))
         .collect()
-}
-
-/// Lends the values of contiguous tensors on the CPU.
-pub fn with_slices<T: WithDType, R>(
-    operands: &[&Tensor],
-    f: impl FnOnce(&[&[T]]) -> R,
-) -> Result<R> {
-    let stored: Vec<_> = operands.iter().map(|t| t.storage_and_layout()).collect();
-    let mut slices = Vec::with_capacity(stored.len());
-    for (storage, layout) in &stored {
-        let Storage::Cpu(storage) = &**storage else {
-            bail!("{NAME}: wants tensors on one device")
-        };
-        slices.push(slice(NAME, storage.as_slice::<T>()?, layout)?);
-    }
-    Ok(f(&slices))
 }
 
 /// [`with_tangent`] on the CPU.
@@ -215,7 +198,7 @@ impl CustomOp3 for Op {
 }
 
 fn gradients<T: Logistic + WithDType>(operands: [&Tensor; 4]) -> Result<(Tensor, Tensor, Tensor)> {
-    let made = with_slices::<T, _>(&operands, |slices| {
+    let made = with_all::<T, _>(NAME, &operands, |slices| {
         cpu::LipSwish::new(slices[1], slices[2][0]).backward(slices[0], slices[3])
     })?;
     let of = |values, like: &Tensor| Tensor::from_vec(values, like.shape().clone(), &Device::Cpu);

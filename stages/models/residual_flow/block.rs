@@ -7,8 +7,9 @@
 use anyhow::Result;
 use candle_core::{Device, Tensor};
 
-use super::solve::Inverse;
+use super::solve::{Inverse, Rule, Solved, solve};
 use crate::nn::chain;
+use crate::nn::cpu::fixed_point::Until;
 use crate::nn::init::Init;
 use crate::nn::lip_swish::{lip_swish, product, softplus, with_slope, with_tangent};
 use crate::nn::spectral_conv::{Power, Size, SpectralConv};
@@ -312,8 +313,23 @@ impl Ready<'_> {
     }
 
     /// The x with `x + g(x) = y`.
-    pub fn inverse(&self, y: &Tensor, rule: Inverse) -> candle_core::Result<super::solve::Solved> {
-        super::solve::solve(|x| self.g(x), y, rule)
+    pub fn inverse(&self, y: &Tensor, rule: Inverse) -> candle_core::Result<Solved> {
+        if !y.device().is_cpu() {
+            return solve(|x| self.g(x), y, rule);
+        }
+        let bias = self.block.convs[2].bias();
+        let until = Until {
+            tolerance: rule.tolerance,
+            squared: rule.rule == Rule::Official,
+            most: rule.most,
+        };
+        let (x, rounds) = chain::inverse(&self.fixed, &self.swishes, bias, y, until)?;
+        Ok(Solved {
+            x,
+            cut: rounds.iter().filter(|image| image.cut).count(),
+            #[cfg(test)]
+            evaluations: rounds.iter().map(|image| image.done).max().unwrap_or(0),
+        })
     }
 }
 
@@ -370,6 +386,56 @@ mod tests {
                 let [ours, theirs] = [&traces, &of_term].map(|t| t.narrow(0, 14, 13));
                 let [ours, theirs] = [ours?.narrow(1, 0, 2)?, theirs?.narrow(1, 0, 2)?];
                 assert!(far(&ours, &theirs)? < limit);
+            }
+        }
+        Ok(())
+    }
+
+    /// An image at a time, against all images in rounds, one of them without a number.
+    #[test]
+    fn inverses_are_those_of_whole_tensors() -> Result<()> {
+        for (dtype, limit) in [(DType::F64, 1e-9), (DType::F32, 1e-4)] {
+            for (image, kernel, leading) in [([5, 4, 3], 3, false), ([1, 1, 40], 1, true)] {
+                let w = Weights::new(9, dtype, &Device::Cpu);
+                let sizes = Sizes {
+                    image,
+                    width: 6,
+                    kernel,
+                    leading,
+                };
+                let block = Block::new(sizes, 0.98, &w)?;
+                block.settle(Power {
+                    tolerance: 1e-3,
+                    most: 50,
+                })?;
+                let (ready, [h, wide, c]) = (block.ready()?, image);
+                let mut noise = Noise::new(3, "inverses").at(0);
+                let y = noise.normal((27, h, wide, c), dtype, &Device::Cpu)?;
+                for rule in [Rule::Strict, Rule::Official] {
+                    for most in [2, 200] {
+                        let rule = Inverse {
+                            rule,
+                            tolerance: 1e-5,
+                            most,
+                        };
+                        let ours = ready.inverse(&y, rule)?;
+                        let theirs = solve(|x| ready.g(x), &y, rule)?;
+                        assert_eq!(ours.cut, theirs.cut);
+                        assert!(ours.evaluations.abs_diff(theirs.evaluations) < 2);
+                        let gap = (&ours.x - &theirs.x)?.abs()?.max_all()?;
+                        let gap: f64 = gap.to_dtype(DType::F64)?.to_scalar()?;
+                        assert!(gap < limit, "{gap:e}");
+                    }
+                }
+                let mut values = y.flatten_all()?.to_dtype(DType::F64)?.to_vec1::<f64>()?;
+                values[0] = f64::NAN;
+                let bad = Tensor::from_vec(values, y.shape(), &Device::Cpu)?.to_dtype(dtype)?;
+                let rule = Inverse {
+                    rule: Rule::Strict,
+                    tolerance: 1e-5,
+                    most: 100,
+                };
+                assert_eq!(ready.inverse(&bad, rule)?.cut, 1);
             }
         }
         Ok(())

@@ -75,6 +75,19 @@ impl<T: Logistic> LipSwish<T> {
         }
     }
 
+    /// `f` in place, in this thread.
+    pub fn apply(&self, x: &mut [T]) {
+        let (scale, b) = (T::new(SCALE), self.b);
+        vectorised(|| {
+            for x in x.chunks_mut(self.bias.len()) {
+                for (x, bias) in x.iter_mut().zip(&self.bias) {
+                    let a = *x + *bias;
+                    *x = a * (b * a).logistic() * scale;
+                }
+            }
+        });
+    }
+
     /// Values of whole rows in a task.
     fn step(&self) -> usize {
         CHUNK.div_ceil(self.bias.len()) * self.bias.len()

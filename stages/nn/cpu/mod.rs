@@ -4,7 +4,7 @@
 //! `pack` (weights in the order in which those read them), `patches` (where a window's values
 //! lie), `conv` (convolutions and their gradients), `coupling` and
 //! `residual` (whole blocks), `channel` (passes per channel), `lip_swish` (an
-//! activation), `chain` (powers of a Jacobian).
+//! activation), `chain` (powers of a Jacobian), `fixed_point` (the inverse of a contraction).
 //!
 //! How work is cut into tasks depends on shapes only, never on the number of threads, so neither
 //! does any rounding.
@@ -14,6 +14,7 @@ pub mod channel;
 pub mod conv;
 pub mod coupling;
 mod exp;
+pub mod fixed_point;
 pub mod lip_swish;
 pub mod micro;
 pub mod pack;
