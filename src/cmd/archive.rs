@@ -53,7 +53,7 @@ pub fn export(
 ) -> Result<Ended> {
     let mut project = Project::open(pipeline, kinds)?;
     let targets = match args.stages.is_empty() {
-        true => (0..project.graph.stages.len()).collect(),
+        true => project.graph.whole(),
         false => project.graph.select(&args.stages)?,
     };
     let order = project.graph.with_needs(&targets);

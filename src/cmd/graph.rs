@@ -29,7 +29,7 @@ pub fn run(pipeline: &PipelineArgs, args: &Args, kinds: &'static [StageDef]) -> 
     let project = Project::open(pipeline, kinds)?;
     let graph = &project.graph;
     let targets = match args.stages.is_empty() {
-        true => (0..graph.stages.len()).collect(),
+        true => graph.whole(),
         false => graph.select(&args.stages)?,
     };
     let mut shown = graph.with_needs(&targets);

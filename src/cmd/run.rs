@@ -75,7 +75,7 @@ pub fn run(pipeline: &PipelineArgs, args: &Args, kinds: &'static [StageDef]) -> 
     let mut project = Project::understand(request, pipeline, kinds)?;
     project.facts.data = data.clone();
     let targets = match named.is_empty() {
-        true => (0..project.graph.stages.len()).collect(),
+        true => project.graph.whole(),
         false => project.graph.select(&named)?,
     };
     let wanted = project.graph.with_needs(&targets);

@@ -24,6 +24,7 @@ pub fn schema(kinds: &[StageDef]) -> Value {
             "about": {"type": "string"},
             "device": {"enum": ["cpu", "cuda"]},
             "takes": {"type": "string"},
+            "without": {"type": ["string", "array"], "items": {"type": "string"}, "description": "stages that are no part of the profile, with all that reads from them, unless they are named"},
             "data": {"type": "string"},
         }},
     ]});
@@ -289,6 +290,10 @@ fn relax(params: &mut Value) {
             properties.insert(
                 "params-of".into(),
                 json!({"type": "string", "description": "the instance whose parameters these are, but for what stands beside"}),
+            );
+            properties.insert(
+                "declared-params-of".into(),
+                json!({"type": "string", "description": "the same without what the profile overrides"}),
             );
         }
     }

@@ -29,7 +29,7 @@ pub struct Args {
 pub fn run(pipeline: &PipelineArgs, args: &Args, kinds: &'static [StageDef]) -> Result<Ended> {
     let mut project = Project::open(pipeline, kinds)?;
     let targets = match args.stages.is_empty() {
-        true => (0..project.graph.stages.len()).collect(),
+        true => project.graph.whole(),
         false => project.graph.select(&args.stages)?,
     };
     let mut shown = project.graph.with_needs(&targets);

@@ -67,6 +67,7 @@ fn find(planner: &Planner, platforms: &Platforms, better: Direction, id: Id) -> 
             Ok(outcome) => return Found::Fresh(outcome),
             Err(error) => format!("{error:#}"),
         },
+        _ if !planner.known(id) && planner.graph.stages[id].left_out => return Found::LeftOut,
         _ if !planner.known(id) => return Found::NotRun,
         Some(Verdict::Stale(reasons)) => reasons.join("; "),
         Some(Verdict::Waits(ids)) => {

@@ -23,6 +23,7 @@ mod no_kinds;
 mod observed;
 mod outputs;
 mod placeholders;
+mod profiles;
 mod python;
 mod records;
 mod request;

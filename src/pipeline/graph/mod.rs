@@ -45,6 +45,8 @@ pub struct Stage {
     pub resources: Resources,
     /// Stages that read an output of this one.
     pub users: Vec<Id>,
+    /// Whether the profile leaves it out; it runs if it is asked for by name.
+    pub left_out: bool,
 }
 
 pub enum Kind {
@@ -147,11 +149,41 @@ impl Graph {
             }
         }
         let order = order::sort(spec, &stages)?;
-        Ok(Self {
+        let mut graph = Self {
             stages,
             order,
             by_name,
-        })
+        };
+        graph.leave_out(spec)?;
+        Ok(graph)
+    }
+
+    /// Marks what the profile leaves out, with all that reads from it.
+    fn leave_out(&mut self, spec: &Spec) -> Result<(), Diagnostic> {
+        for named in &spec.profile.without {
+            let found = self.select(std::slice::from_ref(&named.text));
+            let found = found.map_err(|e| {
+                let error = spec.error(&named.span, e.message);
+                error.hint(e.hint.unwrap_or_default())
+            })?;
+            for id in found {
+                self.stages[id].left_out = true;
+            }
+        }
+        if spec.profile.without.is_empty() {
+            return Ok(());
+        }
+        for id in self.order.clone() {
+            let needs = self.stages[id].needs();
+            self.stages[id].left_out |= needs.iter().any(|n| self.stages[*n].left_out);
+        }
+        Ok(())
+    }
+
+    /// What a command is about that is told no names: all but what the profile leaves out.
+    pub fn whole(&self) -> Vec<Id> {
+        let all = 0..self.stages.len();
+        all.filter(|id| !self.stages[*id].left_out).collect()
     }
 
     pub fn find(&self, name: &str) -> Option<Id> {

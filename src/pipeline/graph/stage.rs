@@ -49,6 +49,7 @@ pub fn new(
         outputs,
         resources: instance.resources.clone(),
         users: Vec::new(),
+        left_out: false,
     })
 }
 

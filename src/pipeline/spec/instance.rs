@@ -23,6 +23,8 @@ pub struct Instance {
     pub kind: String,
     pub kind_span: Range<usize>,
     pub params: Table,
+    /// As `[stage.NAME]` has them, where the profile overrides some.
+    declared: Option<Table>,
     pub inputs: Table,
     pub resources: Resources,
     /// What only a `command` has: `run`, `out`, `files` and the like.
@@ -39,10 +41,17 @@ pub struct Resources {
 }
 
 impl Instance {
+    /// Sets a parameter from the command line, which changes nothing of what the file declares.
+    pub fn set(&mut self, param: &str, value: &Node) {
+        self.declared.get_or_insert_with(|| self.params.clone());
+        self.params.set(param, value.clone());
+    }
+
     fn weight(&self) -> usize {
         let axes = self.axes.iter().map(|(_, value)| value.weight());
         let tables = [&self.params, &self.inputs, &self.command];
-        axes.sum::<usize>() + tables.map(Table::weight).iter().sum::<usize>()
+        let tables = tables.into_iter().chain(&self.declared);
+        axes.sum::<usize>() + tables.map(Table::weight).sum::<usize>()
     }
 }
 
@@ -133,6 +142,7 @@ fn instance(
         kind: String::new(),
         kind_span: 0..0,
         params: Table::default(),
+        declared: None,
         inputs: Table::default(),
         resources: Resources::default(),
         command: Table::default(),
@@ -159,10 +169,12 @@ fn instance(
         return Err(read.0.error(&entry.key_span, message).hint(hint));
     }
     if let Some(over) = over {
+        instance.declared = Some(instance.params.clone());
         instance.params.merge(&read.overrides(over, values));
     }
     if !axes.is_empty() {
-        for table in [&mut instance.params, &mut instance.inputs] {
+        let tables = [&mut instance.params, &mut instance.inputs];
+        for table in tables.into_iter().chain(&mut instance.declared) {
             for entry in &mut table.0 {
                 entry.node.substitute(&axes, false);
             }
@@ -242,6 +254,11 @@ fn combinations(
     Ok(all)
 }
 
+/// The parameters of another instance, as the profile has them.
+const PARAMS_OF: &str = "params-of";
+/// The same as `[stage.NAME]` has them, whatever the profile overrides.
+const DECLARED: &str = "declared-params-of";
+
 /// Replaces each `{ params-of = "stage@value" }` by that instance's parameters.
 pub fn resolve_params_of(
     source: &Source,
@@ -259,7 +276,14 @@ pub fn resolve_params_of(
         .collect();
     for i in asking {
         let mut params = instances[i].params.clone();
-        fill(source, &mut params, instances, &index, &mut vec![i], budget)?;
+        let mut from = From {
+            source,
+            instances,
+            index: &index,
+            declared: false,
+            path: vec![i],
+        };
+        from.fill(&mut params, budget)?;
         instances[i].params = params;
     }
     Ok(())
@@ -276,51 +300,66 @@ fn too_large(source: &Source, span: &Range<usize>) -> Diagnostic {
 
 fn asks(table: &Table) -> bool {
     let within = |e: &Entry| e.node.table().is_some_and(asks);
-    table.get("params-of").is_some() || table.0.iter().any(within)
+    let own = [PARAMS_OF, DECLARED]
+        .iter()
+        .any(|key| table.get(key).is_some());
+    own || table.0.iter().any(within)
 }
 
-fn fill(
-    source: &Source,
-    table: &mut Table,
-    instances: &[Instance],
-    index: &BTreeMap<String, usize>,
-    path: &mut Vec<usize>,
-    budget: &mut Budget,
-) -> Result<()> {
-    let Some(of) = table.get("params-of") else {
-        for entry in &mut table.0 {
-            if let Value::Table(inner) = &mut entry.node.value {
-                fill(source, inner, instances, index, path, budget)?;
+/// Where parameters of others are taken from.
+struct From<'a> {
+    source: &'a Source,
+    instances: &'a [Instance],
+    index: &'a BTreeMap<String, usize>,
+    /// Whether what is asked for now is as it was declared.
+    declared: bool,
+    /// Who asks, through whom.
+    path: Vec<usize>,
+}
+
+impl From<'_> {
+    fn fill(&mut self, table: &mut Table, budget: &mut Budget) -> Result<()> {
+        let declared = table.get(DECLARED);
+        let Some(of) = declared.or_else(|| table.get(PARAMS_OF)) else {
+            for entry in &mut table.0 {
+                if let Value::Table(inner) = &mut entry.node.value {
+                    self.fill(inner, budget)?;
+                }
             }
+            return Ok(());
+        };
+        let name = Reader(self.source).text(PARAMS_OF, of)?;
+        let Some(&target) = self.index.get(name) else {
+            let hint = suggest(name, self.index.keys().map(String::as_str));
+            let message = format!("there is no stage `{name}`");
+            return Err(self.source.error(&of.span, message).hint(hint));
+        };
+        if self.path.contains(&target) {
+            let message = format!("the parameters of `{name}` contain themselves");
+            return Err(self.source.error(&of.span, message));
         }
-        return Ok(());
-    };
-    let name = Reader(source).text("params-of", of)?;
-    let Some(&target) = index.get(name) else {
-        let hint = suggest(name, index.keys().map(String::as_str));
-        return Err(source
-            .error(&of.span, format!("there is no stage `{name}`"))
-            .hint(hint));
-    };
-    if path.contains(&target) {
-        return Err(source.error(
-            &of.span,
-            format!("the parameters of `{name}` contain themselves"),
-        ));
+        self.path.push(target);
+        if self.path.len() > budget::DEPTH {
+            let message = format!("more than {} stages contain one another's", budget::DEPTH);
+            let message = message + " parameters, the limit";
+            return Err(self.source.error(&of.span, message));
+        }
+        let before = std::mem::replace(&mut self.declared, self.declared || declared.is_some());
+        let target = &self.instances[target];
+        let params = match self.declared {
+            true => target.declared.as_ref().unwrap_or(&target.params),
+            false => &target.params,
+        };
+        if !budget.take(params.weight()) {
+            return Err(too_large(self.source, &of.span));
+        }
+        let mut params = params.clone();
+        self.fill(&mut params, budget)?;
+        self.declared = before;
+        self.path.pop();
+        // What stands beside it overrides.
+        params.merge(&without(table, &[PARAMS_OF, DECLARED]));
+        *table = params;
+        Ok(())
     }
-    path.push(target);
-    if path.len() > budget::DEPTH {
-        let message = format!("more than {} stages contain one another's", budget::DEPTH);
-        return Err(source.error(&of.span, message + " parameters, the limit"));
-    }
-    if !budget.take(instances[target].params.weight()) {
-        return Err(too_large(source, &of.span));
-    }
-    let mut params = instances[target].params.clone();
-    fill(source, &mut params, instances, index, path, budget)?;
-    path.pop();
-    // What stands beside `params-of` overrides.
-    params.merge(&without(table, &["params-of"]));
-    *table = params;
-    Ok(())
 }

@@ -62,6 +62,8 @@ pub struct Profile {
     pub takes: Option<String>,
     /// What stands in for the declared data, where something does.
     pub data: Option<String>,
+    /// Stages that are no part of it, with all that reads from them, unless they are asked for by name.
+    pub without: Vec<Named>,
 }
 
 /// What the command line changes.
@@ -193,7 +195,7 @@ fn apply_set(
         // A kind of the library knows itself which parameters it may have.
         let takes = has || stage != "*" && instance.kind != "command";
         if takes && (stage == "*" || means(stage, instance)) {
-            instance.params.set(param, value.clone());
+            instance.set(param, &value);
             found = true;
         }
     }

@@ -145,8 +145,13 @@ impl Reader<'_> {
             return Ok(profile);
         }
         let table = self.table(&entry.key, &entry.node)?;
-        self.known_keys("a profile", table, &["about", "device", "takes", "data"])?;
+        let known = ["about", "device", "takes", "data", "without"];
+        self.known_keys("a profile", table, &known)?;
         for field in &table.0 {
+            if field.key == "without" {
+                profile.without = self.paths(field)?;
+                continue;
+            }
             let text = self.text(&field.key, &field.node)?.to_owned();
             match field.key.as_str() {
                 "about" => profile.about = text,

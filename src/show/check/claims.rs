@@ -75,7 +75,7 @@ impl Claims {
                 values,
                 bounds,
                 holds,
-                binds: claim.binds(profile),
+                binds: claim.binds(profile) && !claim.left_out(evidence),
                 span: name.span(),
             }
         };
@@ -99,6 +99,7 @@ impl Claim {
                 found.ok_or_else(|| format!("{stage} does not measure {}", self.metric))
             }
             Some(Found::Stale(reason)) => Err(format!("{stage} is stale: {reason}")),
+            Some(Found::LeftOut) => Err(format!("{stage} is no part of this profile")),
             Some(Found::NotRun) | None => Err(format!("{stage} is not run")),
         };
         let pair =
@@ -121,6 +122,13 @@ impl Claim {
                 None => compare(ours, theirs),
             },
         }
+    }
+
+    /// Whether the profile has not both stages.
+    fn left_out(&self, evidence: &Evidence) -> bool {
+        let stages = [&self.stage, &self.than];
+        let found = stages.map(|stage| evidence.stages.get(stage.get_ref()));
+        found.iter().any(|f| matches!(f, Some(Found::LeftOut)))
     }
 
     /// Why two numbers are not of one kind, if they are not.

@@ -204,6 +204,9 @@ fn expected(
         None => Verdict::Missing {
             reason: "the pipeline has no such stage with metrics".into(),
         },
+        Some(Found::LeftOut) => Verdict::Missing {
+            reason: "no part of this profile".into(),
+        },
         Some(Found::NotRun) => Verdict::Missing {
             reason: "not run".into(),
         },

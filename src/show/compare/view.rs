@@ -222,6 +222,7 @@ fn numbers(label: &str, found: Vec<Found>, remarks: &mut Vec<String>) -> Numbers
         match found {
             Found::Fresh(outcome) => runs.push(outcome.metrics),
             Found::Stale(reason) => state = Some(Numbers::Stale(reason)),
+            Found::LeftOut => {}
             Found::NotRun => {
                 state = state.or(Some(Numbers::NotRun));
             }

@@ -28,6 +28,8 @@ pub enum Found {
     /// There is a result that no longer counts, and why.
     Stale(String),
     NotRun,
+    /// No part of the profile.
+    LeftOut,
 }
 
 /// What a fresh result says.
@@ -96,10 +98,8 @@ fn cell(decl: &TableDecl, column: &ColumnDecl, row: &RowDecl, evidence: &Evidenc
         best: false,
     });
     let reproduced = match &cell.stage {
-        Some(stage) => Some(
-            reproduced(column, cell, stage.get_ref(), evidence)
-                .map_err(|e| e.context(place(decl, column, row.name.get_ref())))?,
-        ),
+        Some(stage) => reproduced(column, cell, stage.get_ref(), evidence)
+            .map_err(|e| e.context(place(decl, column, row.name.get_ref())))?,
         None => None,
     };
     Ok(Cell {
@@ -118,13 +118,14 @@ fn place(decl: &TableDecl, column: &ColumnDecl, row: &str) -> String {
 }
 
 /// The state of the instances behind one cell. One that is not fresh hides the numbers of all:
-/// a mean over some of the seeds is not the number the table declares.
+/// a mean over some of the seeds is not the number the table declares. Nothing where the profile leaves all
+/// of them out.
 fn reproduced(
     column: &ColumnDecl,
     cell: &CellDecl,
     pattern: &str,
     evidence: &Evidence,
-) -> Result<Reproduced> {
+) -> Result<Option<Reproduced>> {
     let name = cell
         .metric
         .as_ref()
@@ -132,6 +133,7 @@ fn reproduced(
     let mut runs: Vec<(Run, &Metric, &str)> = Vec::new();
     let mut stale = None;
     let mut not_run = None;
+    let mut left_out = false;
     let stages: Vec<(&String, &Found)> = match pattern.contains('*') {
         false => evidence.stages.get_key_value(pattern).into_iter().collect(),
         true => {
@@ -159,23 +161,24 @@ fn reproduced(
             }
             Found::Stale(reason) => stale = stale.or(Some((stage, reason))),
             Found::NotRun => not_run = not_run.or(Some(stage)),
+            Found::LeftOut => left_out = true,
         }
     }
     if let Some((stage, reason)) = stale {
-        return Ok(Reproduced::Stale {
+        return Ok(Some(Reproduced::Stale {
             stage: stage.clone(),
             reason: reason.clone(),
-        });
+        }));
     }
     if let Some(stage) = not_run {
-        return Ok(Reproduced::NotRun {
+        return Ok(Some(Reproduced::NotRun {
             stage: stage.clone(),
-        });
+        }));
     }
     let Some((_, first, device)) = runs.first() else {
-        return Ok(Reproduced::NotRun {
+        return Ok((!left_out).then(|| Reproduced::NotRun {
             stage: pattern.into(),
-        });
+        }));
     };
     for (run, metric, _) in &runs[1..] {
         if metric.label != first.label || metric.protocol != first.protocol {
@@ -209,7 +212,7 @@ fn reproduced(
     };
     let mut devices: Vec<&str> = runs.iter().map(|(.., device)| *device).collect();
     devices.dedup();
-    Ok(Reproduced::Measured(Measured {
+    Ok(Some(Reproduced::Measured(Measured {
         value,
         spread,
         bound: first.is_bound(),
@@ -224,7 +227,7 @@ fn reproduced(
         },
         protocol: first.protocol.clone(),
         runs: runs.into_iter().map(|(run, ..)| run).collect(),
-    }))
+    })))
 }
 
 /// Mean and sample standard deviation of at least two values.
