@@ -1,6 +1,6 @@
 //! Kind `extractor`: the network whose features the Fréchet distance compares.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use candle_core::{DType, Device, Tensor};
@@ -13,6 +13,7 @@ use serde_json::Map;
 use crate::data::embedded::{self, Look};
 use crate::data::fetch;
 use crate::data::images::Images;
+use crate::data::source::{Source, Splits};
 use crate::metrics::resize::Resize;
 use crate::models::classifier::{self, Classifier, Labelled};
 use crate::models::extractor::{self as models, Config, OFFICIAL_SHA256};
@@ -45,6 +46,16 @@ enum Network {
         batch: usize,
         lr: f64,
     },
+    /// The same network trained here on the labelled images of a source, of at most ten classes.
+    ClassifierOf {
+        source: Source,
+        seed: u64,
+        width: usize,
+        features: usize,
+        epochs: u64,
+        batch: usize,
+        lr: f64,
+    },
     /// The network of the Fréchet Inception distance, with the official weights.
     #[serde(rename = "inception-2015-12-05")]
     Inception {},
@@ -67,6 +78,13 @@ impl Stage for Extractor {
     const EXTENDS: Option<&'static str> = Some("network.epochs");
     type Params = Params;
 
+    fn data(params: &Params, folder: &Path) -> Vec<PathBuf> {
+        match &params.network {
+            Network::ClassifierOf { source, .. } => source.data(folder),
+            _ => vec![],
+        }
+    }
+
     fn run(params: &Params, job: &mut Job) -> Result<()> {
         let device = device::open(&job.spec().device)?;
         match &params.network {
@@ -78,42 +96,31 @@ impl Stage for Extractor {
                 batch,
                 lr,
             } => {
-                let train = Training {
-                    epochs: *epochs,
-                    batch: *batch,
-                    last_batch: LastBatch::Drop,
-                    patience: 0,
-                    keep: Keep::Last {},
-                    optim: Optim {
-                        kind: Rule::Adam,
-                        lr: *lr,
-                        beta1: 0.9,
-                        beta2: 0.999,
-                        epsilon: 1e-8,
-                        form: Form::Torch,
-                        halve_every: 0,
-                        warmup_epochs: 0.0,
-                        clip_norm: 0.0,
-                    },
-                };
                 let config = classifier::Config {
                     width: *width,
                     features: *features,
                 };
-                let (images, test) = all_looks(*seed, &device)?;
-                let weights = Weights::new(*seed, DType::F32, &device);
-                let model = Classifier::new(&config, &weights)?;
-                let plan = Plan {
-                    seed: *seed,
-                    purpose: "classifier",
-                    training: &train,
+                let sets = all_looks(*seed, &device)?;
+                let how = training(*epochs, *batch, *lr);
+                train(config, *seed, &how, sets, "embedded images", job)
+            }
+            Network::ClassifierOf {
+                source,
+                seed,
+                width,
+                features,
+                epochs,
+                batch,
+                lr,
+            } => {
+                let config = classifier::Config {
+                    width: *width,
+                    features: *features,
                 };
-                let fitted = fit(&plan, &weights, &model, &images, &test, job)?;
-                weights.save(job.output("network")?, &Config::Classifier(config))?;
-                let last = fitted.history.last();
-                let accuracy = last.and_then(|epoch| epoch.valid.get("accuracy").copied());
-                let measured = accuracy.map(|value| accuracy_metric(value, test.len()));
-                metrics::save(job.output("metrics")?, measured.as_slice())
+                let sets = labelled(source, &device, job)?;
+                let how = training(*epochs, *batch, *lr);
+                let of = format!("images of {}", source.name());
+                train(config, *seed, &how, sets, &of, job)
             }
             Network::Inception {} => {
                 let path = inception_weights::official(job)?;
@@ -135,6 +142,77 @@ impl Stage for Extractor {
     }
 }
 
+fn training(epochs: u64, batch: usize, lr: f64) -> Training {
+    Training {
+        epochs,
+        batch,
+        last_batch: LastBatch::Drop,
+        patience: 0,
+        keep: Keep::Last {},
+        optim: Optim {
+            kind: Rule::Adam,
+            lr,
+            beta1: 0.9,
+            beta2: 0.999,
+            epsilon: 1e-8,
+            form: Form::Torch,
+            halve_every: 0,
+            warmup_epochs: 0.0,
+            clip_norm: 0.0,
+        },
+    }
+}
+
+/// Trains a classifier on the first set; its accuracy is that on the second, of `images`.
+fn train(
+    config: classifier::Config,
+    seed: u64,
+    training: &Training,
+    (images, test): (Looks, Looks),
+    of: &str,
+    job: &mut Job,
+) -> Result<()> {
+    let weights = Weights::new(seed, DType::F32, &images.device);
+    let model = Classifier::new(&config, &weights)?;
+    let plan = Plan {
+        seed,
+        purpose: "classifier",
+        training,
+    };
+    let fitted = fit(&plan, &weights, &model, &images, &test, job)?;
+    weights.save(job.output("network")?, &Config::Classifier(config))?;
+    let last = fitted.history.last();
+    let accuracy = last.and_then(|epoch| epoch.valid.get("accuracy").copied());
+    let measured = accuracy.map(|value| accuracy_metric(value, test.len(), of));
+    metrics::save(job.output("metrics")?, measured.as_slice())
+}
+
+/// Training and test images of a source, all with a class that the network has.
+fn labelled(source: &Source, device: &Device, job: &mut Job) -> Result<(Looks, Looks)> {
+    let Splits { train, test, .. } = source.load(job)?;
+    for (split, images) in [("training", &train), ("test", &test)] {
+        let labels = images.labels.as_deref().unwrap_or_default();
+        ensure!(
+            images.n > 0 && labels.len() == images.n,
+            "the {split} images of {} have no classes to be told apart by; hint: a classifier wants \
+             cifar10, fashion-mnist or embedded as its `source`",
+            source.name()
+        );
+        let most = labels.iter().max().copied().unwrap_or_default();
+        ensure!(
+            usize::from(most) < classifier::CLASSES,
+            "class {most} of the {split} images of {} is beyond the {} that a classifier has",
+            source.name(),
+            classifier::CLASSES
+        );
+    }
+    let looks = |set| Looks {
+        sets: vec![set],
+        device: device.clone(),
+    };
+    Ok((looks(train), looks(test)))
+}
+
 /// Checks the weights by building the network, and keeps them as published (not folded), so that
 /// other tools can read the artifact too.
 fn save_inception(path: &Path, sha256: &str, device: &Device, job: &mut Job) -> Result<()> {
@@ -152,10 +230,10 @@ fn save_inception(path: &Path, sha256: &str, device: &Device, job: &mut Job) -> 
     metrics::save(job.output("metrics")?, &[])
 }
 
-fn accuracy_metric(value: f64, n: usize) -> Metric {
+fn accuracy_metric(value: f64, n: usize, of: &str) -> Metric {
     Metric {
         name: "accuracy".into(),
-        label: "accuracy on held-out embedded images".into(),
+        label: format!("accuracy on held-out {of}"),
         value,
         std_error: Some((value * (1.0 - value) / n as f64).sqrt()),
         n: Some(n as u64),
@@ -165,7 +243,7 @@ fn accuracy_metric(value: f64, n: usize) -> Metric {
     }
 }
 
-/// Images as the features stage would show them to the network, with classes.
+/// Sets of images as the features stage would show them to the network, with classes.
 struct Looks {
     sets: Vec<Images>,
     device: Device,

@@ -1,5 +1,5 @@
-//! A small classifier of clothing whose penultimate features serve the Fréchet distance of the
-//! quick profile. A distance in these features is not an FID and is never called one.
+//! A small classifier whose penultimate features serve the Fréchet distance of the profiles `quick` and
+//! `laptop`. A distance in these features is not an FID and is never called one.
 
 use anyhow::Result;
 use candle_core::{D, Tensor};
@@ -15,7 +15,8 @@ use crate::train::{Loss, Trainable};
 
 /// Side of the images it sees.
 pub const SIDE: usize = 32;
-const CLASSES: usize = 10;
+/// Classes it tells apart.
+pub const CLASSES: usize = 10;
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Config {
