@@ -190,27 +190,28 @@ fn train(
 /// Training and test images of a source, all with a class that the network has.
 fn labelled(source: &Source, device: &Device, job: &mut Job) -> Result<(Looks, Looks)> {
     let Splits { train, test, .. } = source.load(job)?;
-    for (split, images) in [("training", &train), ("test", &test)] {
-        let labels = images.labels.as_deref().unwrap_or_default();
-        ensure!(
-            images.n > 0 && labels.len() == images.n,
-            "the {split} images of {} have no classes to be told apart by; hint: a classifier wants \
-             cifar10, fashion-mnist or embedded as its `source`",
-            source.name()
-        );
-        let most = labels.iter().max().copied().unwrap_or_default();
-        ensure!(
-            usize::from(most) < classifier::CLASSES,
-            "class {most} of the {split} images of {} is beyond the {} that a classifier has",
-            source.name(),
-            classifier::CLASSES
-        );
-    }
+    have_classes(&train, &format!("the training images of {}", source.name()))?;
+    have_classes(&test, &format!("the test images of {}", source.name()))?;
     let looks = |set| Looks {
         sets: vec![set],
         device: device.clone(),
     };
     Ok((looks(train), looks(test)))
+}
+
+fn have_classes(images: &Images, which: &str) -> Result<()> {
+    let labels = images.labels.as_deref().unwrap_or_default();
+    ensure!(
+        images.n > 0 && labels.len() == images.n,
+        "{which} have no classes; hint: a classifier's `source` is cifar10, fashion-mnist or embedded"
+    );
+    let most = usize::from(labels.iter().max().copied().unwrap_or_default());
+    ensure!(
+        most < classifier::CLASSES,
+        "{which} have class {most}, and a classifier has {}, from 0 on",
+        classifier::CLASSES
+    );
+    Ok(())
 }
 
 /// Checks the weights by building the network, and keeps them as published (not folded), so that
@@ -308,6 +309,16 @@ mod tests {
         let network = json!({"kind": "classifier", "seed": 1, "width": 2, "features": 8,
                              "epochs": 1, "batch": 100, "lr": 0.01});
         bench.run::<Extractor>(&json!({ "network": network }))?;
+        check_classifier(&bench)?;
+        let mut network = network;
+        network["kind"] = "classifier-of".into();
+        network["source"] = json!({"kind": "embedded", "look": {"kind": "grey"}});
+        let bench = Bench::new::<Extractor>(&[]);
+        bench.run::<Extractor>(&json!({ "network": network }))?;
+        check_classifier(&bench)
+    }
+
+    fn check_classifier(bench: &Bench) -> Result<()> {
         let text = std::fs::read_to_string(bench.output::<Extractor>("metrics"))?;
         let metrics: serde_json::Value = serde_json::from_str(&text)?;
         assert!(
@@ -322,6 +333,19 @@ mod tests {
         let features = network.features(&two, images.shape(), Resize::TfLegacy)?;
         assert_eq!(features.len(), 16);
         assert!(features.iter().all(|v| *v >= 0.0) && features.iter().any(|v| *v > 0.0));
+        Ok(())
+    }
+
+    #[test]
+    fn images_to_classify_have_a_class_that_there_is() -> Result<()> {
+        let images = |labels| Images::new([1, 1, 1], vec![0, 0], labels);
+        assert!(have_classes(&images(Some(vec![0, 9]))?, "these").is_ok());
+        let said = |labels| -> Result<String> {
+            let wrong = have_classes(&images(labels)?, "these").unwrap_err();
+            Ok(wrong.to_string())
+        };
+        assert!(said(None)?.contains("these have no classes; hint:"));
+        assert!(said(Some(vec![3, 10]))?.contains("these have class 10"));
         Ok(())
     }
 

@@ -344,7 +344,8 @@ impl From<'_> {
             let message = message + " parameters, the limit";
             return Err(self.source.error(&of.span, message));
         }
-        let before = std::mem::replace(&mut self.declared, self.declared || declared.is_some());
+        let before = self.declared;
+        self.declared |= declared.is_some();
         let target = &self.instances[target];
         let params = match self.declared {
             true => target.declared.as_ref().unwrap_or(&target.params),
