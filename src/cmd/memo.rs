@@ -269,6 +269,9 @@ fn try_remember(planner: &mut Planner, wanted: &[Id], key: Option<Digest>) -> Op
             }
         }
     }
+    // What an accepted change has brought in counts too.
+    let accepted = planner.facts().accepted.all.iter();
+    paths.extend(accepted.flat_map(|change| change.also.keys().cloned()));
     let mut stamps = Vec::with_capacity(paths.len() + folders.len());
     let now = SystemTime::now();
     for path in &folders {
