@@ -79,7 +79,7 @@ pub fn gc(pipeline: &PipelineArgs, args: &GcArgs, kinds: &'static [StageDef]) ->
         say!("waiting for {who}");
     })?;
     project.store = store;
-    let _readers = Lock::take(&project.store.root.join("readers"), |_| {
+    let _readers = Lock::take(&project.store.root.join("readers"), true, |_| {
         say!("waiting for commands that read results");
     })?;
     let order = project.graph.order.clone();

@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::ffi::{CStr, OsStr, OsString};
 use std::fs;
 use std::io::PipeReader;
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -77,6 +78,7 @@ pub fn prepare(
         arguments: Vec::new(),
         env: Vec::new(),
         dir: dir.into(),
+        held: None,
         stdout: log.try_clone()?.into(),
         stderr: log.into(),
         observer: None,
@@ -100,6 +102,7 @@ pub fn prepare(
             program.env("RUST_LIB_BACKTRACE", "0");
             let (reader, writer) = std::io::pipe()?;
             program.stdout = writer.into();
+            program.held = grant.held.as_ref().map(OwnedFd::try_clone).transpose()?;
             events = Some(reader);
         }
         Kind::Command(declared) => {

@@ -19,7 +19,8 @@ use std::sync::atomic::{AtomicI32, Ordering};
 
 use crate::exec::observe::{Filter, kernel};
 
-/// A program to start. It reads nothing from its standard input.
+/// A program to start. It reads nothing from its standard input, which may be something that it is to
+/// hold open while it lives.
 #[derive(Debug)]
 pub struct Program {
     pub name: OsString,
@@ -27,6 +28,7 @@ pub struct Program {
     /// On top of the runner's own environment.
     pub env: Vec<(OsString, OsString)>,
     pub dir: PathBuf,
+    pub held: Option<OwnedFd>,
     pub stdout: OwnedFd,
     pub stderr: OwnedFd,
     /// Where the listener of an observer is sent, see [`kernel::enter`].
@@ -121,7 +123,7 @@ pub fn spawn(program: &Program, guard: Option<RawFd>) -> io::Result<u32> {
         environment: pointers(&environment),
         dir: c_string(program.dir.as_os_str())?,
         files: [
-            null.as_raw_fd(),
+            (program.held.as_ref()).map_or(null.as_raw_fd(), AsRawFd::as_raw_fd),
             program.stdout.as_raw_fd(),
             program.stderr.as_raw_fd(),
         ],
@@ -271,6 +273,7 @@ mod tests {
             arguments: arguments.iter().map(OsString::from).collect(),
             env: Vec::new(),
             dir: dir.into(),
+            held: None,
             stdout: out("out")?,
             stderr: out("err")?,
             observer: None,

@@ -82,6 +82,7 @@ pub fn trace(dir: &Path, arguments: &[OsString]) -> Result<(Exit, Trace)> {
         arguments: rest.to_vec(),
         env: Vec::new(),
         dir: dir.into(),
+        held: None,
         stdout: std::io::stdout().as_fd().try_clone_to_owned()?,
         stderr: std::io::stderr().as_fd().try_clone_to_owned()?,
         observer: Some(theirs),

@@ -30,6 +30,7 @@ mod resume;
 mod runs;
 mod signals;
 mod staleness;
+mod together;
 #[cfg(feature = "kinds")]
 mod training;
 mod trees;
