@@ -10,8 +10,8 @@ use crate::base::human;
 use crate::base::plain;
 use crate::base::say::say;
 use crate::plan::project::{self, PipelineArgs};
-use crate::store;
 use crate::store::runs::{self, Run};
+use crate::store::{self, pins};
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -41,6 +41,8 @@ pub fn run(pipeline: &PipelineArgs, args: &Args) -> Result<Ended> {
         return Ok(Ended::Done);
     }
     print(&table(&shown().collect::<Vec<_>>(), &running))?;
+    // What cannot be read is told by those who need it.
+    print(&super::keep::table(&pins::all(&root).unwrap_or_default()))?;
     if all.is_empty() {
         say!("no run is known in {}; hint: repro run", root.display());
     } else if all.len() > last {

@@ -14,6 +14,7 @@
 //!   results/FINGERPRINT/   manifest.txt record.json reads.json log, the outputs, state/ — never edited
 //!   work/FINGERPRINT/      job.json log checkpoint/ reached.json spent.json seen result/ — result/ is
 //!                          renamed to results/
+//!   pins/NAME              results that `gc` keeps under a name (pins.rs)
 //!   downloads/             shared by all stages
 //!   trash/                 on its way out
 //! ```
@@ -27,6 +28,7 @@ mod gc;
 mod index;
 mod lock;
 pub mod observed;
+pub mod pins;
 pub mod places;
 mod reached;
 mod reads;
@@ -552,7 +554,16 @@ fn check_place(root: &Path) -> Result<()> {
         return Ok(());
     }
     let known = [
-        "index", "lock", "turn", "readers", "runs", "fresh", "trash", "key", "python",
+        "index",
+        "lock",
+        "turn",
+        "readers",
+        "runs",
+        "fresh",
+        "trash",
+        "key",
+        "python",
+        pins::PINS,
     ];
     let ours = |name: &str| known.contains(&name) || FOLDERS.contains(&name);
     let usual = |name: &str| [".gitignore", ".gitkeep", "CACHEDIR.TAG"].contains(&name);

@@ -14,6 +14,7 @@ mod gpu;
 mod hostile;
 mod init;
 mod interfaces;
+mod keep;
 mod kills;
 mod metrics;
 mod model;
