@@ -48,8 +48,8 @@ use crate::exec::progress::Progress;
 use crate::pipeline::graph::Id;
 use crate::plan::Planner;
 use crate::plan::project::Facts;
-use crate::store::Session;
 use crate::store::places::Places;
+use crate::store::{self, Session};
 pub use guard::main as guard_main;
 use outcome::Outcome;
 pub use process::end;
@@ -176,6 +176,7 @@ pub fn can_watch() -> Result<(), String> {
             env: Vec::new(),
             dir: "/".into(),
             held: None,
+            umask: store::own_umask(),
             stdout: null()?.into(),
             stderr: null()?.into(),
             observer: Some(socket),

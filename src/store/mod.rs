@@ -63,7 +63,7 @@ pub use index::{Index, boot_id};
 pub use lock::{Holder, Lock};
 pub use reached::Reached;
 pub use reads::ReadBefore;
-pub use seal::{climbs_first, copy_content, stays_inside, umask, was_linked};
+pub use seal::{climbs_first, copy_content, own_umask, stays_inside, umask, was_linked};
 pub use spent::Spent;
 use stat::Stamp;
 use tree::What;
@@ -198,6 +198,8 @@ impl Store {
     ) -> Result<(Lock, bool)> {
         check_place(root)?;
         let new = !root.join("results").exists();
+        make_folder(root).with_context(|| format!("cannot make {}", root.display()))?;
+        seal::allow_as(root);
         for folder in FOLDERS {
             let path = root.join(folder);
             make_folder(&path).with_context(|| format!("cannot make {}", path.display()))?;

@@ -1,7 +1,8 @@
 //! Several runs on one store: what one works on the others wait for, and take over if it dies.
 
-use std::fs;
-use std::path::Path;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
 use std::process::Child;
 use std::time::Duration;
 
@@ -299,6 +300,41 @@ fn what_asks_for_all_cpus_is_alone_among_the_stages_of_all_runs() {
         ended(run).ends(0);
     }
     assert!(!notes.path().join("two").exists());
+}
+
+#[test]
+fn a_store_is_open_to_whom_its_folder_is_and_nothing_else_becomes_so() {
+    let space = Space::new(
+        "[stage.a]\nkind = 'command'\nshell = 'mkdir {out.d}; echo 1 > {out.d}/x; touch own; mktemp -p {out.d} y.XXX'\nout.d = 'd'\n",
+    );
+    let mode = |path: PathBuf| fs::metadata(path).expect("there").permissions().mode() & 0o777;
+    for (folder, dirs, files, key) in [
+        (0o700, 0o700, 0o600, 0o600),
+        (0o750, 0o750, 0o640, 0o600),
+        (0o770, 0o770, 0o660, 0o640),
+        (0o755, 0o755, 0o644, 0o600),
+    ] {
+        let store = space.path("store");
+        fs::create_dir(&store).expect("new");
+        fs::set_permissions(&store, Permissions::from_mode(folder)).expect("ours");
+        space.shell("umask 077; repro run --store store").ends(0);
+        let results = fs::read_dir(store.join("results")).expect("there");
+        let result = results.flatten().next().expect("one").path();
+        for name in ["", "d"] {
+            assert_eq!(mode(result.join(name)), dirs, "{folder:o} {name}");
+        }
+        let drawn = fs::read_dir(result.join("d")).expect("there").flatten();
+        let mut all: Vec<PathBuf> = drawn.map(|file| file.path()).collect();
+        all.extend(["record.json", "log"].map(|name| result.join(name)));
+        all.extend(["index", "lock", "turn"].map(|name| store.join(name)));
+        for file in all {
+            assert_eq!(mode(file.clone()), files, "{folder:o} {}", file.display());
+        }
+        assert_eq!(mode(store.join("key")), key, "{folder:o}");
+        assert_eq!(mode(space.path("own")), 0o600);
+        fs::remove_file(space.path("own")).expect("ours");
+        fs::remove_dir_all(&store).expect("ours");
+    }
 }
 
 /// Work that counts to 20 with a checkpoint at every step, twice over; what it starts must not be left behind.
