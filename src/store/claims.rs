@@ -188,10 +188,8 @@ fn running_but(root: &Path, own: &str) -> Vec<Running> {
         .flatten()
     {
         let id = entry.file_name().to_string_lossy().into_owned();
-        if id != own
-            && is_held(&entry.path())
-            && let Some(holder) = Holder::load(&entry.path())
-        {
+        if id != own && is_held(&entry.path()) {
+            let holder = Holder::load(&entry.path(), &id);
             let work = Vec::new();
             all.push(Running { id, holder, work });
         }
@@ -273,6 +271,11 @@ mod tests {
         assert!(ours(claim(&one)?, false), "it is ours already");
         assert!(matches!(claim(&two)?, Claimed::Theirs(_)));
         assert!(two.is_elsewhere(&fp) && !one.is_elsewhere(&fp));
+        // It could write nothing of itself.
+        fs::write(dir.path().join(RUNNING).join(&one.id), "")?;
+        assert!(
+            matches!(claim(&two)?, Claimed::Theirs(holder) if holder.pid == std::process::id())
+        );
         assert_eq!(two.others()[0].work[0].1.stage, "a");
         one.release(&fp);
         assert!(ours(claim(&two)?, false));

@@ -229,3 +229,25 @@ fn write(path: &Path, bytes: &[u8]) -> Result<()> {
     };
     attempt().with_context(|| format!("cannot write {}", path.display()))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_is_renamed_only_to_where_nothing_is() -> io::Result<()> {
+        let dir = tempfile::tempdir()?;
+        let [a, b, place] = ["a", "b", "place"].map(|name| dir.path().join(name));
+        for (folder, text) in [(&a, "first"), (&b, "second")] {
+            fs::create_dir(folder)?;
+            fs::write(folder.join("x"), text)?;
+        }
+        assert!(rename_new(&a, &place)?);
+        assert!(!rename_new(&b, &place)?);
+        assert_eq!(fs::read(place.join("x"))?, b"first");
+        exchange(&b, &place)?;
+        assert_eq!(fs::read(place.join("x"))?, b"second");
+        assert_eq!(fs::read(b.join("x"))?, b"first");
+        Ok(())
+    }
+}

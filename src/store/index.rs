@@ -535,6 +535,74 @@ mod tests {
     }
 
     #[test]
+    fn two_writers_read_each_other_and_vouch_for_their_own_lines() -> anyhow::Result<()> {
+        let dir = tempfile::tempdir()?;
+        let path = dir.path().join("index");
+        let stamp: Stamp = serde_json::from_str("[1,2,3,4,5]")?;
+        let digest = Digest::of(b"x");
+        let (mut one, mut two) = (Index::load(&path)?, Index::load(&path)?);
+        let name = |index: &Index| index.names.get("p", "a");
+        let (first, second) = (Fingerprint::of("1"), Fingerprint::of("2"));
+        one.add_file("/one", stamp, digest);
+        one.add_name("p", "a", first);
+        one.flush()?;
+        two.add_file("/two", stamp, digest);
+        two.flush()?;
+        assert!(two.files.contains_key("/one") && name(&two) == Some(first));
+        assert!(!one.files.contains_key("/two"));
+        // A crash has torn a line of the first one.
+        open_append(&path)?.write_all(b"{\"name\":[\"p\",")?;
+        assert!(one.catch_up()? && one.files.contains_key("/two"));
+        two.add_name("p", "a", second);
+        two.flush()?;
+        assert!(one.catch_up()? && name(&one) == Some(second));
+        assert!(!one.catch_up()?, "there is nothing more");
+        // What the second has written may not be on the disk: after the machine went down it is not believed.
+        one.synced(Some(stamp), &[])?;
+        assert!(!Index::load(&path)?.clean());
+        let text = fs::read_to_string(&path)?;
+        fs::write(&path, text.replace(&boot_id(), "an earlier one"))?;
+        let later = Index::load(&path)?;
+        assert!(later.files.contains_key("/one") && !later.files.contains_key("/two"));
+        fs::write(&path, text)?;
+        let mut third = Index::load(&path)?;
+        let left = third.others();
+        assert_eq!(left.len(), 1);
+        third.synced(Some(stamp), &left)?;
+        assert!(Index::load(&path)?.clean());
+        Ok(())
+    }
+
+    #[test]
+    fn one_that_was_written_anew_is_read_anew_and_own_notes_stay() -> anyhow::Result<()> {
+        let dir = tempfile::tempdir()?;
+        let path = dir.path().join("index");
+        let stamp: Stamp = serde_json::from_str("[1,2,3,4,5]")?;
+        let (mut one, mut two) = (Index::load(&path)?, Index::load(&path)?);
+        one.add_file("/one", stamp, Digest::of(b"1"));
+        one.flush()?;
+        two.catch_up()?;
+        one.synced(Some(stamp), &[])?;
+        one.compact()?;
+        one.add_file("/more", stamp, Digest::of(b"2"));
+        one.flush()?;
+        two.add_file("/two", stamp, Digest::of(b"3"));
+        two.flush()?;
+        assert!(
+            ["/one", "/more", "/two"]
+                .iter()
+                .all(|f| two.files.contains_key(*f))
+        );
+        let all = Index::load(&path)?;
+        assert!(
+            ["/one", "/more", "/two"]
+                .iter()
+                .all(|f| all.files.contains_key(*f))
+        );
+        Ok(())
+    }
+
+    #[test]
     fn what_was_written_shortly_before_it_was_read_is_believed_until_the_machine_goes_down()
     -> anyhow::Result<()> {
         let dir = tempfile::tempdir()?;

@@ -9,6 +9,7 @@ use std::hash::{BuildHasher, Hasher};
 use std::io::{self, Read, Seek, Write};
 use std::os::fd::OwnedFd;
 use std::path::Path;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
@@ -64,9 +65,20 @@ impl Holder {
         }
     }
 
-    /// What a run says of itself.
-    pub(super) fn load(path: &Path) -> Option<Self> {
-        holder(&mut read::open_own(OpenOptions::new().read(true), path).ok()?)
+    /// What the run of this name says of itself. On a full disk it could write nothing.
+    pub(super) fn load(path: &Path, id: &str) -> Self {
+        let file = read::open_own(OpenOptions::new().read(true), path);
+        let told = file.ok().and_then(|mut file| holder(&mut file));
+        told.unwrap_or_else(|| Self {
+            pid: id
+                .split('-')
+                .nth(1)
+                .and_then(|pid| pid.parse().ok())
+                .unwrap_or(u32::MAX),
+            host: crate::base::provenance::host(),
+            since: "?".into(),
+            command: "repro".into(),
+        })
     }
 }
 
@@ -101,10 +113,11 @@ impl Lock {
     }
 
     /// Held while a few lines are written in the store at `root`: nobody holds it for long.
-    pub fn turn(root: &Path) -> io::Result<Self> {
+    pub fn turn(root: &Path) -> io::Result<Turn> {
+        let here = between_turns();
         let file = open(&root.join("turn"))?;
         file.lock()?;
-        Ok(Self(file))
+        Ok(Turn(file, here))
     }
 
     /// Whether all others have gone who shared the lock; it is held alone then. Otherwise it may be lost.
@@ -138,6 +151,19 @@ impl Lock {
         }
         Ok(Self(file))
     }
+}
+
+/// A turn in a store, see [`Lock::turn`].
+#[derive(Debug)]
+pub struct Turn(
+    #[expect(dead_code, reason = "held")] File,
+    #[expect(dead_code, reason = "held")] MutexGuard<'static, ()>,
+);
+
+/// While this is held, this process has no turn: it may stop for a while, and no other waits for it.
+pub fn between_turns() -> MutexGuard<'static, ()> {
+    static TURN: Mutex<()> = Mutex::new(());
+    TURN.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Writes who holds the lock. It is a courtesy: on a full disk the lock holds without it.

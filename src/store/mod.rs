@@ -60,7 +60,7 @@ use facts::Home;
 pub use facts::{Entry, Made, is_plain_name};
 pub use gc::{Usage, size_of};
 pub use index::{Index, boot_id};
-pub use lock::{Holder, Lock};
+pub use lock::{Holder, Lock, between_turns};
 pub use reached::Reached;
 pub use reads::ReadBefore;
 pub use seal::{climbs_first, copy_content, own_umask, stays_inside, umask, was_linked};
