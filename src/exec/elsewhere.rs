@@ -25,6 +25,9 @@ pub(super) enum Seated {
 
 /// Seats of other runs of this machine.
 pub(super) fn taken(others: &[Running]) -> Vec<Taken> {
+    if others.is_empty() {
+        return Vec::new();
+    }
     let host = provenance::host();
     let here = others.iter().filter(|other| other.holder.host == host);
     let work = here.flat_map(|other| &other.work);
@@ -50,8 +53,9 @@ impl Run<'_, '_> {
         self.planner.manifest(id).map(Manifest::fingerprint)
     }
 
-    /// Claims the work of the ready stage at this place of the list, if there is room for it.
-    pub(super) fn seat(&mut self, at: usize, others: &[Running]) -> Seated {
+    /// Claims the work of the ready stage at this place of the list, if there is room for it. `others` are
+    /// looked at in advance once one of them was in the way: that spares a turn for each stage.
+    pub(super) fn seat(&mut self, at: usize, others: &mut Vec<Running>) -> Seated {
         let id = self.ready[at];
         let Some(fp) = self.fingerprint(id) else {
             return Seated::NoRoom;
@@ -67,7 +71,7 @@ impl Run<'_, '_> {
         let room = &self.room;
         let admit = |others: &[Taken]| room.admit(stage, waiting, beside, others);
         let Some(seat) = admit(&taken(others)) else {
-            if admit(&[]).is_some() {
+            if !others.is_empty() && admit(&[]).is_some() {
                 self.is_crowded(id, others);
             }
             return Seated::NoRoom;
@@ -76,7 +80,6 @@ impl Run<'_, '_> {
             self.ready.remove(at);
             return Seated::Seat(seat);
         };
-        // Others may have come since.
         let claimed = session.claim(&fp, &stage.name, |others| {
             let seat = admit(&taken(others))?;
             let taken = seat.taken();
@@ -94,10 +97,12 @@ impl Run<'_, '_> {
             Ok(Claimed::Theirs(holder)) => {
                 self.ready.remove(at);
                 self.wait_for(id, &holder);
+                *others = self.others();
                 Seated::Moved
             }
             Ok(Claimed::NoRoom) => {
-                self.crowded = true;
+                *others = self.others();
+                self.is_crowded(id, others);
                 Seated::NoRoom
             }
             Err(e) => {

@@ -127,7 +127,7 @@ impl Run<'_, '_> {
         if self.halted() || self.ready.is_empty() || self.room.full() {
             return;
         }
-        let others = self.others();
+        let mut others = Vec::new();
         let path = &self.path;
         self.ready
             .sort_by(|a, b| path[*b].total_cmp(&path[*a]).then(a.cmp(b)));
@@ -139,7 +139,7 @@ impl Run<'_, '_> {
                 self.judge_again(id);
                 continue;
             }
-            match self.seat(i, &others) {
+            match self.seat(i, &mut others) {
                 Seated::Seat(seat) => match self.given(id) {
                     Ok(given) => self.start(id, seat, given),
                     Err(spoiled) => {

@@ -8,10 +8,11 @@
 //! vouches only for its own lines, so they tell whose they are.
 
 use std::collections::{BTreeMap, HashMap};
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, Metadata, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 use std::time::SystemTime;
 
 use super::durable::sync_folder;
@@ -47,8 +48,10 @@ pub struct Index {
     pending: String,
     lines: usize,
     boot_written: bool,
-    /// The file and how far it was read. It stays open, so that no other takes its number.
+    /// The file, its device and number, and how far it was read. It stays open, so that no other takes its
+    /// number.
     file: Option<File>,
+    number: (u64, u64),
     read_to: u64,
 }
 
@@ -90,21 +93,19 @@ impl Index {
 
     /// Reads what others have appended, and tells whether there was anything.
     pub fn catch_up(&mut self) -> io::Result<bool> {
-        let file = match read::open_own(OpenOptions::new().read(true), &self.path) {
-            Ok(file) => file,
+        let meta = match fs::symlink_metadata(&self.path) {
+            Ok(meta) => meta,
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(false),
             Err(e) => return Err(e),
         };
-        let meta = file.metadata()?;
-        if let Some(known) = &self.file {
-            let known = known.metadata()?;
-            let same = (known.dev(), known.ino()) == (meta.dev(), meta.ino());
-            if !same || meta.len() < self.read_to {
-                return self.load_again().map(|()| true);
-            }
-        }
-        if meta.len() == self.read_to {
+        if self.file.is_some() && number(&meta) == self.number && meta.len() == self.read_to {
             return Ok(false);
+        }
+        let file = read::open_own(OpenOptions::new().read(true), &self.path)?;
+        let meta = file.metadata()?;
+        let same = self.file.is_none() || number(&meta) == self.number;
+        if !same || meta.len() < self.read_to {
+            return self.load_again().map(|()| true);
         }
         if meta.len() > read::INDEX {
             let message = "it is larger than any index; remove it, and it is made anew";
@@ -130,8 +131,14 @@ impl Index {
             self.open.entry(self.last.clone()).or_default();
         }
         self.read_to += if whole { text.len() } else { end } as u64;
-        self.file = Some(file);
+        self.keep_open(file)?;
         Ok(true)
+    }
+
+    fn keep_open(&mut self, file: File) -> io::Result<()> {
+        self.number = number(&file.metadata()?);
+        self.file = Some(file);
+        Ok(())
     }
 
     /// Another process has written the file anew.
@@ -400,8 +407,7 @@ impl Index {
         self.boot = boot_id();
         self.open.entry(self.writer.clone()).or_default();
         self.read_to = before + text.len() as u64;
-        self.file = Some(file);
-        Ok(())
+        self.keep_open(file)
     }
 
     /// Notes that everything it has written is on the disk, and what `left` have, which are gone; the
@@ -471,8 +477,7 @@ impl Index {
         self.boot_written = false;
         self.last.clear();
         self.read_to = text.len() as u64;
-        self.file = Some(file);
-        Ok(())
+        self.keep_open(file)
     }
 }
 
@@ -483,6 +488,11 @@ fn file_line(path: &str, stamp: Stamp, digest: Digest) -> Line {
         true => Line::Recent(path.into(), stamp, digest),
         false => Line::File(path.into(), stamp, digest),
     }
+}
+
+/// Device and number of a file.
+fn number(meta: &Metadata) -> (u64, u64) {
+    (meta.dev(), meta.ino())
 }
 
 /// Opens for appending whole lines, also after a line that was torn.
@@ -506,11 +516,15 @@ pub(super) fn open_append(path: &Path) -> io::Result<File> {
 /// Changes whenever the machine starts; empty where there is no such thing, and then no fact is
 /// believed that was not synced.
 pub fn boot_id() -> String {
-    let text = fs::read_to_string("/proc/sys/kernel/random/boot_id");
-    text.map_or_else(
-        |_| format!("process {}", std::process::id()),
-        |t| t.trim().into(),
-    )
+    static BOOT: OnceLock<String> = OnceLock::new();
+    let read = || {
+        let text = fs::read_to_string("/proc/sys/kernel/random/boot_id");
+        text.map_or_else(
+            |_| format!("process {}", std::process::id()),
+            |t| t.trim().into(),
+        )
+    };
+    BOOT.get_or_init(read).clone()
 }
 
 #[cfg(test)]
