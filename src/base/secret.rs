@@ -5,7 +5,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
 use crate::base::digest::Digest;
@@ -33,17 +33,19 @@ impl Key {
             .map_or_else(|_| Self::default(), |digest| Self(digest.0))
     }
 
-    /// Makes one where there is none. Needs the lock.
+    /// Makes one where there is none, in the store's turn. Who may write in the store has to read it: else
+    /// their secrets would count under another key.
     pub fn make(root: &Path) -> io::Result<()> {
         let path = root.join(NAME);
         if fs::symlink_metadata(&path).is_ok() {
             return Ok(());
         }
+        let shared = fs::metadata(root).is_ok_and(|meta| meta.mode() & 0o020 != 0);
         let mut options = OpenOptions::new();
         let mut file = options
             .write(true)
             .create_new(true)
-            .mode(0o600)
+            .mode(if shared { 0o640 } else { 0o600 })
             .open(&path)?;
         writeln!(file, "{}", Digest(random())).inspect_err(|_| {
             // Half a key would be taken for none for good.

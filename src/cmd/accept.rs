@@ -11,6 +11,7 @@ use crate::pipeline::graph::Kind;
 use crate::plan::Verdict;
 use crate::plan::accepted::{Accepted, Equivalence};
 use crate::plan::project::{PipelineArgs, Project};
+use crate::store::Lock;
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -103,6 +104,8 @@ pub fn run(pipeline: &PipelineArgs, args: &Args, kinds: &'static [StageDef]) -> 
         }
     }
     let path = project.facts.dir.join("accepted.toml");
+    // Two of these at once would each leave out what the other has accepted.
+    let _turn = Lock::turn(&project.store.root);
     let mut accepted = Accepted::load(&path)?;
     for line in told {
         print(&line)?;
@@ -213,7 +216,7 @@ mod tests {
             }))
             .unwrap();
             let entry = work
-                .commit(&root, &manifest.to_string(), &record, false)
+                .commit(&root, &manifest.to_string(), &record, false, false)
                 .unwrap();
             let mut store = Store::open(&root).unwrap();
             store.index.add_name(&profile, "s", entry.fp);

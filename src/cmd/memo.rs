@@ -212,7 +212,7 @@ pub fn remember(planner: &mut Planner, wanted: &[Id], key: Option<Digest>) {
 
 fn try_remember(planner: &mut Planner, wanted: &[Id], key: Option<Digest>) -> Option<()> {
     let key = key?;
-    if !planner.store.index.clean || planner.store.index.has_notes() {
+    if !planner.store.index.clean() || planner.store.index.has_notes() {
         return None;
     }
     let dir = planner.facts().dir.clone();
@@ -269,6 +269,9 @@ fn try_remember(planner: &mut Planner, wanted: &[Id], key: Option<Digest>) -> Op
             }
         }
     }
+    // What an accepted change has brought in counts too.
+    let accepted = planner.facts().accepted.all.iter();
+    paths.extend(accepted.flat_map(|change| change.also.keys().cloned()));
     let mut stamps = Vec::with_capacity(paths.len() + folders.len());
     let now = SystemTime::now();
     for path in &folders {
@@ -290,6 +293,7 @@ fn try_remember(planner: &mut Planner, wanted: &[Id], key: Option<Digest>) -> Op
         .map(|path| (Text(path.into()), link(path)))
         .collect();
     let stamp = Stamp::of(&fs::metadata(planner.store.root.join("index")).ok()?);
+    planner.store.index.catch_up().ok()?;
     // Verdicts are of a moment before these stamps were taken: what changed in between is seen now,
     // and what changes from now on is seen by the stamps.
     let fresh: Vec<_> = wanted.iter().map(|id| planner.fresh(*id)).collect();

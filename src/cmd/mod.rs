@@ -11,6 +11,7 @@ mod fid;
 mod figures;
 mod graph;
 mod init;
+mod keep;
 mod kinds;
 mod log;
 pub mod memo;
@@ -88,6 +89,8 @@ pub enum Command {
     Verify(verify::Args),
     /// What the store holds
     Du(space::DuArgs),
+    /// Keep results under a name, so that `gc` leaves them alone
+    Keep(keep::Args),
     /// Free what neither the pipeline nor the last runs need
     Gc(space::GcArgs),
     /// Write one archive that a reviewer can import and check offline
@@ -204,6 +207,7 @@ fn dispatch(cli: &Cli, kinds: &'static [StageDef]) -> Result<Ended> {
         Command::Accept(args) => accept::run(&cli.pipeline, args, kinds),
         Command::Verify(args) => verify::run(&cli.pipeline, args, kinds),
         Command::Du(args) => space::du(&cli.pipeline, args, kinds),
+        Command::Keep(args) => keep::run(&cli.pipeline, args, kinds),
         Command::Gc(args) => space::gc(&cli.pipeline, args, kinds),
         Command::Export(args) => archive::export(&cli.pipeline, args, kinds),
         Command::Import(args) => archive::import(&cli.pipeline, args),

@@ -111,16 +111,23 @@ pub fn run(pipeline: &PipelineArgs, args: &Args, kinds: &'static [StageDef]) -> 
         check_gpus(&project, pipeline, &open)?;
     }
     let root = project.store.root.clone();
-    let (mut store, lock) = Store::lock(&root, |holder| match holder {
-        Some(h) => say!(
-            "waiting for `{}` (process {} on {}, since {})",
-            h.command,
-            h.pid,
-            h.host,
-            h.since
-        ),
-        None => say!("waiting for another run"),
+    // What is made anew takes the place of results that other runs may be reading.
+    let (mut store, session) = Store::join(&root, args.force, |holder| {
+        match holder {
+            Some(h) => say!(
+                "waiting for `{}` (process {} on {}, since {})",
+                h.command,
+                h.pid,
+                h.host,
+                h.since
+            ),
+            None => say!("waiting for another command"),
+        }
+        if args.force {
+            say!("--force rewrites results, so it waits until no other run is there");
+        }
     })?;
+    let id = session.id.clone();
     // What has just been read need not be read again.
     store.index.carry(&project.store.index);
     project.store = store;
@@ -136,12 +143,13 @@ pub fn run(pipeline: &PipelineArgs, args: &Args, kinds: &'static [StageDef]) -> 
             seconds: Some(args.checkpoint_every),
             epochs: args.checkpoint_epochs,
         },
-        lock: Some(lock),
+        session: Some(session),
     };
     let mut progress = progress::choose(args.json);
     let mut planner = Planner::new(&project.graph, &mut project.store, &project.facts, true);
     let running = runs::begin(
         &root,
+        &id,
         Asked {
             profile: project.facts.profile.clone(),
             stages: named.clone(),
@@ -199,7 +207,7 @@ fn nothing_to_do(stages: usize, imported: usize) {
 
 /// Digests of files that had to be read are worth keeping, unless a run is writing the index now.
 fn keep_notes(store: &mut Store) {
-    if (store.index.has_notes() || !store.index.clean)
+    if (store.index.has_notes() || !store.index.clean())
         && let Some(_lock) = Lock::try_take(&store.root.join("lock"))
     {
         // A store that cannot be written costs the next run the same reading again.

@@ -1,16 +1,17 @@
 //! `repro runs`: what was run here, newest first.
 
+use std::collections::HashSet;
+
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
 use super::{Ended, print};
 use crate::base::human;
 use crate::base::plain;
-use crate::base::provenance;
 use crate::base::say::say;
 use crate::plan::project::{self, PipelineArgs};
-use crate::store::Holder;
 use crate::store::runs::{self, Run};
+use crate::store::{self, pins};
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -29,17 +30,19 @@ pub fn run(pipeline: &PipelineArgs, args: &Args) -> Result<Ended> {
     let root = project::store(pipeline)?;
     let all = runs::all(&root);
     let all = all.with_context(|| format!("cannot read the runs of {}", root.display()))?;
-    let holder = Holder::of(&root.join("lock"));
+    let running: HashSet<String> = store::running(&root).into_iter().map(|r| r.id).collect();
     let last = args
         .last
         .unwrap_or(if args.json { usize::MAX } else { SHOWN });
     let shown = || all.iter().take(last);
     if args.json {
-        let objects: Vec<Value> = shown().map(|run| object(run, holder.as_ref())).collect();
+        let objects: Vec<Value> = shown().map(|run| object(run, &running)).collect();
         print(&format!("{:#}\n", json!(objects)))?;
         return Ok(Ended::Done);
     }
-    print(&table(&shown().collect::<Vec<_>>(), holder.as_ref()))?;
+    print(&table(&shown().collect::<Vec<_>>(), &running))?;
+    // What cannot be read is told by those who need it.
+    print(&super::keep::table(&pins::all(&root).unwrap_or_default()))?;
     if all.is_empty() {
         say!("no run is known in {}; hint: repro run", root.display());
     } else if all.len() > last {
@@ -50,30 +53,28 @@ pub fn run(pipeline: &PipelineArgs, args: &Args) -> Result<Ended> {
 }
 
 /// How it ended, in a word.
-fn state(run: &Run, holder: Option<&Holder>) -> &'static str {
-    let holds =
-        |h: &Holder| h.pid == run.pid && h.host == run.host && run.host == provenance::host();
+fn state(run: &Run, running: &HashSet<String>) -> &'static str {
     match &run.came {
         Some(came) => match came.exit {
             0 => "done",
             5 => "stopped",
             _ => "failed",
         },
-        None if holder.is_some_and(holds) => "running",
+        None if running.contains(&run.id) => "running",
         None => "killed",
     }
 }
 
-fn object(run: &Run, holder: Option<&Holder>) -> Value {
+fn object(run: &Run, running: &HashSet<String>) -> Value {
     let mut object = json!(run);
-    object["state"] = state(run, holder).into();
+    object["state"] = state(run, running).into();
     object
 }
 
-fn table(runs: &[&Run], holder: Option<&Holder>) -> String {
+fn table(runs: &[&Run], running: &HashSet<String>) -> String {
     let lines: Vec<[String; 6]> = runs
         .iter()
-        .map(|run| line(run, state(run, holder)))
+        .map(|run| line(run, state(run, running)))
         .collect();
     let mut widths = [0; 6];
     for line in &lines {

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use contract::StageDef;
 use serde_json::json;
 
@@ -11,7 +11,7 @@ use crate::base::digest::Fingerprint;
 use crate::base::human;
 use crate::base::say::say;
 use crate::plan::project::{PipelineArgs, Project};
-use crate::store::{Lock, Store, Usage};
+use crate::store::{Lock, Store, Usage, pins};
 
 #[derive(Debug, clap::Args)]
 pub struct DuArgs {
@@ -68,8 +68,8 @@ pub fn du(pipeline: &PipelineArgs, args: &DuArgs, kinds: &'static [StageDef]) ->
     Ok(Ended::Done)
 }
 
-/// Keeps what the pipeline needs now, under this profile or the last seen under any, and the
-/// unfinished work of stages that are stale.
+/// Keeps what the pipeline needs now, under this profile or the last seen under any, what is kept under
+/// a name, and the unfinished work of stages that are stale.
 pub fn gc(pipeline: &PipelineArgs, args: &GcArgs, kinds: &'static [StageDef]) -> Result<Ended> {
     let mut project = Project::open(pipeline, kinds)?;
     let (store, _lock) = Store::lock(&project.store.root.clone(), |holder| {
@@ -79,7 +79,7 @@ pub fn gc(pipeline: &PipelineArgs, args: &GcArgs, kinds: &'static [StageDef]) ->
         say!("waiting for {who}");
     })?;
     project.store = store;
-    let _readers = Lock::take(&project.store.root.join("readers"), |_| {
+    let _readers = Lock::take(&project.store.root.join("readers"), true, |_| {
         say!("waiting for commands that read results");
     })?;
     let order = project.graph.order.clone();
@@ -96,6 +96,20 @@ pub fn gc(pipeline: &PipelineArgs, args: &GcArgs, kinds: &'static [StageDef]) ->
     if !args.this_profile {
         kept.extend(project.store.index.names.iter().map(|n| n.2));
     }
+    let pins = pins::all(&project.store.root);
+    let pins = pins.context("cannot read what `repro keep` has kept")?;
+    let results = &project.store.index.results;
+    let mut text = String::new();
+    for pin in pins {
+        let only = (pin.results.iter())
+            .filter(|fp| results.contains_key(*fp) && !kept.contains(*fp))
+            .count();
+        if only > 0 {
+            let count = human::count(only, "result");
+            text += &format!("      kept  {count} for `{}` alone\n", pin.name);
+        }
+        kept.extend(pin.results);
+    }
     let gone = |all: Vec<Usage>| {
         all.into_iter()
             .filter(|u| !kept.contains(&u.fp))
@@ -105,7 +119,6 @@ pub fn gc(pipeline: &PipelineArgs, args: &GcArgs, kinds: &'static [StageDef]) ->
         gone(project.store.usage()),
         gone(project.store.unfinished()),
     );
-    let mut text = String::new();
     for usage in &results {
         let stage = &project.store.index.results[&usage.fp].stage;
         text += &format!(

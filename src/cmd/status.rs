@@ -11,7 +11,7 @@ use crate::base::say::say;
 use crate::pipeline::graph::Id;
 use crate::plan::project::{PipelineArgs, Project};
 use crate::plan::{Planner, Verdict};
-use crate::store::Holder;
+use crate::store::{self, Holder, Running};
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -33,7 +33,10 @@ pub fn run(pipeline: &PipelineArgs, args: &Args, kinds: &'static [StageDef]) -> 
         false => project.graph.select(&args.stages)?,
     };
     let mut shown = project.graph.with_needs(&targets);
-    let holder = Holder::of(&project.store.root.join("lock"));
+    let root = project.store.root.clone();
+    let runs = store::running(&root);
+    let alone = Holder::of(&root.join("lock"));
+    let alone = alone.filter(|holder| runs.iter().all(|run| run.holder.pid != holder.pid));
     let profiles = project.profiles_with_results();
     let profile = project.facts.profile.clone();
     let mut planner = project.planner();
@@ -44,19 +47,30 @@ pub fn run(pipeline: &PipelineArgs, args: &Args, kinds: &'static [StageDef]) -> 
         .filter(|id| planner.fresh(**id).is_some())
         .count();
     if args.json {
-        let stages: Vec<_> = shown.iter().map(|id| object(&planner, *id)).collect();
-        let all = json!({"profile": profile, "running": holder, "stages": stages});
+        let stages: Vec<_> = shown
+            .iter()
+            .map(|id| object(&planner, *id, &runs))
+            .collect();
+        let running: Vec<_> = runs
+            .iter()
+            .map(run_object)
+            .chain(alone.map(|h| json!(h)))
+            .collect();
+        let all = json!({"profile": profile, "running": running, "stages": stages});
         print(&format!("{all:#}\n"))?;
     } else {
-        print(&table(&planner, &shown, fresh))?;
-        if let Some(h) = holder {
-            say!(
-                "running: `{}` (process {} on {}, since {})",
-                h.command,
-                h.pid,
-                h.host,
-                h.since
+        print(&table(&planner, &shown, fresh, &runs))?;
+        let holders = runs.iter().map(|run| (&run.holder, stages_of(run)));
+        for (h, stages) in holders.chain(alone.iter().map(|h| (h, Vec::new()))) {
+            let on = match stages.is_empty() {
+                true => String::new(),
+                false => format!(": {}", stages.join(", ")),
+            };
+            let text = format!(
+                "running: `{}` (process {} on {}, since {}){on}",
+                h.command, h.pid, h.host, h.since
             );
+            say!("{}", plain::line(&text));
         }
         if fresh == 0 && !profiles.is_empty() && !profiles.contains(&profile) {
             say!(
@@ -69,7 +83,33 @@ pub fn run(pipeline: &PipelineArgs, args: &Args, kinds: &'static [StageDef]) -> 
     Ok(if stale { Ended::Stale } else { Ended::Done })
 }
 
-fn object(planner: &Planner, id: Id) -> serde_json::Value {
+/// What a run works on now, by the names it has there.
+fn stages_of(run: &Running) -> Vec<&str> {
+    let mut stages: Vec<&str> = run
+        .work
+        .iter()
+        .map(|(_, claim)| claim.stage.as_str())
+        .collect();
+    stages.sort_unstable();
+    stages
+}
+
+fn run_object(run: &Running) -> serde_json::Value {
+    let mut object = json!(run.holder);
+    object["stages"] = json!(stages_of(run));
+    object
+}
+
+/// The process of the run that works on just this.
+fn worked_on(planner: &Planner, id: Id, runs: &[Running]) -> Option<u32> {
+    let fp = planner.manifest(id)?.fingerprint();
+    let run = runs
+        .iter()
+        .find(|run| run.work.iter().any(|(work, _)| *work == fp))?;
+    Some(run.holder.pid)
+}
+
+fn object(planner: &Planner, id: Id, runs: &[Running]) -> serde_json::Value {
     let stage = &planner.graph.stages[id];
     let names = |ids: &[Id]| {
         ids.iter()
@@ -89,6 +129,9 @@ fn object(planner: &Planner, id: Id) -> serde_json::Value {
         Some(Verdict::Stale(reasons)) => {
             object["verdict"] = "stale".into();
             object["reasons"] = json!(reasons);
+            if let Some(process) = worked_on(planner, id, runs) {
+                object["process"] = process.into();
+            }
         }
         Some(Verdict::Waits(ids)) => {
             object["verdict"] = "waits".into();
@@ -99,7 +142,7 @@ fn object(planner: &Planner, id: Id) -> serde_json::Value {
     object
 }
 
-fn table(planner: &Planner, shown: &[Id], fresh: usize) -> String {
+fn table(planner: &Planner, shown: &[Id], fresh: usize, runs: &[Running]) -> String {
     let width = shown
         .iter()
         .map(|id| planner.graph.stages[*id].name.len())
@@ -112,7 +155,11 @@ fn table(planner: &Planner, shown: &[Id], fresh: usize) -> String {
         let (verdict, why) = match planner.verdict(id) {
             Some(Verdict::Stale(reasons)) => {
                 stale = stale.or(Some(name));
-                ("stale", reasons.join("; "))
+                let why = reasons.join("; ");
+                match worked_on(planner, id, runs) {
+                    Some(process) => ("stale", format!("{why} (process {process} runs it now)")),
+                    None => ("stale", why),
+                }
             }
             Some(Verdict::Waits(ids)) => {
                 let names: Vec<&str> = ids

@@ -148,7 +148,7 @@ fn rerun(project: &mut Project, ids: &[Id], args: &Args) -> Result<Ended> {
         force: ids.to_vec(),
         data: args.data.as_ref().map(std::path::absolute).transpose()?,
         checkpoint_every: CheckpointEvery::default(),
-        lock: None,
+        session: None,
     };
     let mut progress = progress::choose(false);
     let mut planner = Planner::new(&project.graph, &mut store, &project.facts, false);

@@ -3,7 +3,7 @@
 //! The kernel kills a stage's own process when the runner dies, but not what that process has
 //! started. So the runner tells a second process, through a pipe, which process groups exist; the
 //! pipe ends when the runner does, however it does, and then the groups that remain are killed.
-//! Until they are it holds the runner's lock, so that no other run starts a stage beside what is
+//! Until they are it holds the runner's locks, so that no other run goes on with a stage beside what is
 //! left of it. It has a name of its own: who ends all programs called `repro` does not mean it.
 
 use std::collections::BTreeSet;
@@ -20,16 +20,14 @@ const NAME: &str = "stage-guard";
 pub struct Guard(ChildStdin);
 
 impl Guard {
-    pub fn start(lock: Option<OwnedFd>) -> io::Result<Self> {
+    pub fn start(locks: Option<[OwnedFd; 2]>) -> io::Result<Self> {
         let mut command = Command::new(super::program::this_program());
         command.arg0(NAME).arg("guard");
         command.current_dir("/").process_group(0);
-        // It writes nothing: its standard output is the lock, which is free when all who have it
-        // open have ended.
-        command
-            .stdin(Stdio::piped())
-            .stdout(lock.map_or(Stdio::null(), Stdio::from))
-            .stderr(Stdio::null());
+        // It writes nothing: its standard output and error are the locks, which are free when all who
+        // have them open have ended.
+        let [out, err] = locks.map_or([Stdio::null(), Stdio::null()], |l| l.map(Stdio::from));
+        command.stdin(Stdio::piped()).stdout(out).stderr(err);
         let stdin = command.spawn()?.stdin.take();
         stdin
             .map(Self)

@@ -1,7 +1,7 @@
 //! One execution of a stage: its process is started here, and waited for in a thread of its own.
 
 use std::collections::BTreeMap;
-use std::os::fd::RawFd;
+use std::os::fd::{OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, OnceLock};
@@ -54,6 +54,8 @@ pub struct Launch {
     pub watch: Watch,
     /// It runs for the second time, and whatever writes to its files did so the first time as well.
     pub again: bool,
+    /// Its result takes the place of one that is whole.
+    pub replace: bool,
     pub given: super::given::Inputs,
     pub(super) clock: Clock,
     /// Tells whether the stages were asked to stop.
@@ -78,6 +80,8 @@ pub struct Grant {
     pub extends: Option<PathBuf>,
     /// Where the process tells the guard of its group.
     pub guard: Option<RawFd>,
+    /// What a process holds that has no guard: the run is there until it is gone too.
+    pub held: Option<OwnedFd>,
 }
 
 /// Writes the job, starts the process. Files of inputs come per port.
@@ -248,6 +252,7 @@ impl Launch {
             told: serde_json::Value::Null,
             watch: Watch::default(),
             again: false,
+            replace: false,
             given: super::given::Inputs::default(),
             clock: Clock::start(),
             stages: Stages::default(),

@@ -2,9 +2,11 @@
 //!
 //! Every wanted stage is in one `State`. It leaves `Waiting` when the last stage it needs is
 //! fresh; a verdict then makes it `Fresh` or `Ready`; a `Ready` one is `Running` as soon as there
-//! is room for it, those with the longest way to the end of the graph first.
+//! is room for it, those with the longest way to the end of the graph first. One that another run of the
+//! store works on is `Elsewhere` until that has ended, and is judged again then.
 
 pub mod depfile;
+mod elsewhere;
 mod given;
 mod gpu_memory;
 mod guard;
@@ -29,12 +31,13 @@ mod unchanged_files;
 #[cfg(feature = "kinds")]
 pub mod worker;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::OpenOptions;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc;
+use std::time::Instant;
 
 use anyhow::Result;
 use contract::{CheckpointEvery, Event};
@@ -45,8 +48,8 @@ use crate::exec::progress::Progress;
 use crate::pipeline::graph::Id;
 use crate::plan::Planner;
 use crate::plan::project::Facts;
-use crate::store::Lock;
 use crate::store::places::Places;
+use crate::store::{self, Session};
 pub use guard::main as guard_main;
 use outcome::Outcome;
 pub use process::end;
@@ -63,8 +66,8 @@ pub struct Options {
     pub force: Vec<Id>,
     pub data: Option<PathBuf>,
     pub checkpoint_every: CheckpointEvery,
-    /// The lock of the store, if others could take it.
-    pub lock: Option<Lock>,
+    /// This run among those of the store, if there could be others.
+    pub session: Option<Session>,
 }
 
 /// What came of it.
@@ -88,6 +91,8 @@ enum State {
     /// This many of the stages it needs are not fresh yet.
     Waiting(usize),
     Ready,
+    /// Another run works on it.
+    Elsewhere,
     Running,
     Fresh,
     Failed,
@@ -129,6 +134,11 @@ pub fn run(
         guard: None,
         gauging: false,
         working: HashMap::new(),
+        elsewhere: Vec::new(),
+        crowded: false,
+        looked: Instant::now(),
+        claimed: HashMap::new(),
+        told: HashSet::new(),
         git: Arc::default(),
         sender,
         stopping: None,
@@ -165,6 +175,8 @@ pub fn can_watch() -> Result<(), String> {
             arguments: vec!["--version".into()],
             env: Vec::new(),
             dir: "/".into(),
+            held: None,
+            umask: store::own_umask(),
             stdout: null()?.into(),
             stderr: null()?.into(),
             observer: Some(socket),

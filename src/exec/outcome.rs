@@ -484,9 +484,13 @@ impl Launch {
             .map(|made| crate::store::size_of(&self.work.result().join(&made.file)));
         let bytes = sizes.sum();
         let durable = durable(&record.result);
-        let entry = self
-            .work
-            .commit(&self.root, &self.manifest.to_string(), record, durable)?;
+        let entry = self.work.commit(
+            &self.root,
+            &self.manifest.to_string(),
+            record,
+            durable,
+            self.replace,
+        )?;
         Ok(Ok(Committed {
             entry,
             bytes,

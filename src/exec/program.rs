@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::ffi::{CStr, OsStr, OsString};
 use std::fs;
 use std::io::PipeReader;
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -23,6 +24,7 @@ use super::spawn::Program;
 use crate::exec::observe::Observer;
 use crate::pipeline::command::{Command, Fill, Run, Variable};
 use crate::pipeline::graph::{Kind, Stage};
+use crate::store;
 
 /// Files per input port.
 pub type Inputs = BTreeMap<String, Vec<PathBuf>>;
@@ -77,6 +79,8 @@ pub fn prepare(
         arguments: Vec::new(),
         env: Vec::new(),
         dir: dir.into(),
+        held: None,
+        umask: store::own_umask(),
         stdout: log.try_clone()?.into(),
         stderr: log.into(),
         observer: None,
@@ -100,6 +104,9 @@ pub fn prepare(
             program.env("RUST_LIB_BACKTRACE", "0");
             let (reader, writer) = std::io::pipe()?;
             program.stdout = writer.into();
+            // It writes only in the store.
+            program.umask = store::umask();
+            program.held = grant.held.as_ref().map(OwnedFd::try_clone).transpose()?;
             events = Some(reader);
         }
         Kind::Command(declared) => {

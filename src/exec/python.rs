@@ -19,7 +19,7 @@ pub fn watch(program: &mut Program, store: &Path, list: &Path) -> io::Result<()>
     let file = hook.join("sitecustomize.py");
     if fs::read(&file).ok().as_deref() != Some(HOOK.as_bytes()) {
         fs::create_dir_all(&hook)?;
-        let mut new = tempfile::NamedTempFile::new_in(&hook)?;
+        let mut new = crate::store::new_file(&hook)?;
         io::Write::write_all(&mut new, HOOK.as_bytes())?;
         new.persist(&file).map_err(|e| e.error)?;
     }

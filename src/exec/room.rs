@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use super::gpu_memory::Memory;
 use crate::base::device::Device;
 use crate::pipeline::graph::{Id, Kind, Stage};
+use crate::store::Taken;
 
 pub struct Room {
     jobs: usize,
@@ -30,6 +31,18 @@ pub struct Seat {
     alone: bool,
 }
 
+impl Seat {
+    /// What other runs are told of it.
+    pub fn taken(&self) -> Taken {
+        Taken {
+            cpu: self.cpu,
+            memory: self.memory,
+            gpus: self.gpus.clone(),
+            alone: self.alone,
+        }
+    }
+}
+
 impl Room {
     pub fn new(jobs: usize, device: &Device) -> Self {
         let cpus = std::thread::available_parallelism().map_or(1, usize::from);
@@ -49,15 +62,21 @@ impl Room {
 
     /// A seat for a stage, if there is room now. What asks for more than the machine has runs
     /// alone. `waiting` stages are ready, this one among them; `beside` it so many stand in the
-    /// pipeline.
-    pub fn admit(&self, stage: &Stage, waiting: usize, beside: usize) -> Option<Seat> {
+    /// pipeline. What `others` occupy, stages of other runs, is not there to be had.
+    pub fn admit(
+        &self,
+        stage: &Stage,
+        waiting: usize,
+        beside: usize,
+        others: &[Taken],
+    ) -> Option<Seat> {
         let library = match &stage.kind {
             Kind::Library(def) => Some(def),
             Kind::Command(_) => None,
         };
-        let empty = self.taken.is_empty();
+        let empty = self.taken.is_empty() && others.is_empty();
         let alone = library.is_some_and(|def| def.measures_machine);
-        if self.full() || alone && !empty {
+        if self.full() || others.iter().any(|t| t.alone) || alone && !empty {
             return None;
         }
         let wanted = match (library, self.gpus.is_empty()) {
@@ -66,16 +85,22 @@ impl Room {
             (Some(_), _) if self.library_on_gpu => stage.resources.gpu.unwrap_or(1).min(1),
             (Some(_), _) => 0,
         };
-        let busy = |id: &String| self.taken.values().any(|s| s.gpus.contains(id));
+        let busy = |id: &String| {
+            let ours = self.taken.values().any(|s| s.gpus.contains(id));
+            ours || others.iter().any(|t| t.gpus.contains(id))
+        };
         let free = self.gpus.iter().filter(|id| !busy(id)).cloned();
         let gpus: Vec<String> = free.take(wanted).collect();
         if gpus.len() < wanted {
             return None;
         }
         let (cpu, memory) = (stage.resources.cpu, stage.resources.memory);
-        let cpu_used: usize = self.taken.values().map(|s| s.cpu.max(1)).sum();
-        let memory_used: u64 = self.taken.values().map(|s| s.memory).sum();
-        let fits = cpu_used + cpu <= self.cpus && memory_used + memory <= self.memory;
+        let ours = self.taken.values().map(|s| (s.cpu, s.memory));
+        let used = ours.chain(others.iter().map(|t| (t.cpu, t.memory)));
+        let (cpu_used, memory_used) = used.fold((0, 0_u64), |(cpus, bytes), (cpu, memory)| {
+            (cpus + cpu.max(1), bytes.saturating_add(memory))
+        });
+        let fits = cpu_used + cpu <= self.cpus && memory_used.saturating_add(memory) <= self.memory;
         let asks = cpu > 0 || memory > 0;
         if asks && !fits && !empty {
             return None;
@@ -168,24 +193,43 @@ mod tests {
     fn each_command_that_asks_has_a_gpu_of_its_own() {
         let (graph, mut room) = (graph("{ gpu = 1 }"), room(&["0", "3"]));
         for (id, gpu) in ["0", "3"].into_iter().enumerate() {
-            let seat = room.admit(&graph.stages[id], 3, 3).expect("a free one");
+            let seat = room
+                .admit(&graph.stages[id], 3, 3, &[])
+                .expect("a free one");
             assert_eq!(seat.gpus, [gpu]);
             room.take(id, seat);
         }
-        assert_eq!(room.admit(&graph.stages[2], 1, 3), None);
+        assert_eq!(room.admit(&graph.stages[2], 1, 3, &[]), None);
         room.leave(0);
-        let seat = room.admit(&graph.stages[2], 1, 3).expect("free again");
+        let seat = room.admit(&graph.stages[2], 1, 3, &[]).expect("free again");
         assert_eq!(seat.gpus, ["0"]);
     }
 
     #[test]
     fn two_gpus_are_had_together_or_not_at_all() {
         let (two, mut room) = (graph("{ gpu = 2 }"), room(&["0", "1"]));
-        let seat = room.admit(&two.stages[0], 1, 3).expect("both are free");
+        let seat = room
+            .admit(&two.stages[0], 1, 3, &[])
+            .expect("both are free");
         assert_eq!(seat.gpus, ["0", "1"]);
-        let one = room.admit(&graph("{ gpu = 1 }").stages[0], 1, 3);
+        let one = room.admit(&graph("{ gpu = 1 }").stages[0], 1, 3, &[]);
         room.take(0, one.expect("both are free still"));
-        assert_eq!(room.admit(&two.stages[1], 1, 3), None);
+        assert_eq!(room.admit(&two.stages[1], 1, 3, &[]), None);
+    }
+
+    #[test]
+    fn what_other_runs_occupy_is_not_given_away() {
+        let (one, room) = (graph("{ gpu = 1 }"), room(&["0", "1"]));
+        let other = |gpus: &[&str], alone| Taken {
+            cpu: 1,
+            gpus: gpus.iter().map(|id| (*id).to_owned()).collect(),
+            alone,
+            ..Taken::default()
+        };
+        let gpus = |others: &[Taken]| Some(room.admit(&one.stages[0], 1, 3, others)?.gpus);
+        assert_eq!(gpus(&[other(&["0"], false)]), Some(vec!["1".to_owned()]));
+        assert_eq!(gpus(&[other(&["0"], false), other(&["1"], false)]), None);
+        assert_eq!(gpus(&[other(&[], true)]), None);
     }
 
     #[test]
@@ -193,7 +237,7 @@ mod tests {
         let mut room = room(&[]);
         room.cpus = 8;
         let threads = |room: &Room, resources: &str, waiting, beside| {
-            let seat = room.admit(&graph(resources).stages[0], waiting, beside);
+            let seat = room.admit(&graph(resources).stages[0], waiting, beside, &[]);
             seat.expect("room").threads
         };
         assert_eq!(threads(&room, "{}", 3, 3), 2);
@@ -206,7 +250,7 @@ mod tests {
 
     #[test]
     fn a_command_that_does_not_ask_has_none() {
-        let seat = room(&["0"]).admit(&graph("{ cpu = 1 }").stages[0], 1, 3);
+        let seat = room(&["0"]).admit(&graph("{ cpu = 1 }").stages[0], 1, 3, &[]);
         assert_eq!(seat.expect("room").gpus, [""; 0]);
     }
 }

@@ -1,6 +1,6 @@
 //! The loop itself: which stage is in which state, and what each message changes.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, Sender};
 use std::sync::{Arc, OnceLock};
@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use signal_hook::consts::SIGTERM;
 
+use super::elsewhere::{POLL, Seated};
 use super::guard::Guard;
 use super::outcome::Outcome;
 use super::room::Room;
@@ -21,7 +22,7 @@ use crate::pipeline::graph::Id;
 use crate::pipeline::manifest::Manifest;
 use crate::plan::Planner;
 use crate::plan::project::Facts;
-use crate::store::{Syncer, Work};
+use crate::store::{Session, Syncer, Work};
 
 pub(super) struct Run<'a, 'p> {
     pub(super) planner: &'a mut Planner<'p>,
@@ -44,6 +45,15 @@ pub(super) struct Run<'a, 'p> {
     pub(super) gauging: bool,
     /// Who works on a fingerprint, and who waits for the same work under another name.
     pub(super) working: HashMap<Fingerprint, (Id, Vec<Id>)>,
+    /// Stages that other runs work on, and when these were last looked at.
+    pub(super) elsewhere: Vec<Id>,
+    pub(super) looked: Instant,
+    /// A ready stage would have a seat if other runs had none.
+    pub(super) crowded: bool,
+    /// The work of stages that run, as other runs see it.
+    pub(super) claimed: HashMap<Id, Fingerprint>,
+    /// Which stages were told to wait, and for which process.
+    pub(super) told: HashSet<(Id, u32)>,
     pub(super) git: Arc<OnceLock<Option<Git>>>,
     pub(super) sender: Sender<Message>,
     /// Since when the stages are asked to stop.
@@ -71,22 +81,28 @@ const SYNC_EVERY: Duration = Duration::from_secs(5);
 impl Run<'_, '_> {
     pub(super) fn go(&mut self, receiver: &Receiver<Message>) {
         loop {
+            self.look_elsewhere();
             self.start_ready();
             self.announce();
-            if self.pids.is_empty() {
+            if self.pids.is_empty() && !self.waits_for_others() {
                 return;
             }
-            let message = match self.unsynced {
+            let sync = (self.unsynced).map(|since| SYNC_EVERY.saturating_sub(since.elapsed()));
+            let poll = self.waits_for_others().then_some(POLL);
+            let message = match sync.into_iter().chain(poll).min() {
                 None => receiver.recv().ok(),
-                Some(since) => {
-                    match receiver.recv_timeout(SYNC_EVERY.saturating_sub(since.elapsed())) {
-                        Ok(message) => Some(message),
-                        Err(_) => {
+                Some(patience) => match receiver.recv_timeout(patience) {
+                    Ok(message) => Some(message),
+                    Err(_) => {
+                        if self
+                            .unsynced
+                            .is_some_and(|since| since.elapsed() >= SYNC_EVERY)
+                        {
                             self.sync();
-                            continue;
                         }
+                        continue;
                     }
-                }
+                },
             };
             match message {
                 Some(Message::Event(id, event)) => {
@@ -107,11 +123,11 @@ impl Run<'_, '_> {
     }
 
     fn start_ready(&mut self) {
-        let halted =
-            self.stopping.is_some() || !self.summary.failed.is_empty() && !self.options.keep_going;
-        if halted || self.ready.is_empty() {
+        self.crowded = false;
+        if self.halted() || self.ready.is_empty() || self.room.full() {
             return;
         }
+        let mut others = Vec::new();
         let path = &self.path;
         self.ready
             .sort_by(|a, b| path[*b].total_cmp(&path[*a]).then(a.cmp(b)));
@@ -123,23 +139,20 @@ impl Run<'_, '_> {
                 self.judge_again(id);
                 continue;
             }
-            let stage = &self.planner.graph.stages[id];
-            let waiting = self.ready.len() - i;
-            match self.room.admit(stage, waiting, self.side_by_side[id]) {
-                Some(seat) => {
-                    self.ready.remove(i);
-                    match self.given(id) {
-                        Ok(given) => self.start(id, seat, given),
-                        Err(spoiled) => {
-                            self.make_again(id, &spoiled);
-                            i = 0;
-                        }
+            match self.seat(i, &mut others) {
+                Seated::Seat(seat) => match self.given(id) {
+                    Ok(given) => self.start(id, seat, given),
+                    Err(spoiled) => {
+                        self.release(id);
+                        self.make_again(id, &spoiled);
+                        i = 0;
                     }
-                    if !self.summary.failed.is_empty() && !self.options.keep_going {
-                        return;
-                    }
-                }
-                None => i += 1,
+                },
+                Seated::Moved => {}
+                Seated::NoRoom => i += 1,
+            }
+            if self.halted() {
+                return;
             }
         }
     }
@@ -237,6 +250,7 @@ impl Run<'_, '_> {
                 self.progress.end(&name, &End::Stopped { kept });
             }
         }
+        self.release(id);
     }
 
     /// Tells what starts as soon as there is room.
@@ -308,15 +322,22 @@ impl Run<'_, '_> {
     pub(super) fn end(&mut self, wanted: &[Id]) -> Result<()> {
         for &id in wanted {
             match self.states[id] {
-                State::Waiting(_) | State::Ready | State::Stopped => self.summary.left.push(id),
+                State::Waiting(_) | State::Ready | State::Elsewhere | State::Stopped => {
+                    self.summary.left.push(id);
+                }
                 _ => {}
             }
         }
         let index = &self.planner.store.index;
-        if self.unsynced.is_some() || index.has_notes() || !index.clean {
+        if self.unsynced.is_some() || index.has_notes() || !index.clean() {
             self.sync();
         }
-        self.planner.store.index.compact()?;
+        let index = &mut self.planner.store.index;
+        // Nothing that needs the lock comes after this.
+        let last = || self.options.session.as_ref().is_none_or(Session::is_last);
+        if index.is_long() && last() {
+            index.compact()?;
+        }
         self.progress.finish();
         Ok(())
     }

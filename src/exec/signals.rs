@@ -21,6 +21,7 @@ use anyhow::{Context, Result};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGTSTP};
 
 use super::{Message, process};
+use crate::store;
 
 /// What the run handles. What whoever started it has ignored stays ignored.
 pub const HANDLED: [i32; 4] = [SIGINT, SIGTERM, SIGHUP, SIGTSTP];
@@ -110,6 +111,7 @@ pub fn watch(sender: Sender<Message>, stages: &Stages) -> Result<()> {
 
 /// Stops the stages, then this process, and continues them after it was continued.
 fn pause(stages: &Stages) {
+    let _others_go_on = store::between_turns();
     let groups = stages.groups();
     for group in groups.iter() {
         process::signal(*group, libc::SIGSTOP);

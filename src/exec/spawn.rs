@@ -19,7 +19,8 @@ use std::sync::atomic::{AtomicI32, Ordering};
 
 use crate::exec::observe::{Filter, kernel};
 
-/// A program to start. It reads nothing from its standard input.
+/// A program to start. It reads nothing from its standard input, which may be something that it is to
+/// hold open while it lives.
 #[derive(Debug)]
 pub struct Program {
     pub name: OsString,
@@ -27,6 +28,8 @@ pub struct Program {
     /// On top of the runner's own environment.
     pub env: Vec<(OsString, OsString)>,
     pub dir: PathBuf,
+    pub held: Option<OwnedFd>,
+    pub umask: u32,
     pub stdout: OwnedFd,
     pub stderr: OwnedFd,
     /// Where the listener of an observer is sent, see [`kernel::enter`].
@@ -80,6 +83,7 @@ struct Plan {
     shell: Vec<*const c_char>,
     environment: Vec<*const c_char>,
     dir: CString,
+    umask: libc::mode_t,
     /// Become its standard input, output and error.
     files: [RawFd; 3],
     guard: Option<RawFd>,
@@ -120,8 +124,9 @@ pub fn spawn(program: &Program, guard: Option<RawFd>) -> io::Result<u32> {
         shell,
         environment: pointers(&environment),
         dir: c_string(program.dir.as_os_str())?,
+        umask: program.umask as libc::mode_t,
         files: [
-            null.as_raw_fd(),
+            (program.held.as_ref()).map_or(null.as_raw_fd(), AsRawFd::as_raw_fd),
             program.stdout.as_raw_fd(),
             program.stderr.as_raw_fd(),
         ],
@@ -196,6 +201,7 @@ extern "C" fn child(plan: *mut c_void) -> c_int {
         if libc::chdir(plan.dir.as_ptr()) != 0 {
             fail();
         }
+        libc::umask(plan.umask);
         // Rust ignores SIGPIPE, and the run handles these; the program starts as a shell's would.
         // What whoever started the run has ignored (`nohup`) stays ignored.
         libc::signal(libc::SIGPIPE, libc::SIG_DFL);
@@ -271,6 +277,8 @@ mod tests {
             arguments: arguments.iter().map(OsString::from).collect(),
             env: Vec::new(),
             dir: dir.into(),
+            held: None,
+            umask: 0o022,
             stdout: out("out")?,
             stderr: out("err")?,
             observer: None,

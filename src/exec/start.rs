@@ -1,7 +1,7 @@
 //! From a ready stage to a running process.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::os::fd::RawFd;
+use std::os::fd::{OwnedFd, RawFd};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -16,7 +16,7 @@ use super::{State, gpu_memory, outcome, program, room};
 use crate::base::files;
 use crate::pipeline::graph::{Id, Kind};
 use crate::plan::Verdict;
-use crate::store::{Health, Lock, Work, stat};
+use crate::store::{Health, Session, Work, stat};
 
 impl Run<'_, '_> {
     pub(super) fn start(&mut self, id: Id, seat: room::Seat, given: Inputs) {
@@ -34,6 +34,7 @@ impl Run<'_, '_> {
             checkpoint_every: self.options.checkpoint_every,
             extends: self.extends(id),
             guard: self.guard(id),
+            held: self.held(id),
         };
         if !grant.gpus.is_empty() && !std::mem::replace(&mut self.gauging, true) {
             gpu_memory::watch(self.sender.clone());
@@ -59,7 +60,8 @@ impl Run<'_, '_> {
             return None;
         }
         if self.guard.is_none() {
-            match Guard::start(self.options.lock.as_ref().and_then(Lock::held)) {
+            let held = self.options.session.as_ref().map(Session::held).transpose();
+            match held.and_then(Guard::start) {
                 Ok(guard) => self.guard = Some(guard),
                 Err(e) => {
                     let text = format!("no guard over left-over processes: {e}");
@@ -68,6 +70,15 @@ impl Run<'_, '_> {
             }
         }
         self.guard.as_ref().map(Guard::fd)
+    }
+
+    /// The run's lock for a worker: else the run would be taken for gone a moment before it is.
+    fn held(&self, id: Id) -> Option<OwnedFd> {
+        let session = self.options.session.as_ref()?;
+        match self.planner.graph.stages[id].kind {
+            Kind::Library(_) => session.held_by_worker().ok(),
+            Kind::Command(_) => None,
+        }
     }
 
     fn launch(&mut self, id: Id, grant: &Grant, given: Inputs) -> Result<u32> {
@@ -87,6 +98,7 @@ impl Run<'_, '_> {
         launch.stages = self.stages.clone();
         launch.given = given;
         launch.again = self.again.contains(&id);
+        launch.replace = launch.again || self.options.force.contains(&id);
         let stage = &self.planner.graph.stages[id];
         let mut files = BTreeMap::new();
         let mut told = serde_json::Map::new();

@@ -85,9 +85,10 @@ impl Run<'_, '_> {
             for user in self.planner.graph.stages[from].users.clone() {
                 match self.states[user] {
                     State::Waiting(missing) => self.states[user] = State::Waiting(missing + 1),
-                    State::Ready => {
+                    State::Ready | State::Elsewhere => {
                         self.states[user] = State::Waiting(1);
                         self.ready.retain(|other| *other != user);
+                        self.elsewhere.retain(|other| *other != user);
                         let fp = self.planner.manifest(user).map(Manifest::fingerprint);
                         let same = fp.and_then(|fp| self.working.remove(&fp));
                         loose.extend(same.map_or(Vec::new(), |w| w.1));

@@ -16,6 +16,7 @@ use super::observe::kernel::{self, Call, Listener, Woken};
 use super::process::{self, Exit};
 use super::signals::END;
 use super::spawn::{self, Program};
+use crate::store::own_umask;
 use crate::store::places::{Class, Map, Places};
 
 /// All that was seen, in the order in which it happened.
@@ -82,6 +83,8 @@ pub fn trace(dir: &Path, arguments: &[OsString]) -> Result<(Exit, Trace)> {
         arguments: rest.to_vec(),
         env: Vec::new(),
         dir: dir.into(),
+        held: None,
+        umask: own_umask(),
         stdout: std::io::stdout().as_fd().try_clone_to_owned()?,
         stderr: std::io::stderr().as_fd().try_clone_to_owned()?,
         observer: Some(theirs),

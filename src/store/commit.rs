@@ -109,7 +109,8 @@ impl Work {
 
     /// Makes this work the result with the record's fingerprint. With `durable`, it is on the
     /// disk before it gets its name; otherwise whoever commits sees to it later ([`Syncer`]), and
-    /// until then the index does not vouch for it after a power loss.
+    /// until then the index does not vouch for it after a power loss. Of two that make the same result the
+    /// first wins, unless this is to `replace` what is there; the entry is that of the result that counts.
     ///
     /// [`Syncer`]: super::Syncer
     pub fn commit(
@@ -118,6 +119,7 @@ impl Work {
         manifest: &str,
         record: &Record,
         durable: bool,
+        replace: bool,
     ) -> Result<Entry> {
         let result = self.result();
         write(&result.join("manifest.txt"), manifest.as_bytes())?;
@@ -136,7 +138,16 @@ impl Work {
         }
         let results = root.join("results");
         let place = results.join(record.result.fp.to_string());
-        replace(&result, &place).with_context(|| format!("cannot commit {}", place.display()))?;
+        let first = rename_new(&result, &place);
+        let first = first.with_context(|| format!("cannot commit {}", place.display()))?;
+        if !first {
+            if let Some(theirs) = whole(&place, &record.result).filter(|_| !replace) {
+                let _ = tree::remove(&self.dir);
+                return Ok(theirs);
+            }
+            exchange(&result, &place)
+                .with_context(|| format!("cannot commit {}", place.display()))?;
+        }
         if durable {
             durable::sync_folder(&results)?;
         }
@@ -160,15 +171,42 @@ fn remove_links(dir: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Renames `new` to `place`. What was there takes the name of `new`.
-fn replace(new: &Path, place: &Path) -> io::Result<()> {
-    match renameat_with(CWD, new, CWD, place, RenameFlags::NOREPLACE) {
-        Ok(()) => return Ok(()),
-        Err(rustix::io::Errno::EXIST) => {}
-        // A file system without these flags: nothing there is the usual case.
-        Err(_) if !place.exists() => return fs::rename(new, place),
-        Err(_) => {}
+/// Renames the folder `new` to `place`, unless something is there.
+fn rename_new(new: &Path, place: &Path) -> io::Result<bool> {
+    let renamed = match renameat_with(CWD, new, CWD, place, RenameFlags::NOREPLACE) {
+        Ok(()) => return Ok(true),
+        Err(rustix::io::Errno::EXIST) => return Ok(false),
+        // A file system without these flags. A folder that is not empty is never replaced.
+        Err(_) => fs::rename(new, place),
+    };
+    match renamed {
+        Err(_) if fs::symlink_metadata(place).is_ok() && new.exists() => Ok(false),
+        renamed => renamed.map(|()| true),
     }
+}
+
+/// The entry of the result that is there already, if it has these outputs and all in it is what it says.
+fn whole(place: &Path, ours: &Entry) -> Option<Entry> {
+    let theirs = super::checked(place, &ours.fp)?.ok()?;
+    let good = |made: &Made| {
+        let path = place.join(&made.file);
+        let nodes = tree::walk(&path).ok();
+        let digest = nodes.and_then(|nodes| tree::read(&path, &nodes).ok());
+        digest == Some(made.digest)
+    };
+    let outputs = |entry: &Entry| {
+        let all = entry.out.iter().map(|m| (m.port.clone(), m.file.clone()));
+        all.collect::<Vec<_>>()
+    };
+    let listed = theirs
+        .more
+        .is_none_or(|list| super::read_list(place, list).is_some());
+    let same = outputs(&theirs) == outputs(ours) && listed;
+    (same && theirs.out.iter().all(good)).then_some(theirs)
+}
+
+/// Renames `new` to `place`. What is there takes the name of `new`.
+fn exchange(new: &Path, place: &Path) -> io::Result<()> {
     if renameat_with(CWD, new, CWD, place, RenameFlags::EXCHANGE).is_ok() {
         return Ok(());
     }
@@ -190,4 +228,26 @@ fn write(path: &Path, bytes: &[u8]) -> Result<()> {
         file.write_all(bytes)
     };
     attempt().with_context(|| format!("cannot write {}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_is_renamed_only_to_where_nothing_is() -> io::Result<()> {
+        let dir = tempfile::tempdir()?;
+        let [a, b, place] = ["a", "b", "place"].map(|name| dir.path().join(name));
+        for (folder, text) in [(&a, "first"), (&b, "second")] {
+            fs::create_dir(folder)?;
+            fs::write(folder.join("x"), text)?;
+        }
+        assert!(rename_new(&a, &place)?);
+        assert!(!rename_new(&b, &place)?);
+        assert_eq!(fs::read(place.join("x"))?, b"first");
+        exchange(&b, &place)?;
+        assert_eq!(fs::read(place.join("x"))?, b"second");
+        assert_eq!(fs::read(b.join("x"))?, b"first");
+        Ok(())
+    }
 }

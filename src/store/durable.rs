@@ -12,6 +12,7 @@ use std::sync::mpsc::{self, Receiver, Sender};
 use std::time::{Duration, Instant};
 
 use super::Store;
+use super::claims;
 use super::stat::Stamp;
 
 /// Files and folders up to which each is synced by itself: some 20 ms of a solid-state disk.
@@ -142,12 +143,15 @@ fn work(tasks: &Receiver<Task>) {
 }
 
 impl Store {
-    /// Lets the index vouch for all that it tells of, after that has come to the disk. What
-    /// was committed must have been synced, or be among `paths`.
+    /// Lets the index vouch for all that it tells of, after that has come to the disk; but not for what
+    /// other runs do, who see to it themselves. What was committed must have been synced, or be among
+    /// `paths`.
     pub fn settle(&mut self, paths: &[PathBuf]) -> io::Result<()> {
         self.index.flush()?;
+        let mut left = self.index.others();
+        left.retain(|writer| !claims::is_live(&self.root, writer));
         let mut all: Vec<&Path> = paths.iter().map(PathBuf::as_path).collect();
-        if self.index.unsynced {
+        if self.index.unsynced || !left.is_empty() {
             all.push(&self.root);
             sync_all(&all)?;
         } else {
@@ -156,6 +160,10 @@ impl Store {
         let results = self.root.join("results");
         sync_folder(&results)?;
         sync_folder(&self.root)?;
-        self.index.synced(Stamp::of(&fs::metadata(results)?))
+        let folder = Stamp::of(&fs::metadata(&results)?);
+        self.index.catch_up()?;
+        // What another run has just committed, and may be killed before it tells of it, is looked for next time.
+        let told = self.untold().is_empty();
+        self.index.synced(told.then_some(folder), &left)
     }
 }

@@ -194,9 +194,15 @@ pub(super) enum Line {
     /// A result is no longer there.
     #[serde(rename = "gone")]
     Gone(Fingerprint),
-    /// All above is on the disk; the stamp of `results/`, if a later change of it must show.
+    /// What follows is written by this process, until another one's name comes.
+    #[serde(rename = "by")]
+    By(String),
+    /// All above by this writer is on the disk; the stamp of `results/`, if a later change of it must show.
     #[serde(rename = "synced")]
     Synced(Option<Stamp>),
+    /// The same of what these have written, which are gone.
+    #[serde(rename = "synced-of")]
+    SyncedOf(Vec<String>),
     /// What follows is written during this boot of the machine.
     #[serde(rename = "boot")]
     Boot(String),

@@ -5,7 +5,8 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
-use super::{Store, Work, tree};
+use super::lock::{Lock, new_id};
+use super::{Store, Work, claims, tree};
 use crate::base::digest::Fingerprint;
 
 /// Size of one thing in the store.
@@ -60,18 +61,29 @@ impl Store {
     }
 
     /// Removes what is left of work that was committed, by a run that was killed before it could
-    /// do so itself: its `result/` has become the result. Needs the lock.
+    /// do so itself: its `result/` has become the result. Needs the lock, which others may share.
     pub fn sweep(&self) {
         for fp in self.working() {
             let work = Work::of(&self.root, &fp);
-            if !work.result().exists() && self.result(&fp).exists() {
+            let over = || !work.result().exists() && self.result(&fp).exists();
+            if !over() {
+                continue;
+            }
+            let place = self.root.join("trash").join(format!("{fp}.{}", new_id()));
+            let moved = Lock::turn(&self.root).is_ok_and(|_turn| {
+                // A run may have claimed it just now.
+                let free = over() && !claims::is_claimed(&self.root, &fp, "");
+                let trash = fs::create_dir_all(self.root.join("trash"));
+                free && trash.and_then(|()| fs::rename(&work.dir, &place)).is_ok()
+            });
+            if moved {
                 // What cannot be removed is only in the way.
-                let _ = tree::remove(&work.dir);
+                let _ = tree::remove(&place);
             }
         }
     }
 
-    /// Removes results and unfinished work that are not kept. Needs the lock. Tells what cannot be
+    /// Removes results and unfinished work that are not kept. Needs the lock alone. Tells what cannot be
     /// removed, such as what a container has written as another user, and goes on with the rest.
     pub fn collect(&mut self, kept: &HashSet<Fingerprint>) -> Vec<String> {
         let gone: Vec<Fingerprint> = (self.index.results.keys())

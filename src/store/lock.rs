@@ -1,14 +1,20 @@
-//! One writer a store. The kernel holds the lock, so a killed process leaves none.
+//! Locks of a store. The kernel holds them, so a killed process leaves none.
+//!
+//! `lock` is shared by all runs and taken alone by whoever removes or rewrites; `turn` is held for a moment
+//! by whoever appends to the index or claims work; `readers` by those who read results for long.
 
+use std::collections::hash_map::RandomState;
 use std::fs::{File, OpenOptions, TryLockError};
+use std::hash::{BuildHasher, Hasher};
 use std::io::{self, Read, Seek, Write};
 use std::os::fd::OwnedFd;
 use std::path::Path;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
-use crate::base::diag::Diagnostic;
 use crate::base::read;
 
 /// Held until dropped.
@@ -39,7 +45,7 @@ impl Holder {
 
     /// True if this process was started by it, by way of however many others: to wait for it would
     /// be to wait for ever.
-    fn waits_for_us(&self) -> bool {
+    pub(super) fn waits_for_us(&self) -> bool {
         let above = |pid: &u32| {
             let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
             // The name, in brackets, may contain anything.
@@ -50,7 +56,7 @@ impl Holder {
         self.host == crate::base::provenance::host() && line.any(|pid| pid == self.pid)
     }
 
-    /// The process that holds the lock now, if there is one.
+    /// The process that holds the lock alone, if there is one.
     pub fn of(path: &Path) -> Option<Self> {
         let mut file = read::open_own(OpenOptions::new().read(true), path).ok()?;
         match file.try_lock_shared() {
@@ -58,12 +64,36 @@ impl Holder {
             Err(_) => holder(&mut file),
         }
     }
+
+    /// What the run of this name says of itself. On a full disk it could write nothing.
+    pub(super) fn load(path: &Path, id: &str) -> Self {
+        let file = read::open_own(OpenOptions::new().read(true), path);
+        let told = file.ok().and_then(|mut file| holder(&mut file));
+        told.unwrap_or_else(|| Self {
+            pid: id
+                .split('-')
+                .nth(1)
+                .and_then(|pid| pid.parse().ok())
+                .unwrap_or(u32::MAX),
+            host: crate::base::provenance::host(),
+            since: "?".into(),
+            command: "repro".into(),
+        })
+    }
 }
 
 impl Lock {
     /// The same lock for another process: it is free when both have ended.
-    pub fn held(&self) -> Option<OwnedFd> {
-        self.0.try_clone().ok().map(OwnedFd::from)
+    pub fn held(&self) -> io::Result<OwnedFd> {
+        self.0.try_clone().map(OwnedFd::from)
+    }
+
+    /// The lock of a run's own file, which tells who it is.
+    pub(super) fn of_run(path: &Path) -> io::Result<Self> {
+        let mut file = open(path)?;
+        file.lock()?;
+        sign(&mut file);
+        Ok(Self(file))
     }
 
     /// Held by whoever reads results for long, beside others who do: they are not removed
@@ -74,47 +104,83 @@ impl Lock {
         Some(Self(file))
     }
 
-    /// Takes the lock if nobody holds it.
+    /// Takes the lock alone if nobody holds it.
     pub fn try_take(path: &Path) -> Option<Self> {
-        let file = read::open_own(OpenOptions::new().read(true).write(true), path).ok()?;
+        let mut file = read::open_own(OpenOptions::new().read(true).write(true), path).ok()?;
         file.try_lock().ok()?;
+        sign(&mut file);
         Some(Self(file))
     }
 
-    /// Takes the lock, first telling `waiting` who holds it if somebody does.
-    pub fn take(path: &Path, waiting: impl FnOnce(Option<Holder>)) -> Result<Self> {
+    /// Held while a few lines are written in the store at `root`: nobody holds it for long.
+    pub fn turn(root: &Path) -> io::Result<Turn> {
+        let here = between_turns();
+        let file = open(&root.join("turn"))?;
+        file.lock()?;
+        Ok(Turn(file, here))
+    }
+
+    /// Whether all others have gone who shared the lock; it is held alone then. Otherwise it may be lost.
+    pub fn is_last(&self) -> bool {
+        self.0.try_lock().is_ok()
+    }
+
+    /// Takes the lock, alone or beside others; first it tells `waiting` who holds it, if it has to wait.
+    pub fn take(path: &Path, alone: bool, waiting: impl FnOnce(Option<Holder>)) -> Result<Self> {
         let mut file = open(path).with_context(|| format!("cannot open {}", path.display()))?;
-        match file.try_lock() {
+        let attempt = match alone {
+            true => file.try_lock(),
+            false => file.try_lock_shared(),
+        };
+        match attempt {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
-                let holder = holder(&mut file);
-                if let Some(holder) = holder.as_ref().filter(|h| h.waits_for_us()) {
-                    let message = format!(
-                        "{} is held by `{}` (process {}), which waits for the stage that this was started by",
-                        path.display(),
-                        holder.command,
-                        holder.pid
-                    );
-                    return Err(Diagnostic::new(message)
-                        .hint("--store DIR names a store of its own; or make it a stage of the pipeline")
-                        .into());
-                }
-                waiting(holder);
-                file.lock()
-                    .with_context(|| format!("cannot lock {}", path.display()))?;
+                waiting(holder(&mut file));
+                let waited = match alone {
+                    true => file.lock(),
+                    false => file.lock_shared(),
+                };
+                waited.with_context(|| format!("cannot lock {}", path.display()))?;
             }
             Err(TryLockError::Error(e)) => {
                 return Err(e).with_context(|| format!("cannot lock {}", path.display()));
             }
         }
-        let text = serde_json::to_string(&Holder::me())?;
-        // The name is a courtesy: on a full disk the lock holds without it.
-        let _ = file
-            .set_len(0)
-            .and_then(|()| file.rewind())
-            .and_then(|()| file.write_all(text.as_bytes()));
+        if alone {
+            sign(&mut file);
+        }
         Ok(Self(file))
     }
+}
+
+/// A turn in a store, see [`Lock::turn`].
+#[derive(Debug)]
+pub struct Turn(
+    #[expect(dead_code, reason = "held")] File,
+    #[expect(dead_code, reason = "held")] MutexGuard<'static, ()>,
+);
+
+/// While this is held, this process has no turn: it may stop for a while, and no other waits for it.
+pub fn between_turns() -> MutexGuard<'static, ()> {
+    static TURN: Mutex<()> = Mutex::new(());
+    TURN.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Writes who holds the lock. It is a courtesy: on a full disk the lock holds without it.
+fn sign(file: &mut File) {
+    let text = serde_json::to_string(&Holder::me()).unwrap_or_default();
+    let _ = file
+        .set_len(0)
+        .and_then(|()| file.rewind())
+        .and_then(|()| file.write_all(text.as_bytes()));
+}
+
+/// A name that no other process has or will have.
+pub fn new_id() -> String {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    let random = RandomState::new().build_hasher().finish() as u32;
+    let millis = since.unwrap_or_default().as_millis();
+    format!("{millis}-{}-{random:08x}", std::process::id())
 }
 
 fn open(path: &Path) -> io::Result<File> {

@@ -3,7 +3,10 @@
 //! ```text
 //! artifacts/
 //!   index                  facts, one a line (index.rs)
-//!   lock                   held by the run that writes
+//!   lock                   shared by all runs; held alone by who removes or rewrites
+//!   turn                   held for a moment by who appends to the index or claims work
+//!   running/ID             a file a run, whose lock it holds while it lives
+//!   claims/FINGERPRINT     which run works on this now (claims.rs)
 //!   readers                held by those who read results for long; `gc` waits for them
 //!   key                    for digests of secrets (secret.rs); never leaves the store
 //!   runs                   which runs there were, a line when each begins and ends (runs.rs)
@@ -11,11 +14,13 @@
 //!   results/FINGERPRINT/   manifest.txt record.json reads.json log, the outputs, state/ — never edited
 //!   work/FINGERPRINT/      job.json log checkpoint/ reached.json spent.json seen result/ — result/ is
 //!                          renamed to results/
+//!   pins/NAME              results that `gc` keeps under a name (pins.rs)
 //!   downloads/             shared by all stages
 //!   trash/                 on its way out
 //! ```
 
 pub mod archive;
+mod claims;
 mod commit;
 mod durable;
 mod facts;
@@ -23,6 +28,7 @@ mod gc;
 mod index;
 mod lock;
 pub mod observed;
+pub mod pins;
 pub mod places;
 mod reached;
 mod reads;
@@ -34,7 +40,7 @@ pub mod stat;
 pub mod tree;
 mod writers;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::{self, File, Permissions};
 use std::io;
 use std::os::unix::fs::PermissionsExt;
@@ -47,16 +53,17 @@ use rayon::prelude::*;
 use rustix::fs::{AtFlags, FileType};
 use tempfile::{Builder, NamedTempFile};
 
+pub use claims::{Claimed, Running, Session, Taken, running};
 pub use commit::Work;
 pub use durable::Syncer;
 use facts::Home;
 pub use facts::{Entry, Made, is_plain_name};
 pub use gc::{Usage, size_of};
 pub use index::{Index, boot_id};
-pub use lock::{Holder, Lock};
+pub use lock::{Holder, Lock, between_turns};
 pub use reached::Reached;
 pub use reads::ReadBefore;
-pub use seal::{climbs_first, copy_content, stays_inside, umask, was_linked};
+pub use seal::{climbs_first, copy_content, own_umask, stays_inside, umask, was_linked};
 pub use spent::Spent;
 use stat::Stamp;
 use tree::What;
@@ -81,6 +88,8 @@ pub struct Store {
     results: Option<File>,
     /// Folders in `results/` that are not used, and why.
     pub refused: Vec<(Fingerprint, String)>,
+    /// The same, and those whose record does not load.
+    passed_over: HashSet<Fingerprint>,
     /// Results of another store, and where they are.
     borrowed: HashMap<Fingerprint, PathBuf>,
     /// Long lists of reads that were loaded.
@@ -88,7 +97,13 @@ pub struct Store {
 }
 
 /// What a store is made of, besides its files.
-const FOLDERS: [&str; 3] = ["results", "work", "downloads"];
+const FOLDERS: [&str; 5] = [
+    "results",
+    "work",
+    "downloads",
+    claims::RUNNING,
+    claims::CLAIMS,
+];
 
 /// Where results come from that this store has not seen being made.
 const COPIED: &str = "a store that was copied here, or that has lost its index";
@@ -130,6 +145,7 @@ impl Store {
             key: Key::of(root),
             results: File::open(root.join("results")).ok(),
             refused: Vec::new(),
+            passed_over: HashSet::new(),
             borrowed: HashMap::new(),
             lists: HashMap::new(),
         };
@@ -144,7 +160,7 @@ impl Store {
             store.index.forget();
         }
         // A run that died, or a machine that went down, may have left results and no word of them.
-        if !ours || !store.index.clean || !unchanged {
+        if !ours || !store.index.clean() || !unchanged {
             store.adopt();
         }
         if !ours {
@@ -156,16 +172,61 @@ impl Store {
         Ok(store)
     }
 
-    /// Makes the folders, takes the lock, and reads what is known.
+    /// Makes the folders and takes the lock alone, so that no run is there; reads what is known.
     pub fn lock(root: &Path, waiting: impl FnOnce(Option<Holder>)) -> Result<(Self, Lock)> {
+        let (lock, new) = Self::enter(root, true, waiting)?;
+        Ok((Self::enter_new(root, new, None)?, lock))
+    }
+
+    /// The same for a run: beside others, or `alone` if it is to rewrite results.
+    pub fn join(
+        root: &Path,
+        alone: bool,
+        waiting: impl FnOnce(Option<Holder>),
+    ) -> Result<(Self, Session)> {
+        let (lock, new) = Self::enter(root, alone, waiting)?;
+        let id = lock::new_id();
+        let session = Session::begin(root, id.clone(), lock)
+            .with_context(|| format!("cannot write in {}", root.display()))?;
+        Ok((Self::enter_new(root, new, Some(&id))?, session))
+    }
+
+    fn enter(
+        root: &Path,
+        alone: bool,
+        waiting: impl FnOnce(Option<Holder>),
+    ) -> Result<(Lock, bool)> {
         check_place(root)?;
         let new = !root.join("results").exists();
+        make_folder(root).with_context(|| format!("cannot make {}", root.display()))?;
+        seal::allow_as(root);
         for folder in FOLDERS {
             let path = root.join(folder);
             make_folder(&path).with_context(|| format!("cannot make {}", path.display()))?;
         }
-        let lock = Lock::take(&root.join("lock"), waiting)?;
-        let _ = tree::remove(&root.join("trash"));
+        let runs = running(root);
+        if let Some(run) = runs.iter().find(|run| run.holder.waits_for_us()) {
+            let message = format!(
+                "{} is held by `{}` (process {}), which waits for the stage that this was started by",
+                root.join("lock").display(),
+                run.holder.command,
+                run.holder.pid
+            );
+            return Err(Diagnostic::new(message)
+                .hint("--store DIR names a store of its own; or make it a stage of the pipeline")
+                .into());
+        }
+        let oldest = runs.into_iter().next().map(|run| run.holder);
+        let lock = Lock::take(&root.join("lock"), alone, |holder| {
+            // Runs that share the lock do not sign it.
+            waiting(oldest.filter(|_| alone).or(holder));
+        })?;
+        Ok((lock, new))
+    }
+
+    /// Under the lock.
+    fn enter_new(root: &Path, new: bool, run: Option<&str>) -> Result<Self> {
+        clear(&root.join("trash"));
         if new {
             // Whoever takes them away wants it so: they are not written again.
             for (name, text) in NOTES {
@@ -173,15 +234,20 @@ impl Store {
             }
         }
         // Without one, on a full disk, secrets count under a key that everybody knows, until there is one.
-        let _ = Key::make(root);
+        if let Ok(_turn) = Lock::turn(root) {
+            let _ = Key::make(root);
+        }
         let mut store = Self::open(root)?;
+        if let Some(run) = run {
+            store.index.write_as(run);
+        }
         store.sweep();
         if store.index.results.is_empty() {
             // From now on what is found here was made here. A disk that will not take the note now
             // will be told of by whoever writes results.
             let _ = store.index.flush();
         }
-        Ok((store, lock))
+        Ok(store)
     }
 
     /// Results are not removed while this is held.
@@ -191,30 +257,41 @@ impl Store {
 
     /// Finds results that were committed just before a crash, so that the index lacks them.
     /// Ten thousand names take some milliseconds.
-    fn adopt(&mut self) {
-        let Ok(folders) = fs::read_dir(self.root.join("results")) else {
-            return;
-        };
-        for folder in folders.flatten() {
-            let name = folder.file_name();
-            let Some(fp) = name.to_str().and_then(|n| n.parse::<Fingerprint>().ok()) else {
-                continue;
-            };
-            if self.index.results.contains_key(&fp) {
-                continue;
-            }
+    pub fn adopt(&mut self) {
+        for (fp, folder) in self.untold_of() {
             // A link is never ours, and a record that does not load was torn: its stage runs again.
-            let real = folder.file_type().is_ok_and(|kind| kind.is_dir());
-            match checked(&folder.path(), &fp).filter(|_| real) {
+            let real = fs::symlink_metadata(&folder).is_ok_and(|meta| meta.is_dir());
+            match checked(&folder, &fp).filter(|_| real) {
                 Some(Ok(entry)) => {
                     self.index.add_result(entry);
                     self.index.distrust(&fp);
                     self.index.unsynced = true;
                 }
-                Some(Err(why)) => self.refused.push((fp, why)),
-                None => {}
+                bad => {
+                    let new = self.passed_over.insert(fp);
+                    if let (Some(Err(why)), true) = (bad, new) {
+                        self.refused.push((fp, why));
+                    }
+                }
             }
         }
+    }
+
+    /// Folders in `results/` that the index does not tell of.
+    fn untold_of(&self) -> Vec<(Fingerprint, PathBuf)> {
+        let folders = fs::read_dir(self.root.join("results"));
+        let folders = folders.into_iter().flatten().flatten();
+        let named = folders.filter_map(|folder| {
+            let fp = folder.file_name().to_str()?.parse().ok()?;
+            (!self.index.results.contains_key(&fp)).then(|| (fp, folder.path()))
+        });
+        named.collect()
+    }
+
+    /// The same, but for those that were looked at in vain.
+    fn untold(&self) -> Vec<Fingerprint> {
+        let untold = self.untold_of().into_iter().map(|(fp, _)| fp);
+        untold.filter(|fp| !self.passed_over.contains(fp)).collect()
     }
 
     /// Lends a result of another store, to be read here.
@@ -405,12 +482,20 @@ impl Store {
     pub fn discard(&mut self, fp: &Fingerprint) -> io::Result<()> {
         let trash = self.root.join("trash");
         fs::create_dir_all(&trash)?;
-        let place = trash.join(format!("{fp}.{}", std::process::id()));
+        let place = trash.join(format!("{fp}.{}", lock::new_id()));
         match fs::rename(self.result(fp), &place) {
             Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
             _ => self.index.add_gone(*fp),
         }
         tree::remove(&place)
+    }
+}
+
+/// Removes what is in a folder. The folder stays: another may be about to put something there.
+fn clear(folder: &Path) {
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        // What cannot be removed is tried again next time.
+        let _ = tree::remove(&entry.path());
     }
 }
 
@@ -471,7 +556,16 @@ fn check_place(root: &Path) -> Result<()> {
         return Ok(());
     }
     let known = [
-        "index", "lock", "readers", "runs", "fresh", "trash", "key", "python",
+        "index",
+        "lock",
+        "turn",
+        "readers",
+        "runs",
+        "fresh",
+        "trash",
+        "key",
+        "python",
+        pins::PINS,
     ];
     let ours = |name: &str| known.contains(&name) || FOLDERS.contains(&name);
     let usual = |name: &str| [".gitignore", ".gitkeep", "CACHEDIR.TAG"].contains(&name);

@@ -5,11 +5,12 @@ use std::collections::HashMap;
 use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 
 use super::index::open_append;
+use super::lock::Lock;
 use crate::base::human;
 use crate::base::provenance::{self, Git};
 use crate::base::read;
@@ -84,48 +85,48 @@ enum Line {
 /// A run that goes on.
 #[derive(Debug)]
 pub struct Running {
-    path: PathBuf,
+    root: PathBuf,
     id: String,
     since: Instant,
 }
 
-/// Notes that a run begins. Needs the lock. What cannot be written is not worth failing for.
-pub fn begin(root: &Path, asked: Asked) -> Running {
-    let pid = std::process::id();
-    let now = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
+/// Notes that a run begins, under the name it has in the store. What cannot be written is not worth
+/// failing for.
+pub fn begin(root: &Path, id: &str, asked: Asked) -> Running {
     let running = Running {
-        path: root.join(NAME),
-        id: format!("{}-{pid}", now.as_millis()),
+        root: root.into(),
+        id: id.into(),
         since: Instant::now(),
     };
     let line = Line::Began {
-        id: running.id.clone(),
+        id: id.into(),
         at: human::now(),
         host: provenance::host(),
-        pid,
+        pid: std::process::id(),
         asked,
     };
-    let _ = shorten(&running.path).and_then(|()| append(&running.path, &line));
+    let _ = append(root, &line);
     running
 }
 
 impl Running {
-    /// Notes what came of it.
+    /// Notes how it ended.
     pub fn ended(self, came: Came) {
         let line = Line::Ended {
             id: self.id,
             seconds: self.since.elapsed().as_secs_f64(),
             came,
         };
-        let _ = append(&self.path, &line);
+        let _ = append(&self.root, &line);
     }
 }
 
-fn append(path: &Path, line: &Line) -> io::Result<()> {
+fn append(root: &Path, line: &Line) -> io::Result<()> {
+    let _turn = Lock::turn(root)?;
+    let path = root.join(NAME);
+    shorten(&path)?;
     let text = serde_json::to_string(line)? + "\n";
-    open_append(path)?.write_all(text.as_bytes())
+    open_append(&path)?.write_all(text.as_bytes())
 }
 
 /// Forgets the older half of a long file.
@@ -205,14 +206,14 @@ mod tests {
             failed: vec!["a".into()],
             ..Came::default()
         };
-        begin(dir.path(), asked("a")).ended(came.clone());
-        drop(begin(dir.path(), asked("b")));
+        begin(dir.path(), "1", asked("a")).ended(came.clone());
+        drop(begin(dir.path(), "2", asked("b")));
         // A line that was torn by a crash.
         fs::OpenOptions::new()
             .append(true)
             .open(dir.path().join(NAME))?
             .write_all(b"{\"began\":{\"id\"")?;
-        begin(dir.path(), asked("c")).ended(Came::default());
+        begin(dir.path(), "3", asked("c")).ended(Came::default());
         let runs = all(dir.path())?;
         let stages: Vec<&str> = runs.iter().map(|r| r.asked.stages[0].as_str()).collect();
         assert_eq!(stages, ["c", "b", "a"]);
@@ -223,11 +224,11 @@ mod tests {
     #[test]
     fn a_long_file_loses_its_older_half() -> anyhow::Result<()> {
         let dir = tempfile::tempdir()?;
-        begin(dir.path(), asked("old")).ended(Came::default());
+        begin(dir.path(), "1", asked("old")).ended(Came::default());
         let path = dir.path().join(NAME);
         let text = fs::read_to_string(&path)?;
         fs::write(&path, text.repeat(LONG as usize / text.len() + 2))?;
-        begin(dir.path(), asked("new")).ended(Came::default());
+        begin(dir.path(), "2", asked("new")).ended(Came::default());
         assert!(fs::metadata(&path)?.len() < LONG / 2 + 2000);
         assert_eq!(all(dir.path())?[0].asked.stages, ["new"]);
         Ok(())

@@ -5,7 +5,8 @@
 //!   changes with the other.
 //! - A link that stays in its output stays a link. One that leaves it would show other bytes when
 //!   what it points to changes: it is followed, and what lies there is copied.
-//! - Modes are those that the umask gives. Of a program's own choice only the right to execute
+//! - Modes are those that the umask gives, and what the store's folder gives to its group and to others.
+//!   Of a program's own choice only the right to execute
 //!   counts: a file made by way of a temporary one would otherwise be closed to all others, and a
 //!   folder made read-only could not be removed.
 
@@ -14,11 +15,12 @@ use std::fs::{self, File, Permissions};
 use std::io;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Component, Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
 use anyhow::{Context, Result, bail};
 use rayon::prelude::*;
-use rustix::fs::{SeekFrom, ioctl_ficlone, seek};
+use rustix::fs::{Mode, SeekFrom, ioctl_ficlone, seek};
 
 use super::stat::{self, Stamp};
 use super::tree::{self, What};
@@ -287,7 +289,7 @@ pub fn copy_content(from: &File, to: &File) -> io::Result<()> {
 }
 
 /// What new files and folders are not to be allowed, as the user has it.
-pub fn umask() -> u32 {
+pub fn own_umask() -> u32 {
     static UMASK: OnceLock<u32> = OnceLock::new();
     // To ask by the system call is to set it, for all threads at once.
     *UMASK.get_or_init(|| {
@@ -296,6 +298,24 @@ pub fn umask() -> u32 {
         line.and_then(|l| u32::from_str_radix(l.trim(), 8).ok())
             .unwrap_or(0o022)
     })
+}
+
+/// What a store's folder allows to its group and to others.
+static ALLOWED: AtomicU32 = AtomicU32::new(0);
+
+/// The same for what is written in the store: whoever may use its folder may use what is in it.
+pub fn umask() -> u32 {
+    own_umask() & !ALLOWED.load(Ordering::Relaxed)
+}
+
+/// From now on what this process writes can be used by those who may use this folder. The programs that it
+/// starts get the user's own mask.
+pub fn allow_as(folder: &Path) {
+    let mode = fs::metadata(folder).map_or(0, |meta| meta.mode());
+    if own_umask() & mode & 0o077 != 0 {
+        ALLOWED.store(mode & 0o077, Ordering::Relaxed);
+        rustix::process::umask(Mode::from_raw_mode(umask()));
+    }
 }
 
 #[cfg(test)]

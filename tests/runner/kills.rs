@@ -129,26 +129,6 @@ fn killed_at_any_moment_it_ends_with_the_same_bytes() {
     }
 }
 
-#[test]
-fn a_second_run_waits_says_for_whom_and_finds_its_work_done() {
-    let space = space();
-    let first = space.start(&["run"]);
-    eventually("the first run works", || alive(&space).len() > 1);
-    let second = space.start(&["run", "--json"]);
-    let status = space.repro(&["status"]);
-    assert!(
-        status.err.contains(&format!("(process {} on ", first.id())),
-        "{}",
-        status.err
-    );
-    assert_eq!(status.code, Some(0), "status answers meanwhile");
-    let (first, second) = (first.wait_with_output(), second.wait_with_output());
-    assert!(first.expect("ours").status.success());
-    let second = said(second.expect("ours"));
-    assert!(second.err.starts_with("waiting for `"), "{}", second.err);
-    assert_eq!((second.code, second.stages("done")), (Some(0), vec![]));
-}
-
 /// A run of a stage that answers a request to stop with `when_asked`. It is at work.
 fn stubborn(when_asked: &str) -> (Space, Child) {
     let script = format!("trap '{when_asked}' TERM; touch ready; while :; do sleep 0.05; done");

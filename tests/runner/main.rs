@@ -14,6 +14,7 @@ mod gpu;
 mod hostile;
 mod init;
 mod interfaces;
+mod keep;
 mod kills;
 mod metrics;
 mod model;
@@ -31,6 +32,7 @@ mod resume;
 mod runs;
 mod signals;
 mod staleness;
+mod together;
 #[cfg(feature = "kinds")]
 mod training;
 mod trees;

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use super::{End, Progress};
 use crate::base::human;
 use crate::base::say;
+use crate::store::Holder;
 
 pub struct Json;
 
@@ -48,6 +49,10 @@ impl Progress for Json {
                 json!({"event": "stopped", "stage": stage, "checkpoint": kept})
             }
         });
+    }
+
+    fn waits(&mut self, stage: &str, holder: &Holder) {
+        tell(json!({"event": "waits", "stage": stage, "process": holder.pid, "host": holder.host}));
     }
 
     fn fresh(&mut self, stage: &str) {

@@ -9,6 +9,8 @@ use std::io::IsTerminal;
 use contract::Event;
 
 use crate::base::human;
+use crate::base::provenance;
+use crate::store::Holder;
 pub use json::Json;
 pub use plain::Plain;
 pub use terminal::Terminal;
@@ -43,7 +45,9 @@ pub trait Progress {
     fn end(&mut self, stage: &str, end: &End);
     /// The stages that start as soon as there is room, the first one first.
     fn next(&mut self, stages: &[&str]);
-    /// The stage turned out to be fresh once its inputs were known.
+    /// Another run works on the stage; what it makes counts here too.
+    fn waits(&mut self, stage: &str, holder: &Holder);
+    /// The stage turned out to be fresh once its inputs were known, or another run has made it.
     fn fresh(&mut self, stage: &str);
     /// A sentence about the run as a whole.
     fn say(&mut self, text: &str);
@@ -74,6 +78,14 @@ pub fn values(progress: &contract::Progress) -> String {
             .map(|(name, value)| format!("{name} {}", short(*value))),
     );
     parts.join("  ")
+}
+
+/// `the run of process 1234`, and where that is.
+fn run_of(holder: &Holder) -> String {
+    match holder.host == provenance::host() {
+        true => format!("the run of process {}", holder.pid),
+        false => format!("the run of process {} on {}", holder.pid, holder.host),
+    }
 }
 
 /// `31 of 80 GiB`.

@@ -1,14 +1,15 @@
 //! One line for each transition and a beat now and then: for CI and cluster logs.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
 use contract::Event;
 
-use super::{End, Progress, fullness, values};
+use super::{End, Progress, fullness, run_of, values};
 use crate::base::human;
 use crate::base::plain;
 use crate::base::say::say;
+use crate::store::Holder;
 
 /// Seconds between two lines about one running stage.
 const BEAT: Duration = Duration::from_secs(30);
@@ -18,6 +19,8 @@ pub struct Plain {
     beats: HashMap<String, Instant>,
     /// How full the GPU of each stage is.
     memory: HashMap<String, String>,
+    /// Stages that other runs work on.
+    elsewhere: HashSet<String>,
 }
 
 fn line(what: &str, stage: &str, rest: &str) {
@@ -33,6 +36,7 @@ impl Progress for Plain {
     fn next(&mut self, _stages: &[&str]) {}
 
     fn start(&mut self, stage: &str, why: &str) {
+        self.elsewhere.remove(stage);
         self.beats.insert(stage.into(), Instant::now());
         line("start", stage, why);
     }
@@ -82,8 +86,20 @@ impl Progress for Plain {
         }
     }
 
+    fn waits(&mut self, stage: &str, holder: &Holder) {
+        self.elsewhere.insert(stage.into());
+        say!(
+            "{}",
+            plain::line(&format!("{stage} waits for {}", run_of(holder)))
+        );
+    }
+
     fn fresh(&mut self, stage: &str) {
-        line("fresh", stage, "its inputs have not changed");
+        let why = match self.elsewhere.remove(stage) {
+            true => "another run has made it",
+            false => "its inputs have not changed",
+        };
+        line("fresh", stage, why);
     }
 
     fn say(&mut self, text: &str) {

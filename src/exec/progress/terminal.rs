@@ -1,14 +1,15 @@
 //! A bar for each running stage above one for the whole; what has ended scrolls away above them.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, Instant};
 
 use contract::Event;
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
-use super::{End, Progress, fullness, values};
+use super::{End, Progress, fullness, run_of, values};
 use crate::base::human;
 use crate::base::plain;
+use crate::store::Holder;
 
 pub struct Terminal {
     bars: MultiProgress,
@@ -16,6 +17,8 @@ pub struct Terminal {
     running: HashMap<String, Running>,
     /// Stages that were fresh from the start.
     cached: usize,
+    /// Stages that other runs work on, and these runs.
+    elsewhere: BTreeMap<String, String>,
 }
 
 struct Running {
@@ -48,6 +51,7 @@ impl Default for Terminal {
             whole,
             running: HashMap::new(),
             cached: 0,
+            elsewhere: BTreeMap::new(),
         }
     }
 }
@@ -75,6 +79,7 @@ impl Progress for Terminal {
     }
 
     fn start(&mut self, stage: &str, why: &str) {
+        self.elsewhere.remove(stage);
         let bar = self.bars.insert_before(&self.whole, ProgressBar::new(0));
         bar.set_style(style("  {prefix:24} {elapsed:>4}  {msg}"));
         bar.set_prefix(stage.to_owned());
@@ -169,6 +174,13 @@ impl Progress for Terminal {
         if self.cached > 0 {
             parts.push(format!("{} cached", self.cached));
         }
+        if let Some((stage, run)) = self.elsewhere.iter().next() {
+            let more = match self.elsewhere.len() - 1 {
+                0 => String::new(),
+                n => format!(" and {n} more"),
+            };
+            parts.push(format!("{stage}{more}: waiting for {run}"));
+        }
         // Cut off by the width of the terminal.
         if !stages.is_empty() {
             parts.push(format!("next: {}", stages.join(", ")));
@@ -176,7 +188,16 @@ impl Progress for Terminal {
         self.whole.set_message(parts.join("  "));
     }
 
-    fn fresh(&mut self, _stage: &str) {
+    fn waits(&mut self, stage: &str, holder: &Holder) {
+        let run = run_of(holder);
+        self.print(&format!("  wait  {stage} waits for {run}"));
+        self.elsewhere.insert(stage.into(), run);
+    }
+
+    fn fresh(&mut self, stage: &str) {
+        if self.elsewhere.remove(stage).is_some() {
+            self.print(&format!("  fresh {stage:24} another run has made it"));
+        }
         self.whole.inc(1);
     }
 
