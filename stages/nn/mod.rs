@@ -6,6 +6,7 @@ pub mod bijector;
 pub mod categorical;
 pub mod chain;
 pub mod channel;
+pub mod clamp;
 pub mod conv;
 pub mod conv_layer;
 pub mod coupling;

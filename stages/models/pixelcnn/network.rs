@@ -300,7 +300,7 @@ impl Trunk {
     /// `[n, h, w, maps]`.
     pub fn maps(&self, x: &Tensor, told: Option<&Tensor>) -> candle_core::Result<Tensor> {
         let (mut v, mut h) = (x.clone(), x.clone());
-        let mut skips: Option<Tensor> = None;
+        let mut gates = Vec::with_capacity(self.blocks.len());
         for (i, block) in self.blocks.iter().enumerate() {
             let a = block.vertical.forward(&v)?;
             let b = (block.horizontal.forward(&h)? + block.down.forward(&one_row_down(&a)?)?)?;
@@ -309,16 +309,12 @@ impl Trunk {
                 _ => b,
             };
             let g = gate(&b)?;
-            if let Some(skip) = &block.skip {
-                let s = skip.forward(&g)?;
-                skips = Some(match skips {
-                    Some(sum) => (sum + s)?,
-                    None => s,
-                });
-            }
             if let Some(out) = &block.out {
                 let y = out.forward(&g)?;
                 h = if block.residual { (y + h)? } else { y };
+            }
+            if block.skip.is_some() {
+                gates.push(g);
             }
             // Nobody reads the last block's vertical stack.
             if i < self.network.layers {
@@ -327,7 +323,27 @@ impl Trunk {
                 v = if residual { (z + v)? } else { z };
             }
         }
-        skips.unwrap_or(h).relu()
+        match gates.is_empty() {
+            true => h.relu(),
+            false => self.skipped(&gates)?.relu(),
+        }
+    }
+
+    /// What all blocks add for the head, of what their gates gave. One convolution of all of them: the maps
+    /// of each block alone, and their partial sums, would be most of what a training step keeps.
+    fn skipped(&self, gates: &[Tensor]) -> candle_core::Result<Tensor> {
+        let skips = || self.blocks.iter().filter_map(|block| block.skip.as_ref());
+        let kernels = skips().map(Masked::kernel);
+        let kernel = Tensor::cat(&kernels.collect::<candle_core::Result<Vec<_>>>()?, 2)?;
+        let biases: Vec<&Tensor> = skips().filter_map(|skip| skip.bias.as_ref()).collect();
+        let bias = Tensor::stack(&biases, 0)?.sum(0)?;
+        conv2d_bias(
+            &Tensor::cat(gates, 3)?,
+            &kernel,
+            &bias,
+            1,
+            Padding::default(),
+        )
     }
 
     /// The head, of what [`Trunk::maps`] gives.

@@ -6,6 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::models::infogan::softplus;
+use crate::nn::clamp::clamp;
 
 /// The covariance of p(y|z): always diagonal, with deviations that are learned or decoded (A12).
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -105,7 +106,7 @@ impl Covariance {
                 log_min,
                 log_max,
                 ..
-            } => decoded.clamp(log_min, log_max),
+            } => clamp(decoded, log_min, log_max),
             // The lower bound is added, not clamped to: the logarithm of 0 has no gradient.
             Self::Diagonal {
                 form: Form::Softplus,
