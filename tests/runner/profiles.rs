@@ -113,9 +113,18 @@ params.declared = { declared-params-of = "twin", more = 2 }
 net = { kind = "small" }
 "#,
     );
-    let all = ["run", "--json", "--profile", "quick", "--set", "net.net.depth=3"];
+    let all = [
+        "run",
+        "--json",
+        "--profile",
+        "quick",
+        "--set",
+        "net.net.depth=3",
+    ];
     space.ran(&all);
-    let said = space.repro("explain time --profile quick --set net.net.depth=3").ends(0);
+    let said = space
+        .repro("explain time --profile quick --set net.net.depth=3")
+        .ends(0);
     said.says("params.declared.net.kind: \"big\"")
         .says("params.declared.net.width: 9")
         .says("params.declared.more: 2")
