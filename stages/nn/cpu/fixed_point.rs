@@ -147,17 +147,16 @@ impl<T: Logistic> Part<'_, T> {
         rounds
     }
 
-    /// g without its last bias, into `inside[2]`; what comes before each convolution into the others.
+    /// g without its last bias, into `inside[2]`; the others are room.
     fn g(&self, x: &[T], inside: &mut [Vec<T>; 3], scratch: &mut Scratch<T>) {
         let n = x.len() / self.image;
         let (h, w) = self.of.size;
         let mut before = x.to_vec();
-        for i in 0..3 {
+        for (i, to) in inside.iter_mut().enumerate() {
             if let Some(swish) = &self.of.swishes[i] {
                 swish.apply(&mut before);
             }
             let channels = self.of.kernels[i].1[3];
-            let to = &mut inside[i];
             to.resize(n * h * w * channels, T::default());
             self.convolve(i, n, &before, to, scratch);
             if i < 2 {
@@ -212,8 +211,8 @@ impl<T: Logistic> WithSimd for Step<'_, T> {
                 let size = if *y < zero { zero - *y } else { *y };
                 let moved = far / (one + size);
                 *most = if moved > *most { moved } else { *most };
-                // Zero of every number, and none of infinity.
-                *none += new - new;
+                // Zero for every number; infinity, too, gives none.
+                *none += new * zero;
                 *x = new;
             }
         }
