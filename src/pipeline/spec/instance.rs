@@ -23,7 +23,7 @@ pub struct Instance {
     pub kind: String,
     pub kind_span: Range<usize>,
     pub params: Table,
-    /// As `[stage.NAME]` has them, where the profile overrides some.
+    /// As `[stage.NAME]` has them, where `params` are not the same any more.
     declared: Option<Table>,
     pub inputs: Table,
     pub resources: Resources,
@@ -284,7 +284,9 @@ pub fn resolve_params_of(
             path: vec![i],
         };
         from.fill(&mut params, budget)?;
-        instances[i].params = params;
+        let own = std::mem::replace(&mut instances[i].params, params);
+        // Who asks for what is declared follows it from there.
+        instances[i].declared.get_or_insert(own);
     }
     Ok(())
 }
