@@ -276,7 +276,7 @@ pub fn resolve_params_of(
         .collect();
     for i in asking {
         let mut params = instances[i].params.clone();
-        let mut from = From {
+        let mut from = Lenders {
             source,
             instances,
             index: &index,
@@ -308,8 +308,8 @@ fn asks(table: &Table) -> bool {
     own || table.0.iter().any(within)
 }
 
-/// Where parameters of others are taken from.
-struct From<'a> {
+/// Instances whose parameters others take.
+struct Lenders<'a> {
     source: &'a Source,
     instances: &'a [Instance],
     index: &'a BTreeMap<String, usize>,
@@ -319,7 +319,7 @@ struct From<'a> {
     path: Vec<usize>,
 }
 
-impl From<'_> {
+impl Lenders<'_> {
     fn fill(&mut self, table: &mut Table, budget: &mut Budget) -> Result<()> {
         let declared = table.get(DECLARED);
         let Some(of) = declared.or_else(|| table.get(PARAMS_OF)) else {
