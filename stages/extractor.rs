@@ -88,38 +88,35 @@ impl Stage for Extractor {
     fn run(params: &Params, job: &mut Job) -> Result<()> {
         let device = device::open(&job.spec().device)?;
         match &params.network {
-            Network::Classifier {
+            network @ (Network::Classifier {
                 seed,
                 width,
                 features,
                 epochs,
                 batch,
                 lr,
-            } => {
-                let config = classifier::Config {
-                    width: *width,
-                    features: *features,
-                };
-                let sets = all_looks(*seed, &device)?;
-                let how = training(*epochs, *batch, *lr);
-                train(config, *seed, &how, sets, "embedded images", job)
             }
-            Network::ClassifierOf {
-                source,
+            | Network::ClassifierOf {
                 seed,
                 width,
                 features,
                 epochs,
                 batch,
                 lr,
-            } => {
+                ..
+            }) => {
                 let config = classifier::Config {
                     width: *width,
                     features: *features,
                 };
-                let sets = labelled(source, &device, job)?;
                 let how = training(*epochs, *batch, *lr);
-                let of = format!("images of {}", source.name());
+                let (sets, of) = match network {
+                    Network::ClassifierOf { source, .. } => {
+                        let of = format!("images of {}", source.name());
+                        (labelled(source, &device, job)?, of)
+                    }
+                    _ => (all_looks(*seed, &device)?, "embedded images".into()),
+                };
                 train(config, *seed, &how, sets, &of, job)
             }
             Network::Inception {} => {

@@ -4,7 +4,7 @@
 use candle_core::{DType, Device, Result, Tensor, WithDType, bail};
 
 use super::cpu::Real;
-use super::cpu::chain::Chain;
+use super::cpu::chain::{Chain, Three};
 use super::cpu::fixed_point::{Contraction, Rounds, Until, row_of};
 use super::cpu::lip_swish::{LipSwish, Logistic};
 use super::slices::with_all;
@@ -32,19 +32,12 @@ fn of_type<T: Real + WithDType>(
     factors: &[Vec<f64>],
 ) -> Result<(Tensor, Tensor)> {
     let (n, h, w, c) = e.dims4()?;
-    let mut dims = [[0; 4]; 3];
-    for (i, kernel) in kernels.iter().enumerate() {
-        let (kh, kw, input, output) = kernel.dims4()?;
-        dims[i] = [kh, kw, input, output];
-        let shape = [n, h, w, input];
-        let fits = slopes[i].as_ref().is_none_or(|s| s.dims() == shape);
-        let next = kernels.get(i + 1).map_or(Ok(c), |k| k.dim(2))?;
-        if !fits || next != output || kernels[0].dim(2)? != c {
-            bail!(
-                "powers: kernel {:?} and slopes do not fit {:?}",
-                dims[i],
-                e.dims()
-            );
+    let dims = dims(kernels, c)?;
+    for (slopes, [_, _, input, _]) in slopes.iter().zip(dims) {
+        if let Some(slopes) = slopes
+            && slopes.dims() != [n, h, w, input]
+        {
+            bail!("powers: slopes {:?} for {:?}", slopes.dims(), e.dims());
         }
     }
     if !factors.iter().all(|f| f.len() == 1 || f.len() == n) {
@@ -61,8 +54,10 @@ fn of_type<T: Real + WithDType>(
     let (sum, traces) = with_all::<T, _>("powers", &operands, |slices| {
         let (own, mut rest) = (&slices[1..4], slices[4..].iter());
         let chain = Chain {
-            size: (h, w),
-            kernels: [0, 1, 2].map(|i| (own[i], dims[i])),
+            convs: Three {
+                size: (h, w),
+                kernels: [0, 1, 2].map(|i| (own[i], dims[i])),
+            },
             slopes: slopes
                 .each_ref()
                 .map(|s| s.as_ref().and_then(|_| rest.next().copied())),
@@ -73,6 +68,22 @@ fn of_type<T: Real + WithDType>(
         Tensor::from_vec(sum, e.shape().clone(), &Device::Cpu)?,
         Tensor::from_vec(traces, (n, factors.len()), &Device::Cpu)?,
     ))
+}
+
+/// Dimensions of three kernels, from `channels` to as many, each of which takes what the one before gives.
+fn dims(kernels: &[Tensor; 3], channels: usize) -> Result<[[usize; 4]; 3]> {
+    let (mut dims, mut given) = ([[0; 4]; 3], channels);
+    for (dims, kernel) in dims.iter_mut().zip(kernels) {
+        let (kh, kw, input, output) = kernel.dims4()?;
+        if input != given {
+            bail!("a kernel {:?} for {given} channels", kernel.dims());
+        }
+        (*dims, given) = ([kh, kw, input, output], output);
+    }
+    if given != channels {
+        bail!("kernels from {channels} channels to {given}");
+    }
+    Ok(dims)
 }
 
 /// On the CPU: the x with `x + g(x) = y`, where `g = K2 s2 K1 s1 K0 s0 + bias` with activations s, where there
@@ -99,15 +110,14 @@ fn inverse_of_type<T: Logistic + WithDType>(
     until: Until,
 ) -> Result<(Tensor, Vec<Rounds>)> {
     let (_, h, w, c) = y.dims4()?;
-    let mut dims = [[0; 4]; 3];
-    for (i, kernel) in kernels.iter().enumerate() {
-        let (kh, kw, input, output) = kernel.dims4()?;
-        dims[i] = [kh, kw, input, output];
-        let next = kernels.get(i + 1).map_or(Ok(c), |k| k.dim(2))?;
-        let fits = swishes[i].as_ref().is_none_or(|s| s.0.dims() == [input]);
-        if next != output || kernels[0].dim(2)? != c || !fits || bias.dims() != [c] {
-            bail!("inverse: kernel {:?} does not fit {:?}", dims[i], y.dims());
+    let dims = dims(kernels, c)?;
+    for (swish, [_, _, input, _]) in swishes.iter().zip(dims) {
+        if swish.as_ref().is_some_and(|s| s.0.dims() != [input]) {
+            bail!("inverse: a bias that is not of {input} channels");
         }
+    }
+    if bias.dims() != [c] {
+        bail!("inverse: bias {:?} for {:?}", bias.dims(), y.dims());
     }
     let flat = |t: &Tensor| t.flatten_all()?.to_vec1::<T>();
     let weights = [flat(&kernels[0])?, flat(&kernels[1])?, flat(&kernels[2])?];
@@ -118,8 +128,10 @@ fn inverse_of_type<T: Logistic + WithDType>(
         }
     }
     let contraction = Contraction {
-        size: (h, w),
-        kernels: [0, 1, 2].map(|i| (&weights[i][..], dims[i])),
+        convs: Three {
+            size: (h, w),
+            kernels: [0, 1, 2].map(|i| (&weights[i][..], dims[i])),
+        },
         swishes: own,
         bias: row_of(&flat(bias)?),
     };

@@ -12,12 +12,12 @@ use rustix::process::{Pid, Signal, kill_process};
 use crate::common::{Space, eventually, said};
 
 /// Work that counts to 30 with a checkpoint at every step, by a grandchild, twice over.
-const WORK: &str = r#"
+pub const WORK: &str = r#"
 [stage.count]
 kind = "command"
 for.seed = [1, 2]
 run = ["sh", "count.sh", "{params.seed}", "{out.sum}"]
-params.seed = "{seed}"
+params = { seed = "{seed}", round = 0 }
 out.sum = "sum"
 
 [stage.total]
@@ -29,7 +29,7 @@ out.all = "all"
 
 /// Appends a line a step; a checkpoint is a whole file, renamed. The sleeper in the background is
 /// the process that must not be left behind.
-const COUNT: &str = r#"
+pub const COUNT: &str = r#"
 sleep 997 &
 c="$REPRO_CHECKPOINT/at"
 i=0; : > "$2.part"

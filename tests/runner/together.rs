@@ -9,7 +9,7 @@ use std::time::Duration;
 use rustix::process::Signal;
 
 use crate::common::{Said, Space, eventually, said};
-use crate::kills::{alive, kill, next, wanted};
+use crate::kills::{COUNT, WORK, alive, kill, next, wanted};
 
 /// Two stages that take their time, and one that needs both. Each notes outside of the project that it ran.
 fn noting(notes: &Path) -> Space {
@@ -337,41 +337,11 @@ fn a_store_is_open_to_whom_its_folder_is_and_nothing_else_becomes_so() {
     }
 }
 
-/// Work that counts to 20 with a checkpoint at every step, twice over; what it starts must not be left behind.
-const WORK: &str = r#"
-[stage.count]
-kind = "command"
-for.seed = [1, 2]
-run = ["sh", "count.sh", "{params.seed}", "{out.sum}"]
-params = { seed = "{seed}", round = 0 }
-out.sum = "sum"
-
-[stage.total]
-kind = "command"
-shell = "cat {in.sums} > {out.all}"
-in.sums = "count@*.sum"
-out.all = "all"
-"#;
-
-const COUNT: &str = r#"
-sleep 997 &
-c="$REPRO_CHECKPOINT/at"
-i=0; : > "$2.part"
-if [ -f "$c" ]; then cp "$c" "$2.part"; i=$(wc -l < "$c"); fi
-while [ $i -lt 20 ]; do
-  i=$((i + 1)); echo "$1 $i" >> "$2.part"
-  cp "$2.part" "$c.new"; mv "$c.new" "$c"
-  sleep 0.02
-done
-mv "$2.part" "$2"
-kill $!
-"#;
-
 /// `REPRO_KILLS=300 cargo test --release --test runner three_runs` takes more rounds.
 #[test]
 fn three_runs_that_are_killed_at_any_moment_end_with_the_right_bytes() {
     let counted = |seed: u32| {
-        (1..=20)
+        (1..=30)
             .map(|i| format!("{seed} {i}\n"))
             .collect::<String>()
     };

@@ -347,24 +347,31 @@ mod tests {
     use super::*;
     use crate::nn::noise::Noise;
 
+    /// Of convolutions, and of a dense block.
+    const IMAGES: [[usize; 3]; 2] = [[5, 4, 3], [1, 1, 40]];
+
+    fn settled(image: [usize; 3], dtype: DType) -> Result<Block> {
+        let dense = image[0] == 1;
+        let sizes = Sizes {
+            image,
+            width: 6,
+            kernel: if dense { 1 } else { 3 },
+            leading: dense,
+        };
+        let block = Block::new(sizes, 0.98, &Weights::new(8, dtype, &Device::Cpu))?;
+        block.settle(Power {
+            tolerance: 1e-3,
+            most: 50,
+        })?;
+        Ok(block)
+    }
+
     /// All powers of a few images at a time, against one power of all after the other.
     #[test]
     fn powers_are_those_of_one_product_after_the_other() -> Result<()> {
         for (dtype, limit) in [(DType::F64, 1e-12), (DType::F32, 1e-4)] {
-            for (image, kernel, leading) in [([5, 4, 3], 3, false), ([1, 1, 40], 1, true)] {
-                let w = Weights::new(8, dtype, &Device::Cpu);
-                let sizes = Sizes {
-                    image,
-                    width: 6,
-                    kernel,
-                    leading,
-                };
-                let block = Block::new(sizes, 0.98, &w)?;
-                let power = Power {
-                    tolerance: 1e-3,
-                    most: 50,
-                };
-                block.settle(power)?;
+            for image in IMAGES {
+                let block = settled(image, dtype)?;
                 let (ready, n, [h, wide, c]) = (block.ready()?, 27, image);
                 let draw = |step| {
                     let mut noise = Noise::new(3, "powers").at(step);
@@ -395,19 +402,8 @@ mod tests {
     #[test]
     fn inverses_are_those_of_whole_tensors() -> Result<()> {
         for (dtype, limit) in [(DType::F64, 1e-9), (DType::F32, 1e-4)] {
-            for (image, kernel, leading) in [([5, 4, 3], 3, false), ([1, 1, 40], 1, true)] {
-                let w = Weights::new(9, dtype, &Device::Cpu);
-                let sizes = Sizes {
-                    image,
-                    width: 6,
-                    kernel,
-                    leading,
-                };
-                let block = Block::new(sizes, 0.98, &w)?;
-                block.settle(Power {
-                    tolerance: 1e-3,
-                    most: 50,
-                })?;
+            for image in IMAGES {
+                let block = settled(image, dtype)?;
                 let (ready, [h, wide, c]) = (block.ready()?, image);
                 let mut noise = Noise::new(3, "inverses").at(0);
                 let y = noise.normal((27, h, wide, c), dtype, &Device::Cpu)?;

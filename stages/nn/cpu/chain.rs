@@ -3,25 +3,20 @@
 
 use rayon::prelude::*;
 
-use super::conv::{Geometry, Kernel, Placing, rows};
-use super::micro::Finish;
-use super::patches::Plain;
+use super::conv::{Geometry, Kernel, apply_in_thread};
 use super::simd::vectorised;
 use super::{Real, Scratch};
 
-/// `J = K2 D2 K1 D1 K0 D0`: convolutions at stride 1 that keep the size of images, each after slopes, where
-/// there are any.
-pub struct Chain<'a, T> {
+/// Three convolutions at stride 1 that keep the size of images.
+pub struct Three<'a, T> {
     /// Height and width.
     pub size: (usize, usize),
     /// Kernels with their dimensions.
     pub kernels: [(&'a [T], [usize; 4]); 3],
-    /// Of all images.
-    pub slopes: [Option<&'a [T]>; 3],
 }
 
-impl<T: Real> Chain<'_, T> {
-    fn geometry(&self, i: usize, n: usize) -> Geometry {
+impl<T> Three<'_, T> {
+    pub fn geometry(&self, i: usize, n: usize) -> Geometry {
         let ((h, w), (_, [kh, kw, cin, cout])) = (self.size, self.kernels[i]);
         Geometry {
             n,
@@ -39,16 +34,32 @@ impl<T: Real> Chain<'_, T> {
         }
     }
 
+    /// Values of an image that goes in.
+    pub fn image(&self) -> usize {
+        self.size.0 * self.size.1 * self.kernels[0].1[2]
+    }
+
+    /// Images that a task takes: by shape only, so that nothing depends on the number of threads.
+    pub fn group(&self) -> usize {
+        (128 / (self.size.0 * self.size.1).max(1)).clamp(1, 24)
+    }
+}
+
+/// `J = K2 D2 K1 D1 K0 D0`: convolutions, each after slopes, where there are any.
+pub struct Chain<'a, T> {
+    pub convs: Three<'a, T>,
+    /// Of all images.
+    pub slopes: [Option<&'a [T]>; 3],
+}
+
+impl<T: Real> Chain<'_, T> {
     /// For vectors e of all images and terms k = 1, 2, ...: `e + sum over k of f_k e' J^k`, and `e' J^k e`, term
     /// after term for one image after the other. `factors` f of each term, for each image or for all; from
     /// where they are zero on, an image's terms are not computed and are 0.
     pub fn powers(&self, e: &[T], factors: &[Vec<f64>]) -> (Vec<T>, Vec<T>) {
-        let (h, w) = self.size;
-        let pixels = h * w;
-        let image = pixels * self.kernels[0].1[2];
-        // By shape only, so that nothing depends on the number of threads.
-        let group = (128 / pixels.max(1)).clamp(1, 24);
-        let turned = [0, 1, 2].map(|i| Kernel::turned(&self.geometry(i, 1), self.kernels[i].0));
+        let (image, group) = (self.convs.image(), self.convs.group());
+        let turned =
+            [0, 1, 2].map(|i| Kernel::turned(&self.convs.geometry(i, 1), self.convs.kernels[i].0));
         let mut sum = e.to_vec();
         let traces: Vec<Vec<T>> = sum
             .par_chunks_mut((group * image).max(1))
@@ -93,8 +104,8 @@ impl<T: Real> Part<'_, T> {
             each => each[self.first + i],
         };
         let inner = |i: usize| {
-            let (h, w) = self.chain.size;
-            vec![T::default(); n * h * w * self.chain.kernels[i].1[2]]
+            let (h, w) = self.chain.convs.size;
+            vec![T::default(); n * h * w * self.chain.convs.kernels[i].1[2]]
         };
         let (mut after, mut before, mut s) = (inner(2), inner(1), e.to_vec());
         let mut traces = vec![T::default(); n * factors.len()];
@@ -123,27 +134,10 @@ impl<T: Real> Part<'_, T> {
 
     /// `to = (from' K) D` of convolution `i`.
     fn back(&self, i: usize, from: &[T], to: &mut [T], scratch: &mut Scratch<T>) {
-        let window = self.chain.geometry(i, self.n).turned();
-        let channels = self.chain.kernels[i].1[2];
-        let (block, row) = (window.block(), window.ow * channels);
-        let (source, placing) = (Plain::new(from, &window), Placing::dense(&window, channels));
-        let finish = Finish::plain();
-        for (j, to) in to.chunks_mut((block * row).max(1)).enumerate() {
-            let start = j * block;
-            let range = start..start + to.len() / row;
-            let kernel = &self.kernels[i];
-            let base = start * row;
-            rows(
-                &window,
-                &source,
-                kernel,
-                range,
-                &placing,
-                (to, base),
-                &finish,
-                scratch,
-            );
-        }
+        let convs = &self.chain.convs;
+        let window = convs.geometry(i, self.n).turned();
+        let channels = convs.kernels[i].1[2];
+        apply_in_thread(&window, from, &self.kernels[i], channels, to, scratch);
         if let Some(slopes) = self.chain.slopes[i] {
             let from = self.first * (to.len() / self.n.max(1));
             let slopes = &slopes[from..from + to.len()];

@@ -5,18 +5,14 @@ use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
 use super::Scratch;
-use super::conv::{Geometry, Kernel, Placing, rows};
+use super::chain::Three;
+use super::conv::{Kernel, apply_in_thread};
 use super::lip_swish::{LipSwish, Logistic};
-use super::micro::Finish;
-use super::patches::Plain;
 use super::simd::dispatch;
 
 /// `g = [LipSwish] conv LipSwish conv LipSwish conv`, convolutions at stride 1 that keep the size of images.
 pub struct Contraction<'a, T> {
-    /// Height and width.
-    pub size: (usize, usize),
-    /// Kernels with their dimensions.
-    pub kernels: [(&'a [T], [usize; 4]); 3],
+    pub convs: Three<'a, T>,
     /// What comes before each.
     pub swishes: [Option<LipSwish<T>>; 3],
     /// What is added in the end, as [`row_of`] makes it.
@@ -49,32 +45,12 @@ pub struct Rounds {
 }
 
 impl<T: Logistic> Contraction<'_, T> {
-    fn geometry(&self, i: usize, n: usize) -> Geometry {
-        let ((h, w), (_, [kh, kw, cin, cout])) = (self.size, self.kernels[i]);
-        Geometry {
-            n,
-            h,
-            w,
-            cin,
-            kh,
-            kw,
-            cout,
-            stride: 1,
-            top: kh / 2,
-            left: kw / 2,
-            oh: h,
-            ow: w,
-        }
-    }
-
     /// The x with `x + g(x) = y`, by `x <- y - g(x)` from y on. What an image becomes does not depend on
     /// those beside it.
     pub fn inverse(&self, y: &[T], until: Until) -> (Vec<T>, Vec<Rounds>) {
-        let (h, w) = self.size;
-        let pixels = h * w;
-        let image = pixels * self.kernels[0].1[2];
-        let group = (128 / pixels.max(1)).clamp(1, 24);
-        let kernels = [0, 1, 2].map(|i| Kernel::forward(&self.geometry(i, 1), self.kernels[i].0));
+        let (image, group) = (self.convs.image(), self.convs.group());
+        let kernels =
+            [0, 1, 2].map(|i| Kernel::forward(&self.convs.geometry(i, 1), self.convs.kernels[i].0));
         let mut x = y.to_vec();
         let rounds: Vec<Vec<Rounds>> = x
             .par_chunks_mut((group * image).max(1))
@@ -149,35 +125,19 @@ impl<T: Logistic> Part<'_, T> {
 
     /// g without its last bias, into `inside[2]`; the others are room.
     fn g(&self, x: &[T], inside: &mut [Vec<T>; 3], scratch: &mut Scratch<T>) {
-        let n = x.len() / self.image;
-        let (h, w) = self.of.size;
+        let convs = &self.of.convs;
+        let (n, (h, w)) = (x.len() / self.image, convs.size);
         let mut before = x.to_vec();
         for (i, to) in inside.iter_mut().enumerate() {
             if let Some(swish) = &self.of.swishes[i] {
                 swish.apply(&mut before);
             }
-            let channels = self.of.kernels[i].1[3];
+            let (window, channels) = (convs.geometry(i, n).window(), convs.kernels[i].1[3]);
             to.resize(n * h * w * channels, T::default());
-            self.convolve(i, n, &before, to, scratch);
+            apply_in_thread(&window, &before, &self.kernels[i], channels, to, scratch);
             if i < 2 {
                 std::mem::swap(&mut before, to);
             }
-        }
-    }
-
-    fn convolve(&self, i: usize, n: usize, from: &[T], to: &mut [T], scratch: &mut Scratch<T>) {
-        let window = self.of.geometry(i, n).window();
-        let channels = self.of.kernels[i].1[3];
-        let (block, row) = (window.block(), window.ow * channels);
-        let (source, placing) = (Plain::new(from, &window), Placing::dense(&window, channels));
-        for (j, to) in to.chunks_mut((block * row).max(1)).enumerate() {
-            let start = j * block;
-            let range = start..start + to.len() / row;
-            let (kernel, finish) = (&self.kernels[i], Finish::plain());
-            let to = (to, start * row);
-            rows(
-                &window, &source, kernel, range, &placing, to, &finish, scratch,
-            );
         }
     }
 }

@@ -171,6 +171,28 @@ pub fn rows<T: Real>(
     }
 }
 
+/// A whole convolution to `channels` in this thread, of images that are in the cache.
+pub fn apply_in_thread<T: Real>(
+    window: &Window,
+    x: &[T],
+    kernel: &Kernel<T>,
+    channels: usize,
+    y: &mut [T],
+    scratch: &mut Scratch<T>,
+) {
+    let (block, row) = (window.block(), window.ow * channels);
+    let (source, placing) = (Plain::new(x, window), Placing::dense(window, channels));
+    let finish = Finish::plain();
+    for (i, y) in y.chunks_mut((block * row).max(1)).enumerate() {
+        let start = i * block;
+        let range = start..start + y.len() / row;
+        let to = (y, start * row);
+        rows(
+            window, &source, kernel, range, &placing, to, &finish, scratch,
+        );
+    }
+}
+
 /// A whole convolution into `channels` of the result from `first` on.
 pub fn apply<T: Real>(
     window: &Window,
