@@ -49,9 +49,9 @@ pub fn run(pipeline: &PipelineArgs, args: &Args, kinds: &'static [StageDef]) -> 
     if !pins::is_name(name) {
         let message = format!(
             "`{}` is no name to keep results under",
-            plain::cut(name, 50)
+            plain::line(&plain::cut(name, 50))
         );
-        let hint = "letters and digits, and - _ . + @ after the first one";
+        let hint = "letters and digits, and - _ . + @ after the first one; at most 100 bytes";
         return Err(Diagnostic::new(message).hint(hint).into());
     }
     let there = pins::exists(&root, name);

@@ -78,6 +78,10 @@ fn a_name_is_plain_and_gc_removes_nothing_where_one_cannot_be_read() {
             .ends(2)
             .complains("is no name to keep results under");
     }
+    space
+        .repro(&["keep", "a\nb"])
+        .ends(2)
+        .complains("`a b` is no name");
     space.repro("keep v1").ends(0);
     space.repro("run --set a.n=2").ends(0);
     space.write("artifacts/pins/v1", "{");

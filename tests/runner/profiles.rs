@@ -80,6 +80,25 @@ fn what_is_left_out_must_exist() {
     );
     assert!(said.err.contains("data@faces"), "{}", said.err);
     space.repro("status --profile paper").ends(0);
+    space.edit("\"data@facs\"", "[\"data@faces\", \"data\"]");
+    let said = space.repro("status --profile laptop").ends(2);
+    said.complains("pipeline.toml:8:26: nothing is left of profile `laptop`");
+}
+
+#[test]
+fn what_is_no_name_of_declared_parameters_is_said_at_its_place() {
+    let of = |params: &str| {
+        let space = Space::new(&format!(
+            "[stage.a]\nkind = 'command'\nshell = 'echo > {{out.x}}'\nout.x = 'x'\nparams = {params}\n"
+        ));
+        space.repro("status").ends(2)
+    };
+    of("{ declared-params-of = 3 }")
+        .complains("pipeline.toml:5:33: `declared-params-of` must be a string");
+    of("{ declared-params-of = 'b' }").complains("there is no stage `b`");
+    of("{ declared-params-of = 'a' }").complains("the parameters of `a` contain themselves");
+    of("{ declared-params-of = 'a', params-of = 'a' }")
+        .complains("`params-of` and `declared-params-of` stand for the same table");
 }
 
 #[test]

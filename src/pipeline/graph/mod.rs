@@ -170,12 +170,17 @@ impl Graph {
                 self.stages[id].left_out = true;
             }
         }
-        if spec.profile.without.is_empty() {
+        let Some(last) = spec.profile.without.last() else {
             return Ok(());
-        }
+        };
         for id in self.order.clone() {
             let needs = self.stages[id].needs();
             self.stages[id].left_out |= needs.iter().any(|n| self.stages[*n].left_out);
+        }
+        if self.whole().is_empty() {
+            let message = format!("nothing is left of profile `{}`", spec.profile.name);
+            let error = spec.error(&last.span, message);
+            return Err(error.hint("what reads from a stage that is left out is left out too"));
         }
         Ok(())
     }

@@ -322,6 +322,12 @@ struct Lenders<'a> {
 impl Lenders<'_> {
     fn fill(&mut self, table: &mut Table, budget: &mut Budget) -> Result<()> {
         let declared = table.get(DECLARED);
+        if let (Some(_), Some(other)) = (declared, table.get(PARAMS_OF)) {
+            let message = format!("`{PARAMS_OF}` and `{DECLARED}` stand for the same table");
+            let error = self.source.error(&other.span, message);
+            return Err(error.hint("leave out one of them"));
+        }
+        let key = declared.map_or(PARAMS_OF, |_| DECLARED);
         let Some(of) = declared.or_else(|| table.get(PARAMS_OF)) else {
             for entry in &mut table.0 {
                 if let Value::Table(inner) = &mut entry.node.value {
@@ -330,7 +336,7 @@ impl Lenders<'_> {
             }
             return Ok(());
         };
-        let name = Reader(self.source).text(PARAMS_OF, of)?;
+        let name = Reader(self.source).text(key, of)?;
         let Some(&target) = self.index.get(name) else {
             let hint = suggest(name, self.index.keys().map(String::as_str));
             let message = format!("there is no stage `{name}`");
